@@ -1,0 +1,34 @@
+"""Automatic prompt optimization: Optuna decides how to mutate, a model writes what, races decide what stays."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+__version__ = "0.1.0"
+
+# Set before any dependency is imported: nothing is contacted that the configuration does not name.
+for _name, _value in {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "DO_NOT_TRACK": "true",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+}.items():
+    os.environ.setdefault(_name, _value)
+
+_LAZY = {
+    "FormatAdapter": "optimizer.adapter",
+    "PromptOptimizer": "optimizer.api",
+    "Result": "optimizer.api",
+    "embedded_lm": "optimizer.lm.dspy_engine",
+    "optimize": "optimizer.api",
+}
+__all__ = ["FormatAdapter", "PromptOptimizer", "Result", "embedded_lm", "optimize"]  # found on first use
+
+
+def __getattr__(name: str) -> object:
+    """Import the public names on first use: DSPy takes seconds, and `optimizer --help` must not wait for it."""
+    if name not in _LAZY:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_LAZY[name]), name)

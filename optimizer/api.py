@@ -1,0 +1,225 @@
+"""The optimizer from Python: `optimize(...)` for your own code, `PromptOptimizer` where DSPy expects a teleprompter.
+
+Both run the same loop as `optimizer run`; the study lies in a runs folder and is continued when it is called again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias, cast
+
+import dspy
+from dspy.teleprompt import Teleprompter
+
+from optimizer.candidate import Candidate
+from optimizer.config import LM, Budget, Config, Data, InputField, OutputField, OutputKind, Search, Task, Tracking
+from optimizer.config import Metric as MetricConfig
+from optimizer.data import splits_from_rows
+from optimizer.errors import ConfigError, DataError
+from optimizer.export import export, export_format
+from optimizer.job import Job, facts_of
+from optimizer.lm import open_backend
+from optimizer.lm.backend import Backend
+from optimizer.lm.dspy_engine import Engine
+from optimizer.lm.provider import borrow_provider
+from optimizer.metrics import Metric, from_function, open_metric
+from optimizer.observe import Observer
+from optimizer.program import ModuleProgram, Program
+from optimizer.prompt import FieldSpec
+from optimizer.propose import open_operators
+from optimizer.records import StudyView, Verdict
+from optimizer.render import render
+from optimizer.run import run
+
+Model: TypeAlias = "str | dspy.LM"
+Rows = Iterable[Mapping[str, Any] | dspy.Example]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """What a study came to.
+
+    Attributes:
+        program: the winner, ready to call; your own program when nothing is proven to be better.
+        view: everything that is known of the study.
+    """
+
+    program: dspy.Module
+    view: StudyView
+    _source: Program
+
+    @property
+    def verdict(self) -> Verdict:
+        """The comparison on test rows: decision, scores, interval, p-value."""
+        return cast(Verdict, self.view.verdict)
+
+    @property
+    def prompt(self) -> str:
+        """The winning prompt as text, with the inputs left open."""
+        return render(self._source, self.view.best)
+
+    def export(self, format: str = "text") -> str:
+        """Return the winning prompt in any form that `optimizer export` knows."""
+        return export(self.view, self._source, export_format(format))
+
+    def apply(self, candidate: Candidate) -> dspy.Module:
+        """Return the program with another candidate's prompt, for example one of `view.trials`."""
+        return self._source.apply(candidate)
+
+
+def optimize(
+    program: dspy.Module | type[dspy.Signature] | str,
+    *,
+    metric: str | Callable[..., Any],
+    train: Rows,
+    dev: Rows | None = None,
+    test: Rows | None = None,
+    lm: Model | None = None,
+    proposer: Model | None = None,
+    goal: str = "",
+    budget: Mapping[str, Any] | None = None,
+    search: Mapping[str, Any] | None = None,
+    tracking: Mapping[str, Any] | None = None,
+    name: str = "optimize",
+    runs_dir: str | Path = "runs",
+    observer: Observer | None = None,
+) -> Result:
+    """Search for better prompts of a DSPy program and prove it on rows that the search never saw.
+
+    Args:
+        program: a module with any number of predictors, or a signature such as `"question -> answer"`.
+        metric: a name such as `"accuracy"`, or a function of (example, prediction) that returns a number in [0, 1], or
+            that and a text saying what was wrong.
+        train: labelled rows, as mappings or `dspy.Example`s. Splits that are not given are taken from it by hash.
+        dev: rows that score candidates.
+        test: rows that are looked at once, for the verdict.
+        lm: the model that the prompt is for; default: DSPy's configured one, else the embedded model.
+        proposer: the model that writes mutations; default: the same.
+        budget: as the section `budget` of a configuration file; `search` and `tracking` likewise.
+        name: of the study; calling again with the same name and data continues it or returns its result.
+
+    Raises:
+        UserError: something is wrong with what was given; one line says what.
+        Paused: a budget or the model stopped the study; call again to continue.
+    """
+    module = program if isinstance(program, dspy.Module) else dspy.Predict(program)
+    task_lm = lm or dspy.settings.lm or "embedded"
+    task_backend = _backend(task_lm)
+    proposer_backend = task_backend if proposer is None else _backend(proposer)
+    program_ = ModuleProgram(module, max_tokens=_max_tokens(task_lm))
+    train_rows = list(train)
+    config = Config(
+        name=name,
+        task=_task(program_, train_rows, goal),
+        data=Data(source="rows"),
+        metric=MetricConfig(name=metric if isinstance(metric, str) else "python:function"),
+        search=Search(**{"formats": ("chat", "plain"), **(search or {})}),
+        budget=Budget(**(budget or {})),
+        tracking=Tracking(**(tracking or {})),
+    )
+    splits = splits_from_rows(train_rows, dev, test, task=config.task, seed=config.search.seed)
+    job = Job(
+        config=config,
+        program=program_,
+        splits=splits,
+        metric=_metric(metric, config),
+        operators=open_operators(config.search.operators),
+        task_backend=task_backend,
+        proposer_backend=proposer_backend,
+        runs_dir=Path(runs_dir),
+        folder=Path.cwd(),
+        facts=facts_of(splits),
+    )
+    view = run(job, observer)
+    is_better = view.verdict is not None and view.verdict.decision == "promote"
+    return Result(program=program_.apply(view.best if is_better else view.seed), view=view, _source=program_)
+
+
+class PromptOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy ships no types
+    """The same search where DSPy expects a teleprompter.
+
+        PromptOptimizer(metric=..., budget={"task_calls": 500}).compile(student, trainset=rows, valset=more_rows)
+
+    The compiled program carries the study as `compiled.result`.
+
+    Args:
+        options: whatever `optimize` takes besides program and rows.
+    """
+
+    def __init__(self, *, metric: str | Callable[..., Any], **options: Any) -> None:
+        super().__init__()
+        self.metric = metric
+        self.options = options
+
+    def compile(
+        self,
+        student: dspy.Module,
+        *,
+        trainset: Sequence[dspy.Example],
+        teacher: dspy.Module | None = None,
+        valset: Sequence[dspy.Example] | None = None,
+        **kwargs: Any,
+    ) -> dspy.Module:
+        """Return the student with the winning prompts, or with its own when nothing is proven to be better.
+
+        Args:
+            trainset: rows that may be shown in prompts; also the source of what `valset` does not give.
+            valset: rows that score candidates, and that the final test rows are taken from.
+            kwargs: override the options given at construction, for example `test=rows`.
+        """
+        if teacher is not None:
+            raise ConfigError("compile: a teacher is not used; give a stronger `proposer` model instead")
+        options = {**self.options, **kwargs}
+        result = optimize(student, metric=self.metric, train=trainset, dev=valset, **options)
+        compiled = result.program
+        compiled._compiled = True
+        compiled.result = result
+        return compiled
+
+
+def _backend(model: Model) -> Backend:
+    if isinstance(model, str):
+        return open_backend(LM(model=model))
+    engine = getattr(model, "_engine_spec", None)
+    return engine.backend if isinstance(engine, Engine) and engine.backend else borrow_provider(model)
+
+
+def _max_tokens(model: Model) -> int:
+    default = LM().max_tokens
+    return default if isinstance(model, str) else int(model.kwargs.get("max_tokens") or default)
+
+
+def _metric(metric: str | Callable[..., Any], config: Config) -> Metric:
+    return open_metric(config) if isinstance(metric, str) else from_function(metric)
+
+
+def _task(program: Program, rows: Sequence[Any], goal: str) -> Task:
+    """Read the fields of the task off the rows, their kinds off the program's signatures where it has them."""
+    if not rows:
+        raise DataError("train: no rows; give labelled examples")
+    first = rows[0]
+    answers = {field.name: field for spec in program.specs.values() for field in spec.outputs}
+    is_marked = isinstance(first, dspy.Example) and first._input_keys is not None
+    columns = list(first.keys())
+    inputs = list(first.inputs().keys()) if is_marked else [key for key in columns if key not in answers]
+    outputs = [key for key in columns if key not in inputs]
+    if not outputs:
+        raise DataError(
+            f"train: none of the columns {', '.join(columns)} is an output of the program ({', '.join(answers)}); "
+            "name the label column like the output field"
+        )
+    seed = program.seed("").parts[-1].instructions
+    return Task(
+        goal=goal or seed,
+        inputs={name: InputField() for name in inputs},
+        outputs={name: _output(answers.get(name), first[name]) for name in outputs},
+    )
+
+
+def _output(field: FieldSpec | None, value: object) -> OutputField:
+    if field is not None:
+        return OutputField(kind=field.kind, choices=field.choices, description=field.description)
+    kinds: dict[type, OutputKind] = {bool: "boolean", int: "number", float: "number", dict: "json"}
+    return OutputField(kind=kinds.get(type(value), "text"))

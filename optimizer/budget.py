@@ -1,0 +1,98 @@
+"""Caps and deadline: what may be spent, what is kept back for the final test, and when to stop searching."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+
+from optimizer.config import Budget
+from optimizer.errors import ConfigError
+from optimizer.journal import Caps
+
+TEST_SHARE = 0.4  # at most this share of the task calls goes into the final test
+SPEND_KEPT_BACK = 0.25  # share of tokens and money that only the final test may use
+MIN_TEST_ROWS = 10
+
+
+def affordable_test_rows(budget: Budget, *, n_test: int, calls_per_example: int) -> int:
+    """Return how many test rows the final comparison may use, so that the search keeps most of the calls.
+
+    Raises:
+        ConfigError: the cap leaves no room for a test that could tell anything.
+    """
+    if budget.task_calls is None:
+        return n_test
+    calls_per_row = 2 * calls_per_example  # seed and winner
+    affordable = int(budget.task_calls * TEST_SHARE / calls_per_row)
+    least = min(MIN_TEST_ROWS, n_test)
+    if affordable < least:
+        raise ConfigError(
+            f"budget.task_calls: {budget.task_calls} leaves no room for a final test of at least {least} rows; "
+            f"give {math.ceil(least * calls_per_row / TEST_SHARE)} or more"
+        )
+    return min(n_test, affordable)
+
+
+def open_caps(budget: Budget, *, test_calls: int) -> Caps:
+    """Turn the configured caps into the form that the journal enforces, with the final test kept back."""
+    return Caps(
+        calls={"task": budget.task_calls, "proposer": budget.proposer_calls, "judge": None},
+        tokens=budget.tokens,
+        usd=budget.usd,
+        kept_back_calls=test_calls if budget.task_calls is not None else 0,
+        kept_back_share=SPEND_KEPT_BACK,
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Deadline:
+    """When the verdict must stand: the earlier of two ends, each None when not set.
+
+    Attributes:
+        at_s: on the monotonic `clock`; it measures time spent, so nobody's change of the time of day moves it.
+        at_time: on the wall, `now`; a computer that slept meanwhile does not move it.
+    """
+
+    at_s: float | None = None
+    at_time: datetime | None = None
+    clock: Callable[[], float] = field(default=time.monotonic)
+    now: Callable[[], datetime] = field(default=datetime.now)
+
+    @classmethod
+    def of(
+        cls,
+        budget: Budget,
+        *,
+        spent_s: float,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], datetime] = datetime.now,
+    ) -> Deadline:
+        """Begin now, with `wall_clock` less what earlier sessions took, and the next `finish_by`."""
+        at_s = None if budget.wall_clock is None else clock() + budget.wall_clock - spent_s
+        at_time = None if budget.finish_by is None else next_time(budget.finish_by, now())
+        return cls(at_s=at_s, at_time=at_time, clock=clock, now=now)
+
+    def left_s(self) -> float | None:
+        """Seconds left, never below 0; None without a deadline."""
+        ends: list[float] = []
+        if self.at_s is not None:
+            ends.append(self.at_s - self.clock())
+        if self.at_time is not None:
+            # Differences of local times are an hour off in the nights when clocks change; those of timestamps are not.
+            ends.append(self.at_time.timestamp() - self.now().timestamp())
+        return max(0.0, min(ends)) if ends else None
+
+    def allows(self, final_s: float) -> bool:
+        """Whether the final test, which is expected to take `final_s`, still fits after another step."""
+        left = self.left_s()
+        return left is None or left > final_s
+
+
+def next_time(finish_by: str, now: datetime) -> datetime:
+    """Return the first moment after `now` at which local clocks show `finish_by` ("HH:MM")."""
+    hour, minute = map(int, finish_by.split(":"))
+    today = now.replace(hour=hour, minute=minute, second=0, microsecond=0)
+    return today if today > now else today + timedelta(days=1)

@@ -1,0 +1,165 @@
+"""The commands. Each one parses its words, calls one function of `optimizer.commands`, and ends with its exit code.
+
+Everything heavy is imported inside: `optimizer --help` must not wait for MLflow.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from optimizer import __version__
+from optimizer.errors import did_you_mean
+
+EXAMPLES = """\b
+Examples:
+  optimizer check configs/quickstart.yaml        is everything there, what will it cost
+  optimizer run configs/quickstart.yaml          search; run it again to continue
+  optimizer run my.yaml --set search.trials=80   change a setting for this run
+  optimizer show quickstart                      what came of it
+  optimizer export quickstart --format markdown  take the prompt away
+  optimizer ui quickstart                        the whole search in a browser
+
+\b
+Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug.
+"""
+
+
+class Commands(click.Group):
+    """Names the nearest command when one is misspelt."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            known = sorted(self.commands)
+            raise click.UsageError(
+                f"no command {args[0]!r}.{did_you_mean(args[0], known)} Commands: {', '.join(known)}."
+            )
+        return super().resolve_command(ctx, args)
+
+
+_config = click.argument("config", type=click.Path(path_type=Path))
+_study = click.argument("study")
+_optional_study = click.argument("study", required=False)
+_runs_dir = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
+)
+_set = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, for example search.trials=80."
+)
+_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def _guard(is_debug: bool, call: Callable[[], int]) -> None:
+    from optimizer.terminal import guarded
+
+    sys.exit(guarded(call, is_debug=is_debug))
+
+
+@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="optimizer")
+def app() -> None:
+    """Search for a better prompt, prove it on examples that the search never saw, and show the search in MLflow."""
+
+
+@app.command()
+@_config
+@_set
+@_runs_dir
+@_debug
+def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool) -> None:
+    """Validate CONFIG, show the data, call each model once, estimate calls, time and cost."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.check_config(config, overrides, runs_dir))
+
+
+@app.command()
+@_config
+@_set
+@_runs_dir
+@_debug
+def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool) -> None:
+    """Search for a better prompt as CONFIG says; a study that exists is continued."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.run_study(config, overrides, runs_dir))
+
+
+@app.command()
+@_optional_study
+@_runs_dir
+@_debug
+def status(study: str | None, runs_dir: Path, debug: bool) -> None:
+    """Show how far STUDY is, also while it runs; without a name, all studies."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.show_status(study, runs_dir))
+
+
+@app.command()
+@_study
+@click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys, see configs/README.md.")
+@_runs_dir
+@_debug
+def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
+    """Show the verdict, the prompts and the trials of STUDY."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.show_study(study, runs_dir, is_json=is_json))
+
+
+@app.command()
+@_study
+@click.option("-f", "--format", default="text", metavar="FORMAT", help="text, markdown, chat-json, yaml or dspy.")
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@_runs_dir
+@_debug
+def export(study: str, format: str, output: Path | None, force: bool, runs_dir: Path, debug: bool) -> None:
+    """Print the winning prompt of STUDY, or the best so far."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.export_study(study, runs_dir, format=format, output=output, is_forced=force))
+
+
+@app.command()
+@_study
+@_runs_dir
+@_debug
+def track(study: str, runs_dir: Path, debug: bool) -> None:
+    """Write STUDY to MLflow again from its database; what is there already is not repeated."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.track_study(study, runs_dir))
+
+
+@app.command()
+@_optional_study
+@click.option("--port", default=5000, type=click.IntRange(1, 65535), help="Port; another one if it is taken.")
+@click.option("--browser/--no-browser", default=True, help="Open a browser.")
+@_runs_dir
+@_debug
+def ui(study: str | None, port: int, browser: bool, runs_dir: Path, debug: bool) -> None:
+    """Start MLflow's UI on the runs folder, for this machine only."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.serve_ui(study, runs_dir, port=port, opens_browser=browser))
+
+
+def main() -> None:
+    """Run the command line. Usage errors are one line, too."""
+    try:
+        app(standalone_mode=False)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message())
+        sys.exit(2)
+    except click.ClickException as error:
+        click.echo(f"error: {error.format_message()} See: optimizer --help", err=True)
+        sys.exit(2)
+    except click.Abort:
+        sys.exit(130)

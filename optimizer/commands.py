@@ -1,0 +1,280 @@
+"""What the commands do, once their words are parsed: open, call one stage, print."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+from optimizer.config import config_folder
+from optimizer.config_file import load_config
+from optimizer.errors import ConfigError, StudyError
+from optimizer.files import make_private_folder
+from optimizer.terminal import console, hold_logs, log_to
+from optimizer.words import count, duration, money, percent, points
+
+if TYPE_CHECKING:
+    from optimizer.job import Job
+    from optimizer.records import StudyView, TrialRecord
+    from optimizer.saved import SavedStudy
+
+
+def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
+    """Print what a run would find and take."""
+    from optimizer.check import estimate, probes
+    from optimizer.job import open_job
+
+    config = load_config(config_path, overrides)
+    hold_logs()
+    out = console()
+    job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+    try:
+        _print_data(job)
+        found = list(probes(job))
+        for probe in found:
+            reply = " ".join(probe.reply.split())[:40]
+            out.print(
+                f"lm.{probe.role}: {probe.model} answers {reply!r} in {probe.seconds:.2f} s. {probe.note}",
+                highlight=False,
+            )
+        bill = estimate(job, found[0])
+        price = (
+            "an unknown sum (set price_in and price_out)"
+            if bill.usd is None
+            else f"about {money(bill.usd, is_free=job.is_free)}"
+        )
+        out.print(
+            f"A run takes about {count(bill.n_calls)} task calls (at most {count(bill.n_calls_max)}), "
+            f"{duration(bill.seconds)} and {price}.",
+            highlight=False,
+        )
+    finally:
+        job.close()
+    out.print(f"Everything is in place. Next: optimizer run {config_path}", highlight=False)
+    return 0
+
+
+def _print_data(job: Job) -> None:
+    out, report = console(), job.splits.report
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("split", "rows", "used for", "classes"):
+        table.add_column(head)
+    uses = {"train": "shown in prompts", "dev": "scoring candidates", "test": "the verdict, once"}
+    for split, n in report.n.items():
+        classes = ", ".join(f"{name} {n_class}" for name, n_class in report.class_counts.get(split, {}).items())
+        table.add_row(split, str(n), uses[split], classes)
+    out.print(table, highlight=False)
+    if report.constant_answer is not None:
+        answer, share = report.constant_answer
+        out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
+    for warning in (*report.warnings, *report.bad_rows[:5]):
+        out.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+
+
+def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
+    """Carry out a study and print what came of it."""
+    config = load_config(config_path, overrides)
+    hold_logs()
+    out = console()
+    with out.status("opening data and models") if out.is_terminal else out:
+        from optimizer.job import open_job
+        from optimizer.progress import Progress
+        from optimizer.run import run
+
+        job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+    make_private_folder(job.run_dir)
+    log_to(job.run_dir / "log.txt")
+    try:
+        with Progress(out) as progress:
+            view = run(job, progress)
+    finally:
+        job.close()
+    _print_summary(view, job, runs_dir)
+    return 0
+
+
+def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
+    """Print one study: the verdict, the prompts, and its trials."""
+    from optimizer.saved import open_saved
+    from optimizer.summary import print_summary, summary_json
+
+    saved = open_saved(runs_dir, name)
+    view = saved.view()
+    prompts = _prompts(saved, view)
+    if is_json:
+        print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
+        return 0
+    out = console()
+    out.print(_trial_table(view))
+    print_summary(out, view, prompts, runs_flag=_runs_flag(runs_dir))
+    return 0
+
+
+def show_status(name: str | None, runs_dir: Path) -> int:
+    """Print how far one study is, or a line for each."""
+    from optimizer.saved import open_saved, study_names
+
+    names: list[str | None] = [name] if name else [*study_names(runs_dir)]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
+        table.add_column(head)
+    for each in names or [None]:
+        view = open_saved(runs_dir, each).view()
+        table.add_row(*_status_cells(view))
+    console().print(table, highlight=False)
+    return 0
+
+
+def export_study(name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool) -> int:
+    """Print or write the best prompt in the form that is asked for."""
+    from optimizer.export import export, export_format
+    from optimizer.files import write_atomically
+    from optimizer.saved import open_saved
+
+    chosen = export_format(format)
+    if output is not None and output.exists() and not is_forced:
+        raise ConfigError(f"--output: {str(output)!r} exists; give another name, or --force to overwrite it")
+    saved = open_saved(runs_dir, name)
+    text = export(saved.view(), saved.program(), chosen)
+    if output is None:
+        sys.stdout.write(text)
+        return 0
+    try:
+        write_atomically(output, text)
+    except OSError as error:
+        raise ConfigError(f"--output: {str(output)!r} cannot be written: {error.strerror or error}") from error
+    console().print(f"wrote {output}", highlight=False)
+    return 0
+
+
+def track_study(name: str, runs_dir: Path) -> int:
+    """Write a study to MLflow from its database."""
+    from optimizer.saved import open_saved
+    from optimizer.track import rebuild
+    from optimizer.tracking import saved_projection
+
+    saved = open_saved(runs_dir, name)
+    hold_logs()
+    log_to(saved.run_dir / "log.txt")
+    run_id = rebuild(saved.view(), saved_projection(saved))
+    console().print(f"study {name} is in MLflow as run {run_id}", highlight=False)
+    return 0
+
+
+def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool) -> int:
+    """Start MLflow's UI on loopback and wait for it to end."""
+    from optimizer.saved import open_saved
+    from optimizer.track import free_port, study_url, ui_command
+    from optimizer.track.projection import is_server
+    from optimizer.tracking import saved_projection
+
+    saved = open_saved(runs_dir, name)
+    projection = saved_projection(saved)
+    if is_server(projection.uri):
+        console().print(f"open {study_url(projection.uri, saved.view(), projection) or projection.uri}")
+        return 0
+    free = free_port(preferred=port)
+    command, extra = ui_command(projection.uri, port=free, artifact_root=projection.artifact_root)
+    base = f"http://127.0.0.1:{free}"
+    link = study_url(base, saved.view(), projection)
+    log = (runs_dir / "ui.log").open("ab")
+    server = subprocess.Popen(command, env={**os.environ, **extra}, stdout=log, stderr=log)
+    try:
+        _wait_until_up(base, server, runs_dir / "ui.log")
+        console().print(f"study {saved.config.name}: {link or base}\nCtrl-C stops the server", highlight=False)
+        if opens_browser and sys.stdout.isatty():
+            webbrowser.open(link or base)
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        server.wait(timeout=20)
+        log.close()
+
+
+def _wait_until_up(base: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    import time
+    import urllib.error
+    import urllib.request
+
+    for _ in range(240):
+        if server.poll() is not None:
+            raise StudyError(f"MLflow's server ended at once; {log} says why")
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    raise StudyError(f"MLflow's server does not answer at {base}; {log} says why")
+
+
+def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
+    from optimizer.render import render
+    from optimizer.summary import print_summary
+
+    prompts = {candidate.id: render(job.program, candidate) for candidate in (view.seed, view.best)}
+    print_summary(console(), view, prompts, runs_flag=_runs_flag(runs_dir))
+
+
+def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
+    from optimizer.render import render
+
+    program = saved.program()
+    return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}
+
+
+def _runs_flag(runs_dir: Path) -> str:
+    return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"
+
+
+def _status_cells(view: StudyView) -> list[str]:
+    trial = view.trial_of(view.best)
+    best = f"{percent(trial.score)} (trial {trial.number + 1})" if trial else "-"
+    verdict = view.verdict
+    said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
+    state = view.state + (f": {view.stop_reason}" if view.state == "paused" else "")
+    calls = count(sum(view.spend.calls.values()))
+    return [
+        view.name,
+        state,
+        str(len(view.trials)),
+        best,
+        calls,
+        money(view.spend.cost_usd),
+        duration(view.wall_s),
+        said,
+    ]
+
+
+def _trial_table(view: StudyView) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("trial", "operator", "state", "dev score", "rows", "vs best", "calls", "why"):
+        table.add_column(head, overflow="ellipsis", no_wrap=head != "why")
+    for trial in view.trials:
+        table.add_row(*_trial_cells(trial), style="green" if trial.candidate == view.best else None)
+    return table
+
+
+def _trial_cells(trial: TrialRecord) -> list[str]:
+    difference = points(trial.difference) if trial.difference is not None else ""
+    calls = str(trial.task_calls + trial.proposer_calls)
+    rows = str(len(trial.outcomes)) if trial.outcomes else ""
+    score = percent(trial.score) if trial.score is not None else ""
+    return [
+        str(trial.number + 1),
+        trial.recipe.operator,
+        trial.state,
+        score,
+        rows,
+        difference,
+        calls,
+        trial.reason[:80],
+    ]

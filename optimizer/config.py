@@ -1,0 +1,334 @@
+"""The YAML file as frozen, strict models: what may be set, in which unit, with which default.
+
+Decides what is allowed; deliberately does not read data, open models or touch the disk beyond the file itself.
+`configs/README.md` and the JSON schema are generated from the descriptions here.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+from optimizer.candidate import JsonValue, content_hash
+
+OPERATORS = (
+    "demos",
+    "format",
+    "rewrite",
+    "clarify",
+    "reflect",
+    "induce",
+    "trajectory",
+    "crossover",
+    "decompose",
+    "trim",
+    "edit",
+)
+FORMATS = ("plain", "chat", "json", "xml")
+OutputKind = Literal["label", "text", "number", "boolean", "json"]
+DottedPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+
+
+class Model(BaseModel):
+    """Base of all configuration models: unknown keys are errors, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class InputField(Model):
+    description: str = Field("", description="What the field holds, in the words of the task.")
+
+
+class OutputField(Model):
+    kind: OutputKind = Field("text", description="`label` (one of `choices`), `text`, `number`, `boolean` or `json`.")
+    description: str = Field("", description="What the model should put here.")
+    choices: tuple[str, ...] = Field((), description="The labels, for `kind: label`.", strict=False)
+    fields: dict[str, str] = Field({}, description="Name to description of each key, for `kind: json`.")
+
+    @model_validator(mode="after")
+    def _choices_fit_kind(self) -> OutputField:
+        if self.kind == "label" and len(set(self.choices)) < 2:
+            raise ValueError("`kind: label` needs `choices` with two or more different labels")
+        if self.kind != "label" and self.choices:
+            raise ValueError(f"`choices` goes with `kind: label`, not with `kind: {self.kind}`")
+        if self.kind != "json" and self.fields:
+            raise ValueError(f"`fields` goes with `kind: json`, not with `kind: {self.kind}`")
+        return self
+
+
+def _field_shorthand(value: object) -> object:
+    """Allow `message: what it is` for `message: {description: what it is}`."""
+    return {"description": value} if isinstance(value, str) else ({} if value is None else value)
+
+
+class Task(Model):
+    goal: str = Field("", description="What the prompt is for, in one or two plain sentences.")
+    inputs: dict[
+        str, Annotated[InputField, BeforeValidator(_field_shorthand, json_schema_input_type=str | InputField | None)]
+    ] = Field({}, description="Input fields by name; the value is a description or `{description: ...}`.")
+    outputs: dict[
+        str, Annotated[OutputField, BeforeValidator(_field_shorthand, json_schema_input_type=str | OutputField | None)]
+    ] = Field({}, description="Output fields by name, each with `kind` and `description`.")
+    program: DottedPath | None = Field(
+        None,
+        description="`package.module:factory` returning a `dspy.Module`; default: one predictor made from the fields.",
+    )
+
+    @model_validator(mode="after")
+    def _has_fields(self) -> Task:
+        names = [*self.inputs, *self.outputs]
+        if not self.inputs or not self.outputs:
+            raise ValueError("`inputs` and `outputs` need at least one field each")
+        for name in names:
+            if not re.fullmatch(r"[A-Za-z_]\w*", name):
+                raise ValueError(f"field name {name!r} must be a word of letters, digits and underscores")
+        if twice := sorted(set(self.inputs) & set(self.outputs)):
+            raise ValueError(f"field {twice[0]!r} is both an input and an output")
+        return self
+
+
+class Files(Model):
+    train: str = Field(description="Path of the rows that proposals and demonstrations may use.")
+    dev: str = Field(description="Path of the rows that score and select candidates.")
+    test: str = Field(description="Path of the rows that only the final verdict sees.")
+
+
+class Split(Model):
+    train: float = Field(0.3, gt=0, lt=1, description="Share of the rows for proposals and demonstrations.")
+    dev: float = Field(0.3, gt=0, lt=1, description="Share of the rows for scoring and selecting.")
+    test: float = Field(0.4, gt=0, lt=1, description="Share of the rows for the one final comparison.")
+
+    @model_validator(mode="after")
+    def _sums_to_one(self) -> Split:
+        total = self.train + self.dev + self.test
+        if abs(total - 1) > 1e-6:
+            raise ValueError(f"the shares add up to {total:.3f}, they must add up to 1")
+        return self
+
+
+class MaxRows(Model):
+    train: int | None = Field(None, ge=1, description="At most this many train rows; default: all.")
+    dev: int | None = Field(None, ge=1, description="At most this many dev rows; default: all.")
+    test: int | None = Field(None, ge=1, description="At most this many test rows; default: all.")
+
+
+class Data(Model):
+    source: str | None = Field(
+        None,
+        description="Path of a .jsonl, .csv, .tsv or .parquet file (relative to this file), or "
+        "`hub:owner/name[:config[:split]]`.",
+    )
+    files: Files | None = Field(None, description="Three files instead of `source`, when the split is already made.")
+    fields: dict[str, str] = Field({}, description="Field name to column name, where the two differ.")
+    split: Split = Field(
+        Split(), description="Shares of `source`; rows go by the hash of their inputs, so added rows move no other."
+    )
+    max_rows: MaxRows = Field(MaxRows(), description="Caps on the rows of each split.")
+    seed: int = Field(0, description="Changes which rows fall in which split.")
+    skip_bad_rows: bool = Field(
+        False, description="Leave out rows that cannot be read instead of stopping; they are listed in the log."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Data:
+        if (self.source is None) == (self.files is None):
+            raise ValueError("give either `source` or `files`, not both and not neither")
+        return self
+
+
+class Metric(Model):
+    name: str = Field(
+        description="`accuracy`, `exact_match`, `macro_f1`, `contains`, `regex`, `number`, `json_fields`, "
+        "`token_f1`, `rouge_l`, `judge`, or `package.module:function`."
+    )
+    output: str | None = Field(None, description="The output field to score; default: the first.")
+    tolerance: float = Field(0.0, ge=0, description="`number`: largest allowed absolute difference.")
+    pattern: str | None = Field(
+        None, description="`regex`: the answer must match it; `{expected}` stands for the expected value, quoted."
+    )
+    rubric: str | None = Field(None, description="`judge`: what a good answer is, in plain words.")
+
+
+def _metric_shorthand(value: object) -> object:
+    return {"name": value} if isinstance(value, str) else value
+
+
+class LM(Model):
+    model: str = Field(
+        "embedded",
+        description="`embedded` (SmolLM2-135M-Instruct, in-process), `gguf:PATH` or `gguf:hub:owner/repo/file.gguf`, "
+        "or any model name that DSPy knows, for example `openai/gpt-4.1-mini`.",
+    )
+    api_base: str | None = Field(None, description="Base URL of the endpoint, for OpenAI-compatible servers.")
+    api_key_env: str | None = Field(
+        None, description="Name of the environment variable that holds the key; never the key itself."
+    )
+    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature.")
+    max_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
+    concurrency: int = Field(
+        8, ge=1, le=512, description="Calls in flight at once. The embedded model always takes one at a time."
+    )
+    timeout: float = Field(120.0, gt=0, description="Seconds before one attempt of a call is given up.")
+    retry_for: float = Field(
+        600.0, ge=0, description="Seconds for which a call that fails for a passing reason is tried again."
+    )
+    price_in: float | None = Field(
+        None, ge=0, description="USD for a million input tokens; default: DSPy's price list."
+    )
+    price_out: float | None = Field(
+        None, ge=0, description="USD for a million output tokens; default: DSPy's price list."
+    )
+
+
+class LMs(Model):
+    task: LM = Field(LM(), description="The model whose prompt is optimized.")
+    proposer: LM | None = Field(
+        None,
+        description="The model that writes mutations; what is not set comes from the task model, at temperature 0.9.",
+    )
+    judge: LM | None = Field(
+        None, description="The model behind `metric: judge`; default: the proposer at temperature 0."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _inherit(cls, value: object) -> object:
+        """A proposer or judge without `model` takes what it does not set from the model it defaults to."""
+        if not isinstance(value, dict):
+            return value
+        filled = dict(value)
+        task = filled.get("task") or {}
+        for role, base, temperature in (("proposer", task, 0.9), ("judge", None, 0.0)):
+            given = filled.get(role)
+            base = filled.get("proposer") or task if base is None else base
+            if isinstance(given, dict) and "model" not in given and isinstance(base, dict):
+                filled[role] = {**base, "temperature": temperature, **given}
+        return filled
+
+
+class Search(Model):
+    trials: int = Field(40, ge=1, description="Most candidates to try, the seed and the starts included.")
+    operators: tuple[str, ...] = Field(
+        OPERATORS,
+        min_length=1,
+        description="Ways to mutate: names from the list, or `package.module:operator` for your own.",
+        strict=False,
+    )
+    formats: tuple[Literal["plain", "chat", "json", "xml"], ...] = Field(
+        ("plain", "chat"), description="Prompt layouts to try; the first is the seed's.", min_length=1, strict=False
+    )
+    reasoning: tuple[Literal["predict", "chain_of_thought"], ...] = Field(
+        ("predict",), description="Answer at once, think first, or let the search try both.", min_length=1, strict=False
+    )
+    temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
+        (0.0,),
+        description="Temperatures of the task model to try; the first is the seed's.",
+        min_length=1,
+        strict=False,
+    )
+    max_demos: int = Field(8, ge=0, le=64, description="Most worked examples in one prompt; 0 turns them off.")
+    max_prompt_chars: int = Field(
+        12000, ge=100, description="Longest prompt without the input, in characters; longer ones are rejected unpaid."
+    )
+    block: int = Field(10, ge=2, description="Dev examples scored between two race decisions.")
+    in_flight: int = Field(
+        1, ge=1, le=64, description="Candidates in the race at once. 1 makes runs repeatable bit for bit."
+    )
+    finalists: int = Field(
+        3, ge=1, le=20, description="Candidates that are scored on all of dev before the winner is chosen."
+    )
+    min_gain: float = Field(0.01, ge=0, lt=1, description="Smallest gain in score that matters.")
+    patience: int = Field(0, ge=0, description="Stop after this many trials without a new best; 0: never.")
+    sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna sampler that picks the recipes.")
+    seed: int = Field(0, ge=0, description="Seed of every random choice.")
+    confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals and of the verdict.")
+
+
+class Budget(Model):
+    task_calls: int | None = Field(
+        None, ge=1, description="Most calls of the task LM, the final test included; default: no cap."
+    )
+    proposer_calls: int | None = Field(None, ge=0, description="Most calls of the proposer.")
+    tokens: int | None = Field(None, ge=1, description="Most tokens, in and out, all models together.")
+    usd: float | None = Field(None, gt=0, description="Most money, all models together, in US dollars.")
+    wall_clock: float | None = Field(None, gt=0, description="Longest run, in seconds, the final test included.")
+    finish_by: str | None = Field(
+        None,
+        pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
+        description='Local time by which the verdict must stand, as "HH:MM".',
+    )
+
+
+class Tracking(Model):
+    enabled: bool = Field(True, description="Log the study to MLflow.")
+    uri: str | None = Field(
+        None, description="MLflow tracking URI; default: an SQLite store shared by all studies of the runs folder."
+    )
+    experiment: str = Field("prompt-optimizer", description="MLflow experiment that the study is logged under.")
+    register_winner: bool = Field(True, description="Put the winner into the MLflow prompt registry.")
+
+
+class Config(Model):
+    """One study. Paths are relative to the file's folder."""
+
+    name: str = Field(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Name of the study: lower-case letters, digits, dot, dash."
+    )
+    task: Task = Field(description="What the prompt is for, and its fields.")
+    prompt: str = Field(
+        "", description="Your present prompt; may be empty. Predictors of your own program keep theirs."
+    )
+    data: Data = Field(description="The labelled examples.")
+    metric: Annotated[Metric, BeforeValidator(_metric_shorthand, json_schema_input_type=str | Metric)] = Field(
+        description="How an answer is scored: a name, or a mapping with `name` and its settings."
+    )
+    lm: LMs = Field(LMs(), description="The models.")
+    search: Search = Field(Search(), description="How the search goes.")
+    budget: Budget = Field(Budget(), description="Hard caps. With none of them set, `search.trials` ends the run.")
+    storage: str | None = Field(
+        None,
+        description="Database URL of study and journal; default: `sqlite` in the run folder; "
+        "`postgresql+psycopg://...` for many machines.",
+    )
+    tracking: Tracking = Field(Tracking(), description="The MLflow view of the study.")
+
+    @model_validator(mode="after")
+    def _references_hold(self) -> Config:
+        if self.metric.output is not None and self.metric.output not in self.task.outputs:
+            raise ValueError(
+                f"metric.output: {self.metric.output!r} is no output; outputs: {', '.join(self.task.outputs)}"
+            )
+        known = {*self.task.inputs, *self.task.outputs}
+        for name in self.data.fields:
+            if name not in known:
+                raise ValueError(f"data.fields: {name!r} is no field of the task; fields: {', '.join(sorted(known))}")
+        return self
+
+    @property
+    def proposer(self) -> LM:
+        """The proposer's settings, defaulted from the task model."""
+        return self.lm.proposer or self.lm.task.model_copy(update={"temperature": 0.9})
+
+    @property
+    def judge(self) -> LM:
+        """The judge's settings, defaulted from the proposer at temperature 0."""
+        return self.lm.judge or self.proposer.model_copy(update={"temperature": 0.0})
+
+    def fingerprint(self) -> str:
+        """Hash of everything that changes results: not budgets, tracking, storage, or how fast calls are made."""
+        dump: Mapping[str, JsonValue] = self.model_dump(mode="json", exclude={"budget", "tracking", "storage", "name"})
+        return content_hash(dump, n_chars=16)
+
+
+def schema() -> dict[str, object]:
+    """JSON schema of the YAML file, for editors."""
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Config.model_json_schema()}
+
+
+def config_folder(path: Path) -> Path:
+    """Folder that the paths of the configuration at `path` are relative to."""
+    return path.resolve().parent

@@ -1,0 +1,138 @@
+"""The tables of the journal, and how its database is opened: an SQLite file, or PostgreSQL for many machines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from optimizer.errors import Paused
+
+SCHEMA_LOCK = 0x0B7A1E5  # any number that no other program locks: new tables are made by one process at a time
+
+metadata = sa.MetaData()
+
+study_table = sa.Table(
+    "study",
+    metadata,
+    sa.Column("name", sa.String(64), primary_key=True),
+    sa.Column("created_at", sa.Float, nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),
+    sa.Column("stop_reason", sa.String(64), nullable=False),
+    sa.Column("wall_s", sa.Float, nullable=False),
+    sa.Column("records", sa.Text, nullable=False),  # JSON object: config, fingerprints, facts, dev, verdict, ...
+)
+candidate_table = sa.Table(
+    "candidate",
+    metadata,
+    sa.Column("id", sa.String(12), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+evaluation_table = sa.Table(
+    "evaluation",
+    metadata,
+    sa.Column("study", sa.String(64), primary_key=True),
+    sa.Column("candidate", sa.String(12), primary_key=True),
+    sa.Column("example", sa.String(64), primary_key=True),
+    sa.Column("metric", sa.String(64), primary_key=True),
+    sa.Column("outcome", sa.Text, nullable=False),
+)
+reply_table = sa.Table(
+    "reply",
+    metadata,
+    sa.Column("key", sa.String(64), primary_key=True),
+    sa.Column("body", sa.Text, nullable=False),
+)
+ledger_table = sa.Table(
+    "ledger",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("study", sa.String(64), nullable=False, index=True),
+    sa.Column("role", sa.String(16), nullable=False),
+    sa.Column("key", sa.String(64), nullable=False),
+    sa.Column("state", sa.String(16), nullable=False),  # reserved, settled, released, unknown
+    sa.Column("trial", sa.Integer),
+    sa.Column("owner", sa.String(128), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+    sa.Column("tokens_in", sa.Integer, nullable=False),
+    sa.Column("tokens_out", sa.Integer, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+)
+# What the ledger adds up to, kept beside it: a cap is checked on every call.
+spend_table = sa.Table(
+    "spend",
+    metadata,
+    sa.Column("study", sa.String(64), primary_key=True),
+    sa.Column("role", sa.String(16), primary_key=True),
+    sa.Column("calls", sa.BigInteger, nullable=False),
+    sa.Column("tokens_in", sa.BigInteger, nullable=False),
+    sa.Column("tokens_out", sa.BigInteger, nullable=False),
+    sa.Column("usd", sa.Float, nullable=False),
+)
+
+
+def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
+    """Open the database and create missing tables.
+
+    Args:
+        is_durable: survive a power cut, at about 4 ms a commit (SQLite `synchronous=FULL`); otherwise only the death
+            of the process. Studies that call nothing but in-process models need no more than that.
+    """
+    # Transactions take milliseconds: threads queue for a few connections instead of contending for one file.
+    engine = sa.create_engine(url, pool_size=8, max_overflow=0, pool_timeout=120, pool_pre_ping="sqlite" not in url)
+    if engine.dialect.name == "sqlite":
+        prepare_sqlite(engine, is_durable=is_durable)
+        sa.event.listen(engine, "connect", _leave_transactions_to_us)
+        sa.event.listen(engine, "begin", _begin)
+    with engine.begin() as connection:
+        if engine.dialect.name == "postgresql":
+            connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
+        metadata.create_all(connection)
+    return engine
+
+
+def prepare_sqlite(engine: sa.Engine, *, is_durable: bool) -> None:
+    """Set WAL, the sync level and patience on every connection of an SQLite engine, also of one already in use."""
+
+    def set_pragmas(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
+        cursor.close()
+
+    sa.event.listen(engine, "connect", set_pragmas)
+    engine.dispose()
+
+
+def insert_or_ignore(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> None:
+    """Insert a row unless its key is there already."""
+    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
+    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+
+
+@contextmanager
+def storage_errors() -> Iterator[None]:
+    """Turn a database that cannot be used (locked, full, gone) into a pause.
+
+    Raises:
+        Paused: with reason `storage`.
+    """
+    try:
+        yield
+    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
+        reason = str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).splitlines()[0]
+        raise Paused("storage", f"storage: the study's database cannot be used: {reason}") from error
+
+
+def _leave_transactions_to_us(connection: Any, _record: object) -> None:
+    connection.isolation_level = None  # otherwise the driver sends a BEGIN of its own before the first write
+
+
+def _begin(connection: sa.Connection) -> None:
+    """Take SQLite's write lock at once: a read that becomes a write later can find the file changed, and fails."""
+    reads_only = connection.get_execution_options().get("reads_only", False)
+    connection.exec_driver_sql("BEGIN" if reads_only else "BEGIN IMMEDIATE")

@@ -1,0 +1,145 @@
+"""One candidate on some examples: bounded concurrency, typed outcomes in input order, nothing done twice."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+
+from optimizer.candidate import Candidate, Example, Fields
+from optimizer.errors import BudgetExhausted, CallError, MetricError, Paused, ProgramError
+from optimizer.formats import UnreadableReply
+from optimizer.journal import Journal
+from optimizer.lm.model import Model
+from optimizer.metrics import Metric, score
+from optimizer.program import Answer, Program, Refused
+from optimizer.records import Outcome
+
+MAX_ERROR_CHARS = 500
+
+
+class Evaluator:
+    """Scores candidates with one program, model and metric. Several threads may use it at once.
+
+    Args:
+        on_outcome: told after each new outcome, for progress displays.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        model: Model,
+        metric: Metric,
+        journal: Journal,
+        *,
+        concurrency: int,
+        on_outcome: Callable[[], None] | None = None,
+    ) -> None:
+        self._program = program
+        self._model = model
+        self._metric = metric
+        self._journal = journal
+        self._on_outcome = on_outcome or (lambda: None)
+        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate") if concurrency > 1 else None
+        self._pause: Paused | None = None
+        self._lock = threading.Lock()
+
+    def outcomes(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
+        """Return one outcome for each example, in order; those in the journal cost nothing.
+
+        Raises:
+            BudgetExhausted: a cap is reached. Calls that were under way have ended, finished outcomes are kept.
+            Paused: the model cannot be used. Likewise, and no later call is made: all threads get this same error.
+        """
+        kept = self._journal.outcomes(candidate.id, self._metric.version)
+        missing = {example.id: example for example in examples if example.id not in kept}
+
+        def evaluate(example: Example) -> Outcome:
+            with self._model.billed_to(trial):
+                outcome = self._evaluate(candidate, example)
+            self._journal.put_outcome(candidate.id, self._metric.version, outcome)
+            self._on_outcome()
+            return outcome
+
+        with self._one_pause():
+            kept |= {outcome.example_id: outcome for outcome in self._map(evaluate, list(missing.values()))}
+        return [kept[example.id] for example in examples]
+
+    def close(self) -> None:
+        """Wait for calls under way and begin no other."""
+        if self._pool:
+            self._pool.shutdown(wait=True, cancel_futures=True)
+
+    @contextmanager
+    def _one_pause(self) -> Iterator[None]:
+        """Let the first thread that finds the model unusable stop all others, and all raise what it found."""
+        try:
+            yield
+        except BudgetExhausted:
+            raise  # the final test may still use what is kept back for it
+        except Paused as pause:
+            with self._lock:
+                self._pause = self._pause or pause
+            self._model.stop()
+            raise self._pause from None
+
+    def _map(self, evaluate: Callable[[Example], Outcome], examples: Sequence[Example]) -> list[Outcome]:
+        """Evaluate in parallel. After an error nothing new begins; the first one is raised once the rest has ended."""
+        if self._pool is None:
+            return [evaluate(example) for example in examples]
+        errors: list[BaseException] = []
+
+        def unless_failed(example: Example) -> Outcome | None:
+            if errors:
+                return None
+            try:
+                return evaluate(example)
+            except BaseException as error:
+                errors.append(error)
+                raise
+
+        futures = [self._pool.submit(unless_failed, example) for example in examples]
+        try:
+            wait(futures, return_when=FIRST_EXCEPTION)
+        except BaseException as error:  # the user's Ctrl-C reaches this thread only
+            errors.append(error)
+            raise
+        if errors:
+            if not isinstance(errors[0], BudgetExhausted):
+                self._model.stop()  # calls that wait to be tried again end at once
+            wait(futures)
+            raise errors[0]
+        return [outcome for future in futures if (outcome := future.result()) is not None]
+
+    def _evaluate(self, candidate: Candidate, example: Example) -> Outcome:
+        try:
+            answer = self._program.run(candidate, example.inputs, self._model.call)
+            return self._scored(example, answer)
+        except UnreadableReply as error:
+            reason, text = (*map(str, error.args), "", "")[:2]
+            return Outcome(example_id=example.id, kind="unparsed", text=text, error=_one_line(reason))
+        except Refused as error:
+            return Outcome(example_id=example.id, kind="refused", text=str(error), error="the model declined")
+        except (CallError, MetricError, ProgramError) as error:
+            return Outcome(example_id=example.id, kind="failed", error=_one_line(f"{type(error).__name__}: {error}"))
+
+    def _scored(self, example: Example, answer: Answer) -> Outcome:
+        result = score(self._metric, example, answer.fields)
+        return Outcome(
+            example_id=example.id,
+            kind="scored",
+            score=result.value,
+            answer=_with_reasoning(answer),
+            text=answer.text,
+            feedback=result.feedback,
+        )
+
+
+def _with_reasoning(answer: Answer) -> Fields:
+    """Return the answer as it is kept: bootstrapped demonstrations need the reasoning, metrics never see it."""
+    return answer.fields if answer.reasoning is None else {"reasoning": answer.reasoning, **answer.fields}
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:MAX_ERROR_CHARS]

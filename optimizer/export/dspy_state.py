@@ -1,0 +1,85 @@
+"""The prompt as a DSPy state: `program.load(path)` reads it into the user's own program. Nothing is pickled.
+
+A DSPy state holds instructions, field descriptions and demonstrations. Layout, temperature and reasoning are no part of
+it; they are told in its metadata, which DSPy leaves alone.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+from dspy.utils.saving import get_dependency_versions
+
+from optimizer.adapter import FormatAdapter
+from optimizer.export.facts import Subject
+from optimizer.prompt import REASONING
+
+BARE = "self"  # DSPy's name for a module that is nothing but a predictor; its state has no names
+
+
+def dspy_state(subject: Subject) -> str:
+    """Return the state as the JSON that DSPy itself would save, less models and traces.
+
+    A predictor that reasons only because the search found it useful is filed under the name that it has inside
+    `dspy.ChainOfThought`, so that a program without it refuses the state rather than run another prompt.
+    """
+    program, candidate = subject.program, subject.candidate
+    written = program.module(replace(candidate, reasoning="predict")).named_predictors()
+    asked = program.module(candidate).named_predictors()
+    state: dict[str, Any] = {}
+    added: list[str] = []
+    for (name, old), (new_name, new) in zip(written, asked, strict=True):
+        is_added = _reasons(new) and not _reasons(old)
+        key = _inside(name) if is_added else new_name
+        state |= _state_of(new) if key == BARE else {key: _state_of(new)}
+        added += [name] * is_added
+    notes = _notes(subject, added, is_exact=_is_exact(subject))
+    metadata = {"dependency_versions": get_dependency_versions(), "optimizer": notes}
+    return json.dumps({**state, "metadata": metadata}, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def _state_of(predictor: Any) -> dict[str, Any]:
+    return {**predictor.dump_state(), "lm": None, "traces": [], "train": []}
+
+
+def _reasons(predictor: Any) -> bool:
+    return REASONING in predictor.signature.output_fields
+
+
+def _inside(name: str) -> str:
+    """Return the name that a predictor has once it is a `dspy.ChainOfThought`."""
+    return "predict" if name == BARE else f"{name}.predict"
+
+
+def _is_exact(subject: Subject) -> bool:
+    """Whether the layout's adapter makes the very same messages of the state alone.
+
+    It does not where the configuration says more of a field than a DSPy signature holds: the keys of an object.
+    """
+    program, candidate = subject.program, subject.candidate
+    adapter = FormatAdapter(candidate.format)
+    for (name, spec), asked in zip(program.specs.items(), program.module(candidate).predictors(), strict=True):
+        inputs = {field.name: "x" for field in spec.inputs}
+        rows = adapter.format(asked.signature, asked.demos, inputs)
+        if [tuple(row.values()) for row in rows] != list(program.messages(candidate, name, inputs)):
+            return False
+    return True
+
+
+def _notes(subject: Subject, added: list[str], *, is_exact: bool) -> dict[str, Any]:
+    candidate = subject.candidate
+    arguments = "layout" if is_exact else "layout, spec=optimizer.prompt.spec_of_task(the task of the configuration)"
+    return {
+        "study": subject.view.name,
+        "candidate": candidate.id,
+        "layout": candidate.format,
+        "reasoning": candidate.reasoning,
+        "temperature": candidate.temperature,
+        "chain_of_thought": added,
+        "how": (
+            f"program.load(path), then dspy.configure(adapter=optimizer.FormatAdapter({arguments})) and a model at "
+            "this temperature. Predictors under chain_of_thought must be dspy.ChainOfThought in the program."
+        ),
+    }

@@ -1,0 +1,115 @@
+"""The prompt as a page for people: what it is, how it is used, what it is worth."""
+
+from __future__ import annotations
+
+import json
+import re
+
+from optimizer.export.facts import PredictorPrompt, Subject, goal, model_name, predictor_prompts
+from optimizer.export.template import ENCODINGS, FILL
+from optimizer.words import percent, points
+
+
+def markdown(subject: Subject) -> str:
+    """Return the page. Prompts in it are as exact as in the data formats."""
+    prompts = predictor_prompts(subject)
+    sections = [_head(subject), *(_prompt(prompt, n_prompts=len(prompts)) for prompt in prompts), _filling(prompts)]
+    sections += [_scores(subject), _demos(prompts), _settings(subject, prompts)]
+    return "\n\n".join(section for section in sections if section)
+
+
+def fenced(text: str) -> str:
+    """Return `text` as a code block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + _longest_run(text))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def code(text: str) -> str:
+    """Return `text` as code within a line."""
+    mark = "`" * (1 + _longest_run(text))
+    space = " " if len(mark) > 1 else ""
+    return f"{mark}{space}{' '.join(text.split())}{space}{mark}"
+
+
+def _longest_run(text: str) -> int:
+    return max((len(run) for run in re.findall("`+", text)), default=0)
+
+
+def _head(subject: Subject) -> str:
+    view = subject.view
+    if not subject.is_best:
+        said = "A candidate of the search, not the one that it recommends."
+    elif view.verdict is None:
+        said = "The best prompt so far. There is no verdict yet."
+    else:
+        said = f"**Verdict: {view.verdict.decision}.** {view.verdict.reason}"
+    return "\n\n".join(text for text in (f"# Prompt of the study {view.name}", goal(view), said) if text)
+
+
+def _prompt(prompt: PredictorPrompt, *, n_prompts: int) -> str:
+    """One block a message; a single user message needs no role."""
+    title = "## The prompt" if n_prompts == 1 else f"## Prompt of {code(prompt.part.predictor)}"
+    messages = prompt.template.messages
+    blocks = [f"{message.role}:\n\n{fenced(message.content)}" for message in messages]
+    if len(messages) == 1:
+        blocks = [f"One message of the role {messages[0].role}.\n\n{fenced(messages[0].content)}"]
+    return "\n\n".join([title, *blocks])
+
+
+def _filling(prompts: tuple[PredictorPrompt, ...]) -> str:
+    used = {slot.encoding for prompt in prompts for slot in prompt.template.slots}
+    lines = [
+        f"- {_of(prompt, prompts)}{code(slot.placeholder)}: the input {code(slot.name)}, as {slot.encoding}"
+        for prompt in prompts
+        for slot in prompt.template.slots
+    ]
+    legend = [f"As {name}: {text}." for name, text in ENCODINGS.items() if name in used]
+    return "\n\n".join(["## Inputs", FILL, "\n".join(lines), *legend])
+
+
+def _scores(subject: Subject) -> str:
+    view, lines = subject.view, []
+    if subject.is_best and (verdict := view.verdict) is not None:
+        lines.append(
+            f"- Test, {verdict.n} rows that the search never saw: {percent(verdict.winner_score)}; "
+            f"the prompt at the start {percent(verdict.seed_score)}; difference {points(verdict.difference)} points "
+            f"({100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}, "
+            f"p = {verdict.p_value:.2g}, {verdict.test_name})"
+        )
+    trial = view.trial_of(subject.candidate)
+    if subject.is_best and (dev := view.dev) is not None:
+        lines.append(
+            f"- Dev, {dev.n} rows that the search chose on: {percent(dev.winner)} "
+            f"({percent(dev.low)} to {percent(dev.high)}, corrected for having been chosen); "
+            f"the prompt at the start {percent(dev.seed)}"
+        )
+    elif trial is not None and trial.score is not None:
+        n = sum(outcome.value is not None for outcome in trial.outcomes)
+        lines.append(f"- Dev, {n} rows that the search chose on: {percent(trial.score)}")
+    return "## Scores\n\n" + "\n".join(lines) if lines else ""
+
+
+def _demos(prompts: tuple[PredictorPrompt, ...]) -> str:
+    lines = [f"- {_of(prompt, prompts)}row {code(demo.example_id)}" for prompt in prompts for demo in prompt.part.demos]
+    lines += [
+        f"- {_of(prompt, prompts)}{prompt.n_own_demos} that came with the program"
+        for prompt in prompts
+        if prompt.n_own_demos
+    ]
+    return "## Demonstrations\n\n" + ("\n".join(lines) or "None.")
+
+
+def _settings(subject: Subject, prompts: tuple[PredictorPrompt, ...]) -> str:
+    candidate = subject.candidate
+    lines = [f"- model: {code(model_name(subject.view))}"]
+    for prompt in prompts:
+        stop = ", ".join(code(json.dumps(text, ensure_ascii=False)) for text in prompt.stop) or "none"
+        limits = f"temperature {prompt.temperature:g}, at most {prompt.max_tokens} tokens, stop: {stop}"
+        lines.append(f"- {_of(prompt, prompts)}{limits}")
+    lines += [f"- layout: {candidate.format}, {candidate.reasoning}", f"- candidate: `{candidate.id}`"]
+    return "## Settings\n\n" + "\n".join(lines)
+
+
+def _of(prompt: PredictorPrompt, prompts: tuple[PredictorPrompt, ...]) -> str:
+    """Name the predictor where there are several."""
+    return f"{code(prompt.part.predictor)}: " if len(prompts) > 1 else ""

@@ -1,0 +1,57 @@
+"""Files of a run folder: the best prompt so far, written so that neither a kill nor a full disk can damage it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from pathlib import Path
+
+from optimizer.records import StudyView
+
+PRIVATE_FILE = 0o600
+PRIVATE_FOLDER = 0o700
+
+
+def make_private_folder(folder: Path) -> None:
+    """Create a folder that only the user can read; one that exists keeps its mode."""
+    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace `path` by `text`, all or nothing; what stood there before is kept as `NAME.previous`.
+
+    Raises:
+        OSError: the disk is full or read-only; the old file is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(
+            os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, PRIVATE_FILE), "w", encoding="utf-8"
+        ) as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        _keep_previous(path)
+        os.replace(temporary, path)
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            temporary.unlink()
+
+
+def save_best(run_dir: Path, view: StudyView, text: str) -> None:
+    """Write the best prompt of a study: `best_prompt.txt` to read, `best_prompt.json` to load."""
+    record = {"study": view.name, "state": view.state, "candidate_id": view.best.id, "candidate": view.best.to_json()}
+    write_atomically(run_dir / "best_prompt.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
+    write_atomically(run_dir / "best_prompt.txt", text)
+
+
+def _keep_previous(path: Path) -> None:
+    """Give the old content a second name, without a moment in which the first one is missing."""
+    if not path.exists():
+        return
+    spare = path.with_name(f".{path.name}.{os.getpid()}.old")
+    with contextlib.suppress(FileNotFoundError):
+        spare.unlink()
+    os.link(path, spare)
+    os.replace(spare, path.with_name(f"{path.name}.previous"))

@@ -1,0 +1,175 @@
+"""Everything that a run needs, opened: from a configuration, or from the objects of a Python caller."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+
+import dspy
+
+from optimizer.candidate import JsonValue, content_hash
+from optimizer.config import LM, Config
+from optimizer.data import load_splits
+from optimizer.data_report import Splits
+from optimizer.errors import ProgramError
+from optimizer.lm import open_backend
+from optimizer.lm.backend import Backend, CallRequest
+from optimizer.metrics import Metric, open_metric
+from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
+from optimizer.prompt import Message, spec_of_task
+from optimizer.propose import Operator, open_operators
+from optimizer.user_code import load, user_code
+
+PACKAGES = ("dspy", "optuna", "mlflow", "datasets", "numpy")
+
+
+class LateJudge:
+    """The judge of a metric. Metrics are opened before models are metered; the session puts the model in."""
+
+    def __init__(self) -> None:
+        self.complete: Complete | None = None
+
+    def __call__(self, prompt: str) -> str:
+        if self.complete is None:
+            raise ProgramError("metric: the judge was asked before its model was opened")
+        return self.complete(CallRequest(messages=(Message("user", prompt),), max_tokens=256)).text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """One study, ready to run. Models are opened, nothing has been sent.
+
+    Attributes:
+        run_dir: folder of this study; holds its database, log and best prompt.
+        runs_dir: folder of all studies; holds the default MLflow store.
+        folder: where relative paths and the user's modules are looked for.
+    """
+
+    config: Config
+    program: Program
+    splits: Splits
+    metric: Metric
+    operators: tuple[Operator, ...]
+    task_backend: Backend
+    proposer_backend: Backend
+    runs_dir: Path
+    folder: Path
+    judge_backend: Backend | None = None
+    judge: LateJudge | None = None
+    facts: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    @property
+    def run_dir(self) -> Path:
+        return self.runs_dir / self.config.name
+
+    @property
+    def storage_url(self) -> str:
+        return self.config.storage or f"sqlite:///{self.run_dir.resolve() / 'study.db'}"
+
+    @property
+    def is_free(self) -> bool:
+        """Whether all models are local: calls cost nothing but time."""
+        backends = [self.task_backend, self.proposer_backend, self.judge_backend]
+        return all(backend is None or backend.is_local for backend in backends)
+
+    @property
+    def is_durable(self) -> bool:
+        """Whether a lost reply would cost money or another's time."""
+        return not self.is_free
+
+    def identity(self) -> dict[str, JsonValue]:
+        """Return what a resumed study must agree on: changing any of it would change what its scores mean."""
+        return {
+            "data": content_hash(self.splits.report.fingerprints, n_chars=16),
+            "program": self.program.fingerprint,
+            "metric": self.metric.version,
+            "prompt": self.config.prompt,
+            "search": self.config.search.model_dump(mode="json", exclude={"trials", "in_flight", "patience"}),
+            "task model": self.task_backend.identity,
+            "task temperature and length": [self.config.lm.task.temperature, self.config.lm.task.max_tokens],
+            "proposer model": self.proposer_backend.identity,
+        }
+
+    def close(self) -> None:
+        for backend in {id(b): b for b in (self.task_backend, self.proposer_backend, self.judge_backend) if b}.values():
+            backend.close()
+
+
+def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
+    """Open what the configuration names: data, program, metric, operators and models.
+
+    Args:
+        folder: the configuration's own folder.
+
+    Raises:
+        UserError: something does not exist or does not fit; one line says what.
+    """
+    splits = load_splits(config, folder=folder)
+    operators = open_operators(config.search.operators, folder=folder)
+    program = open_program(config, folder=folder)
+    task_backend = open_backend(config.lm.task)
+    proposer_backend = _shared(task_backend, config.lm.task, config.proposer) or open_backend(config.proposer)
+    judge, judge_backend = LateJudge(), None
+    if config.metric.name == "judge":
+        judge_backend = _shared(proposer_backend, config.proposer, config.judge) or open_backend(config.judge)
+    return Job(
+        config=config,
+        program=program,
+        splits=splits,
+        metric=open_metric(config, judge=judge, folder=folder),
+        judge=judge,
+        operators=operators,
+        task_backend=task_backend,
+        proposer_backend=proposer_backend,
+        judge_backend=judge_backend,
+        runs_dir=runs_dir,
+        folder=folder,
+        facts=facts_of(splits),
+    )
+
+
+def open_program(config: Config, *, folder: Path) -> Program:
+    """Return the configured program: one predictor made from the fields, or the user's own module."""
+    max_tokens = config.lm.task.max_tokens
+    if config.task.program is None:
+        return TaskProgram(spec_of_task(config.task), max_tokens=max_tokens)
+    return ModuleProgram(_load_module(config.task.program, folder), max_tokens=max_tokens)
+
+
+def facts_of(splits: Splits) -> dict[str, JsonValue]:
+    """Return what people want to know of data and environment; no decision rests on it."""
+    report = splits.report
+    return {
+        "n_rows": dict(report.n.items()),
+        "class_counts": {name: dict(counts) for name, counts in report.class_counts.items()},
+        "constant_answer": list(report.constant_answer) if report.constant_answer else None,
+        "fingerprints": dict(report.fingerprints.items()),
+        "warnings": list(report.warnings),
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: version(name) for name in PACKAGES},
+    }
+
+
+def _shared(backend: Backend, opened: LM, wanted: LM) -> Backend | None:
+    """Return the open backend when the same model at the same endpoint is wanted: loading a model twice is waste."""
+    same = ("model", "api_base", "api_key_env", "timeout")
+    return backend if all(getattr(opened, name) == getattr(wanted, name) for name in same) else None
+
+
+def _load_module(path: str, folder: Path) -> dspy.Module:
+    found = load(path, folder=folder, where="task.program")
+    if callable(found) and not isinstance(found, dspy.Module):
+        with user_code(ProgramError, f"task.program: {path!r}"):
+            found = found()
+    return checked_module(found, path)
+
+
+def checked_module(found: object, path: str) -> dspy.Module:
+    if not isinstance(found, dspy.Module):
+        raise ProgramError(f"task.program: {path!r} gave {type(found).__name__!r}, a dspy.Module is needed")
+    return found

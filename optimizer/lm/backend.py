@@ -1,0 +1,103 @@
+"""The contract of a model backend: one attempt of one call.
+
+A backend translates, sends once and reports. It does not retry, count, cache or journal: `optimizer.lm.model` does,
+once for all backends.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from optimizer.prompt import Constraint, Message
+
+FinishReason = Literal["stop", "length", "filtered"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallRequest:
+    """One request. Equal requests are the same call and share one journalled reply.
+
+    Attributes:
+        sample: number of the sample, for repeated draws at a temperature above 0.
+    """
+
+    messages: tuple[Message, ...]
+    max_tokens: int
+    temperature: float = 0.0
+    stop: tuple[str, ...] = ()
+    constraint: Constraint = ()
+    sample: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reply:
+    """What came back. Tokens that the provider does not report are counted by `tokens_at_most`."""
+
+    text: str
+    finish_reason: FinishReason
+    tokens_in: int
+    tokens_out: int
+
+
+class AttemptError(Exception):
+    """One attempt failed.
+
+    Attributes:
+        kind: as in `optimizer.errors.CallError`; `unavailable`: the model as a whole is out of reach.
+        is_retryable: a later attempt may succeed.
+        is_fatal: no call to this model can succeed until a person acts.
+        is_billed: whether the provider may have charged for it; when nobody knows, yes.
+        retry_after_s: the provider's own hint, or None.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        message: str,
+        *,
+        is_retryable: bool = False,
+        is_fatal: bool = False,
+        is_billed: bool = False,
+        retry_after_s: float | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.kind = kind
+        self.is_retryable = is_retryable
+        self.is_fatal = is_fatal
+        self.is_billed = is_billed
+        self.retry_after_s = retry_after_s
+
+
+def tokens_at_most(*texts: str) -> int:
+    """Return more tokens than these messages are likely to take: two bytes a token, and their wrapping.
+
+    English takes four bytes a token, Chinese three, long numbers down to one.
+    """
+    return sum(len(text.encode("utf-8", "replace")) // 2 + 8 for text in texts)
+
+
+class Backend(Protocol):
+    """One model at one endpoint.
+
+    Attributes:
+        identity: names model and endpoint; part of every journal key, holds no secret.
+        style: `completion` for models that continue patterns, `chat` for models that follow requests.
+        is_local: costs nothing and sends nothing over the network.
+    """
+
+    identity: str
+    style: Literal["completion", "chat"]
+    is_local: bool
+
+    def complete(self, request: CallRequest) -> Reply:
+        """Make one attempt.
+
+        Raises:
+            AttemptError: whatever went wrong, classified.
+        """
+        ...
+
+    def close(self) -> None:
+        """Free what the backend holds; calls after this are errors."""
+        ...

@@ -1,0 +1,204 @@
+"""Hosted and self-hosted models, reached through `dspy.LM`. DSPy's own cache and retries are off."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from concurrent.futures import Future
+from threading import Thread
+from typing import Literal, cast
+from urllib.parse import urlsplit
+
+import dspy
+from dspy import lm15
+from dspy.clients.model_metadata import model_info
+from dspy.utils import exceptions as errors
+
+from optimizer.config import LM
+from optimizer.errors import ConfigError
+from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
+from optimizer.lm.grammar import only_json
+from optimizer.lm.provider_errors import attempt_error, secrets_in
+
+MAX_STOPS = 4  # OpenAI's limit
+DEFAULT_TIMEOUT_S = 600.0
+SOCKET_GRACE_S = 5.0  # our own limit comes first, so that it names the error
+REASONING_MODELS = re.compile(r"openai/(o\d|gpt-5(?!.*-chat))")  # these refuse `temperature` and `stop`
+
+
+class ProviderBackend:
+    """Any model that DSPy can reach, OpenAI-compatible servers included.
+
+    Args:
+        timeout_s: limit of one attempt from its first byte to its last. Sockets only limit the wait for the next byte,
+            which a provider that keeps a connection alive with blanks never exceeds.
+        secrets: texts that must not appear in an error message.
+        owns_lm: close the connections of `lm` with this backend.
+    """
+
+    style: Literal["completion", "chat"] = "chat"
+    is_local = False
+
+    def __init__(
+        self,
+        lm: dspy.LM,
+        *,
+        identity: str,
+        timeout_s: float = DEFAULT_TIMEOUT_S,
+        secrets: tuple[str, ...] = (),
+        sends_schema: bool = False,
+        owns_lm: bool = True,
+    ) -> None:
+        self.identity = identity
+        self._lm = lm
+        self._timeout_s = timeout_s
+        self._secrets = secrets
+        self._sends_schema = sends_schema
+        self._owns_lm = owns_lm
+
+    def complete(self, request: CallRequest) -> Reply:
+        future: Future[Reply] = Future()
+        Thread(target=self._work, args=(request, future), name="attempt", daemon=True).start()
+        try:
+            return future.result(self._timeout_s)
+        except TimeoutError:
+            message = f"no complete reply within {self._timeout_s:g} s"
+            raise AttemptError("timeout", message, is_retryable=True, is_billed=True) from None
+
+    def close(self) -> None:
+        if self._owns_lm:
+            self._lm.close()
+
+    def _work(self, request: CallRequest, future: Future[Reply]) -> None:
+        try:
+            future.set_result(self._attempt(request))
+        except BaseException as error:
+            future.set_exception(error)
+
+    def _attempt(self, request: CallRequest) -> Reply:
+        with dspy.context(disable_history=True, max_trace_size=0):
+            try:
+                response = cast(lm15.Response, self._lm(self._request(request)))
+            except errors.DSPyError as error:
+                # Not chained: the original's text may repeat the key.
+                raise attempt_error(error, self._secrets) from None
+            except (ValueError, TypeError) as error:  # refused before anything was sent
+                raise AttemptError("invalid_request", str(error)) from None
+        return _reply(request, response)
+
+    def _request(self, request: CallRequest) -> lm15.Request:
+        is_reasoning = REASONING_MODELS.match(self._lm.model) is not None
+        schema = only_json(request.constraint) if self._sends_schema else None
+        config = lm15.Config(
+            max_tokens=request.max_tokens,
+            temperature=None if is_reasoning else request.temperature,
+            stop=() if is_reasoning else request.stop[:MAX_STOPS],
+            response_format={"type": "json_schema", "name": "reply", "schema": json.loads(schema)} if schema else None,
+        )
+        system = "\n\n".join(message.content for message in request.messages if message.role == "system")
+        turns = tuple(
+            lm15.Message.user(message.content) if message.role == "user" else lm15.Message.assistant(message.content)
+            for message in request.messages
+            if message.role != "system"
+        )
+        return lm15.Request(model=self._lm.model, messages=turns, system=system or None, config=config)
+
+
+def open_provider(settings: LM) -> ProviderBackend:
+    """Open the model that the configuration names. Nothing is sent yet.
+
+    Raises:
+        ConfigError: the name or the endpoint is malformed, or the key's environment variable is not set.
+    """
+    if settings.api_base is not None:
+        _check_endpoint(settings.api_base)
+    connection = {"api_base": settings.api_base, "api_key": _read_key(settings)}
+    given = {key: value for key, value in connection.items() if value is not None}
+    try:
+        lm = dspy.LM(settings.model, cache=False, num_retries=0, timeout=settings.timeout + SOCKET_GRACE_S, **given)
+    except (ValueError, errors.LMError) as error:
+        raise ConfigError(f"lm: model {settings.model!r}: {str(error).splitlines()[0]}") from error
+    return ProviderBackend(
+        lm,
+        identity=_identity(settings.model, settings.api_base),
+        timeout_s=settings.timeout,
+        secrets=secrets_in(lm.kwargs),
+        sends_schema=settings.api_base is None,
+    )
+
+
+def borrow_provider(lm: dspy.LM) -> ProviderBackend:
+    """Use a `dspy.LM` that the caller has configured, without its cache and retries. It stays the caller's to close."""
+    base = lm.kwargs.get("api_base") or lm.kwargs.get("base_url")
+    timeout = lm.kwargs.get("timeout")
+    return ProviderBackend(
+        lm.copy(cache=False, num_retries=0),
+        identity=_identity(lm.model, str(base) if base else None),
+        timeout_s=float(timeout) if isinstance(timeout, int | float) else DEFAULT_TIMEOUT_S,
+        secrets=secrets_in(lm.kwargs),
+        owns_lm=False,
+    )
+
+
+def listed_price(model: str) -> tuple[float | None, float | None]:
+    """Return USD for a million input and output tokens from DSPy's price list, None for what it does not know."""
+    provider, _, name = model.partition("/")
+    listed = model_info(provider, name) if name else {}
+    per_token = listed.get("input_cost_per_token"), listed.get("output_cost_per_token")
+    price_in, price_out = (None if price is None else float(price) * 1e6 for price in per_token)
+    return price_in, price_out
+
+
+def _reply(request: CallRequest, response: lm15.Response) -> Reply:
+    usage = response.usage
+    refusal = next((part.text for part in response.message.parts if isinstance(part, lm15.RefusalPart)), None)
+    text = response.text or refusal or ""
+    if not text and usage.output_tokens is None:
+        raise AttemptError("server", "the reply holds neither text nor usage", is_retryable=True, is_billed=True)
+    text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
+    tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
+    if tokens_in is None or tokens_out is None:
+        tokens_in = tokens_at_most(*(message.content for message in request.messages))
+        tokens_out = tokens_at_most(text)
+    elif usage.total_tokens is not None:  # some providers report thinking in the total only
+        tokens_out = max(tokens_out, usage.total_tokens - tokens_in)
+    reasons: dict[str | None, FinishReason] = {"length": "length", "content_filter": "filtered"}
+    reason = "filtered" if refusal and not response.text else reasons.get(response.finish_reason, "stop")
+    return Reply(text=text, finish_reason=reason, tokens_in=tokens_in, tokens_out=tokens_out)
+
+
+def _identity(model: str, api_base: str | None) -> str:
+    """Name model and endpoint. An endpoint that DSPy takes from the environment counts: it gives other answers."""
+    prefix = model.partition("/")[0].upper()
+    base = api_base or os.environ.get(f"{prefix}_API_BASE") or os.environ.get(f"{prefix}_BASE_URL")
+    return f"{model}@{_without_credentials(base)}" if base else model
+
+
+def _without_credentials(url: str) -> str:
+    """Drop `user:password@`, the query and a last slash, so that the URL can stand in keys and logs."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
+
+
+def _check_endpoint(url: str) -> None:
+    parts = urlsplit(url)
+    shown = _without_credentials(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise ConfigError(f"lm: api_base: {shown!r} is no http:// or https:// address")
+    if parts.username or parts.password or parts.query:
+        raise ConfigError(
+            f"lm: api_base: the address of {shown!r} holds a user, password or query; keep only the address, put the "
+            f"key into an environment variable and name it in api_key_env"
+        )
+
+
+def _read_key(settings: LM) -> str | None:
+    """Return the key from the environment variable that the configuration names."""
+    if settings.api_key_env is None:
+        return "none" if settings.api_base else None  # servers without keys still want the header
+    key = os.environ.get(settings.api_key_env)
+    if not key:
+        name = settings.api_key_env
+        raise ConfigError(f"lm: api_key_env: environment variable {name!r} is not set; run: export {name}=...")
+    return key

@@ -1,0 +1,144 @@
+"""What a terminal shows while a study runs: one live block, and a line for each new best.
+
+Piped output gets plain lines instead. Reads the session, changes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.candidate import Candidate
+from optimizer.observe import Observer
+from optimizer.records import StudyView, TrialRecord
+from optimizer.words import count, duration, money, percent
+
+if TYPE_CHECKING:
+    from optimizer.session import Session
+    from optimizer.study import Ticket
+
+REFRESH_PER_S = 4.0
+
+
+class Progress(Observer):
+    """Shows a run on a terminal. Use as a context manager, so that the terminal is left as it was."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._is_live = console.is_terminal
+        self._session: Session | None = None
+        self._phase = "starting"
+        self._waiting = ""
+        self._n_trials = 0
+        self._started_at = time.monotonic()
+        self._phase_rows = (0, 0)  # scored, to score: known only for the final test
+        self._live = Live(get_renderable=self._block, console=console, refresh_per_second=REFRESH_PER_S, transient=True)
+
+    def __enter__(self) -> Progress:
+        if self._is_live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._is_live:
+            self._live.stop()
+
+    # -- told by the run ------------------------------------------------------------------------
+
+    def opened(self, session: Session) -> None:
+        self._session = session
+        self._n_trials = session.study.n_finished()
+        report = session.splits.report
+        sizes = ", ".join(f"{n} {split}" for split, n in report.n.items())
+        verb = "Continuing" if self._n_trials else "Starting"
+        self._console.print(f"{verb} study [bold]{session.job.config.name}[/bold]: {sizes} examples", highlight=False)
+        for warning in report.warnings:
+            self._console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+        self._phase = "searching"
+
+    def trial_started(self, ticket: Ticket) -> None:
+        self._phase = f"trial {ticket.number + 1}: {ticket.start or ticket.recipe.operator}"
+
+    def scored(self) -> None:
+        done, total = self._phase_rows
+        self._phase_rows = (done + 1, total)
+
+    def trial_finished(self, trial: TrialRecord, *, is_best: bool) -> None:
+        self._n_trials += 1
+        if is_best or not self._is_live:
+            self._console.print(_trial_line(trial, is_best=is_best), highlight=False)
+
+    def waiting(self, reason: str) -> None:
+        if reason and not self._is_live:
+            self._console.print(f"waiting: {reason}", highlight=False)
+        self._waiting = reason
+
+    def finalists(self, candidates: Sequence[Candidate]) -> None:
+        self._phase = f"scoring {len(candidates)} finalists on all dev examples"
+
+    def final_started(self, winner: Candidate, n_rows: int) -> None:
+        del winner
+        self._phase_rows = (0, 2 * n_rows)
+        self._phase = f"final test on {n_rows} examples that the search never saw"
+
+    def finished(self, view: StudyView) -> None:
+        del view
+        self._phase = "done"
+
+    # -- the live block -------------------------------------------------------------------------
+
+    def _block(self) -> RenderableType:
+        session = self._session
+        if session is None:
+            return Text(f"{self._phase} ...", style="dim")
+        n_all = session.job.config.search.trials
+        spend = session.journal.spend()
+        table = Table.grid(padding=(0, 3))
+        table.add_row(
+            f"best [bold green]{percent(_best(session))}[/]",
+            f"trial {min(self._n_trials, n_all)} of {n_all}",
+            f"{count(sum(spend.calls.values()))} calls",
+            money(spend.cost_usd, is_free=session.job.is_free),
+            f"{duration(time.monotonic() - self._started_at)} so far",
+            f"about {duration(left)} left" if (left := self._left_s(session)) is not None else "",
+        )
+        lines: list[RenderableType] = [table, ProgressBar(total=n_all, completed=self._n_trials, width=60)]
+        phase = self._phase + (
+            f" ({done} of {total})" if (total := self._phase_rows[1]) and (done := self._phase_rows[0]) else ""
+        )
+        lines.append(
+            Text(f"waiting: {self._waiting}" if self._waiting else phase, style="yellow" if self._waiting else "dim")
+        )
+        return Group(*lines)
+
+    def _left_s(self, session: Session) -> float | None:
+        """Seconds until the verdict if trials keep their pace, the deadline at the latest."""
+        elapsed = time.monotonic() - self._started_at
+        if not self._n_trials or elapsed < 1:
+            return session.deadline.left_s()
+        share = self._n_trials / session.job.config.search.trials
+        by_pace = elapsed * (1 / share - 1) + session.expected_final_s() if share < 1 else session.expected_final_s()
+        deadline = session.deadline.left_s()
+        return by_pace if deadline is None else min(by_pace, deadline)
+
+
+def _best(session: Session) -> float | None:
+    incumbent = session.elite.incumbent
+    return None if incumbent is None else session.elite.estimate(incumbent)
+
+
+def _trial_line(trial: TrialRecord, *, is_best: bool) -> Text:
+    made_by = trial.recipe.operator if trial.recipe.operator != "start" else "start"
+    score = f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.score is not None else ""
+    text = Text(f"trial {trial.number + 1:>3}  {made_by:<10}  {score:<14}  ")
+    text.append("new best" if is_best else trial.state, style="green" if is_best else "dim")
+    if trial.reason and not is_best:
+        text.append(f"  {trial.reason}", style="dim")
+    return text

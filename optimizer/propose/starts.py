@@ -1,0 +1,110 @@
+"""The first candidates of a study: cheap, plain and different from each other. No model is asked for them.
+
+A search that starts from one weak prompt spends its budget on climbing to where a plain sentence with a few
+balanced examples already stands; some small models even do best with no instruction at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import NamedTuple
+
+import numpy as np
+
+from optimizer.candidate import Candidate, Demo, Example
+from optimizer.config import Task
+from optimizer.propose.rows import label_field, pick_rows
+from optimizer.propose.wording import goal_text, label_line, labels_of, normalise, placeholders
+
+_MAX_STARTS = 10
+_FEW = 4
+
+
+class _Start(NamedTuple):
+    text: str  # which wording
+    has_demos: bool
+    format: int  # place in the list of formats, wrapping round
+
+
+# Likely improvements come early, because a short budget sees only the first few.
+_PLAN = (
+    _Start("seed", has_demos=False, format=0),
+    _Start("seed", has_demos=True, format=0),
+    _Start("goal+labels", has_demos=False, format=0),
+    _Start("goal+labels", has_demos=True, format=0),
+    _Start("empty", has_demos=True, format=0),
+    _Start("seed", has_demos=False, format=1),
+    _Start("seed", has_demos=True, format=1),
+    _Start("goal", has_demos=False, format=0),
+    _Start("empty", has_demos=False, format=0),
+    _Start("goal", has_demos=True, format=1),
+    _Start("seed", has_demos=False, format=2),
+    _Start("seed", has_demos=False, format=3),
+)
+
+
+def diverse_starts(
+    seed: Candidate,
+    task: Task,
+    train: Sequence[Example],
+    *,
+    formats: Sequence[str],
+    max_demos: int,
+    rng: np.random.Generator,
+) -> list[tuple[str, Candidate]]:
+    """Return up to ten named candidates, the seed first, no two alike, each with demonstrations of its own.
+
+    A program of several predictors keeps its words and gets no demonstrations, because train rows do not show
+    what passes between its predictors; only its layout varies. A seed with placeholders keeps its words too.
+    """
+    texts, few = _texts(seed, task), _n_few(task, max_demos) if len(seed.parts) == 1 else 0
+    starts: dict[str, tuple[str, Candidate]] = {seed.id: ("seed", seed)}
+    for plan in _PLAN:
+        if plan.text not in texts or (plan.has_demos and not few):
+            continue
+        layout = _format_of(plan, seed, formats)
+        candidate = _worded(replace(seed, format=layout), texts[plan.text])
+        if plan.has_demos:
+            rows = pick_rows(train, few, task=task, rng=rng)
+            candidate = candidate.with_demos(candidate.parts[0].predictor, [Demo.from_example(row) for row in rows])
+        name = (
+            plan.text
+            + (f"+{candidate.n_demos} demos" if plan.has_demos else "")
+            + (f" ({layout})" if layout != seed.format else "")
+        )
+        starts.setdefault(candidate.id, (name, candidate))
+    return list(starts.values())[:_MAX_STARTS]
+
+
+def _texts(seed: Candidate, task: Task) -> dict[str, str | None]:
+    """Return the wordings by name; None keeps the seed's own. Wordings that say the same appear once."""
+    first = seed.parts[0].instructions
+    if len(seed.parts) > 1 or placeholders(first):
+        return {"seed": None}
+    goal = goal_text(task)
+    named = {"goal": goal, "goal+labels": f"{goal} {label_line(task)}".strip(), "empty": ""}
+    texts: dict[str, str | None] = {"seed": None}
+    said = {normalise(first)}
+    for name, text in named.items():
+        if normalise(text) not in said:
+            said.add(normalise(text))
+            texts[name] = text
+    return texts
+
+
+def _worded(candidate: Candidate, text: str | None) -> Candidate:
+    return candidate if text is None else candidate.with_instructions(candidate.parts[0].predictor, text)
+
+
+def _format_of(plan: _Start, seed: Candidate, formats: Sequence[str]) -> str:
+    """Return the seed's format for place 0, and the other allowed ones after it."""
+    ordered = [seed.format, *(name for name in formats if name != seed.format)]
+    return ordered[plan.format % len(ordered)]
+
+
+def _n_few(task: Task, max_demos: int) -> int:
+    """Return one row for each label, but at least four, and never more than allowed."""
+    field = label_field(task)
+    n_labels = len(labels_of(task.outputs[field])) if field else 0
+    return min(max_demos, max(_FEW, n_labels))

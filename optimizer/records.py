@@ -1,0 +1,180 @@
+"""What a study produces, as plain frozen records: recipes, outcomes, trials, the verdict, the bill.
+
+Everything that shows or exports a study (terminal, MLflow, report, exports) reads a `StudyView` and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from optimizer.candidate import Candidate, Fields, JsonValue, Reasoning
+
+OutcomeKind = Literal["scored", "unparsed", "refused", "failed"]
+TrialState = Literal["running", "complete", "pruned", "rejected", "failed"]
+StudyState = Literal["running", "paused", "finished"]
+DemoPick = Literal["fresh", "swap", "add", "drop", "shuffle", "bootstrap"]
+Role = Literal["task", "proposer", "judge"]
+
+DEMO_PICKS: tuple[DemoPick, ...] = ("fresh", "swap", "add", "drop", "shuffle", "bootstrap")
+PARENTS = ("best", "second", "third", "pareto", "seed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipe:
+    """What Optuna decided for one trial: how to mutate. What the prompt then says is the proposer's part.
+
+    `n_demos` and `demo_pick` matter to `demos`; `format`, `reasoning` and `temperature` to `format`; other
+    operators inherit them from the parent.
+    """
+
+    operator: str
+    parent: str = "best"
+    predictor: str = ""
+    n_demos: int = 0
+    demo_pick: DemoPick = "fresh"
+    format: str = "plain"
+    reasoning: Reasoning = "predict"
+    temperature: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What one candidate made of one example.
+
+    Attributes:
+        kind: `scored`; `unparsed` (a reply that cannot be read as an answer) and `refused` count as a score of 0,
+            because the prompt is to blame; `failed` is the fault of infrastructure, metric or program and has no value.
+        score: the metric's number in [0, 1]; None unless `scored`.
+        answer: the parsed output fields, and `reasoning` if the model gave any; empty unless `scored`.
+        text: the raw reply of the (last) model call.
+        feedback: the metric's remark, which `reflect` reads.
+        error: why there is no score, in one line.
+    """
+
+    example_id: str
+    kind: OutcomeKind
+    score: float | None = None
+    answer: Fields = field(default_factory=dict)
+    text: str = ""
+    feedback: str | None = None
+    error: str | None = None
+
+    @property
+    def value(self) -> float | None:
+        """The number that enters comparisons, or None when there is nothing to compare."""
+        return self.score if self.kind == "scored" else (None if self.kind == "failed" else 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrialRecord:
+    """One candidate's evaluation.
+
+    Attributes:
+        parents: ids of the candidates that it was made from.
+        reason: one line: why it was pruned, rejected or failed; empty for a complete trial.
+        outcomes: on dev rows, in the order in which they were scored.
+        difference: mean paired difference to the incumbent of that time, in score units; None for the first.
+    """
+
+    number: int
+    recipe: Recipe
+    state: TrialState
+    candidate: Candidate | None = None
+    parents: tuple[str, ...] = ()
+    reason: str = ""
+    outcomes: tuple[Outcome, ...] = ()
+    difference: float | None = None
+    started_s: float = 0.0
+    duration_s: float = 0.0
+    task_calls: int = 0
+    proposer_calls: int = 0
+    tokens: int = 0
+    cost_usd: float = 0.0
+
+    @property
+    def score(self) -> float | None:
+        """Mean value over the dev rows scored so far, or None when there is none."""
+        values = [value for outcome in self.outcomes if (value := outcome.value) is not None]
+        return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """The one comparison on test rows. Scores and differences are in [0, 1] and [-1, 1].
+
+    Attributes:
+        difference: winner minus seed; `low` and `high` bound it at `confidence`.
+        p_value: two-sided; from the test named `test_name`.
+        seed_outcomes: on test rows, in the same order as `winner_outcomes`.
+    """
+
+    decision: Literal["promote", "keep"]
+    reason: str
+    n: int
+    seed_score: float
+    winner_score: float
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    test_name: str
+    confidence: float
+    seed_outcomes: tuple[Outcome, ...] = ()
+    winner_outcomes: tuple[Outcome, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spend:
+    """Calls by role (replies taken from the journal are not calls), tokens and money."""
+
+    calls: Mapping[Role, int] = field(default_factory=dict)
+    tokens_in: int = 0
+    tokens_out: int = 0
+    cost_usd: float = 0.0
+
+    @property
+    def tokens(self) -> int:
+        return self.tokens_in + self.tokens_out
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DevEstimate:
+    """What the search believes of the winner on dev, corrected for having been chosen."""
+
+    n: int
+    seed: float
+    winner: float
+    low: float
+    high: float
+    raw: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StudyView:
+    """Everything that is known of a study, read from its database.
+
+    Attributes:
+        config: the configuration as plain JSON.
+        facts: environment, data counts, class balance, fingerprints; for people, not for decisions.
+        best: the candidate to use if everything stopped now; the winner once the study is finished.
+        wall_s: seconds spent running, pauses between sessions not counted.
+    """
+
+    name: str
+    state: StudyState
+    stop_reason: str
+    config: Mapping[str, JsonValue]
+    facts: Mapping[str, JsonValue]
+    seed: Candidate
+    best: Candidate
+    trials: tuple[TrialRecord, ...]
+    dev: DevEstimate | None
+    verdict: Verdict | None
+    spend: Spend
+    wall_s: float
+
+    def trial_of(self, candidate: Candidate) -> TrialRecord | None:
+        """The first trial that evaluated this candidate."""
+        return next((trial for trial in self.trials if trial.candidate and trial.candidate.id == candidate.id), None)

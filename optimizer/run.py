@@ -1,0 +1,134 @@
+"""Start reading here: one study from its baseline to its verdict.
+
+    search      ask Optuna for a recipe, make a candidate of it, race it against the incumbent, tell
+    recommend   score the finalists on all of dev, choose one
+    final_test  seed against winner on test rows, once
+
+What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.session`.
+"""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+from optimizer import verdict
+from optimizer.candidate import Candidate
+from optimizer.errors import BudgetExhausted, Paused
+from optimizer.job import Job
+from optimizer.observe import Observer
+from optimizer.propose import Rejection
+from optimizer.records import StudyView, Verdict
+from optimizer.session import Session
+from optimizer.study import Ticket
+
+
+def run(job: Job, observer: Observer | None = None) -> StudyView:
+    """Carry out a study, or continue it, and return it with its verdict. A finished study costs nothing.
+
+    Raises:
+        Paused: a person or time must act first; run again to continue.
+        UserError: the study exists and does not fit the job.
+    """
+    session = Session(job, observer or Observer())
+    if session.is_finished:
+        session.close()
+        return session.view()
+    try:
+        reason = search(session)
+        winner = recommend(session)
+        session.finish(reason, winner, final_test(session, winner))
+    except Paused as pause:
+        session.pause(pause.reason)
+        raise
+    except KeyboardInterrupt:
+        session.pause("user")
+        raise
+    finally:
+        session.close()
+    return session.view()
+
+
+def search(session: Session) -> str:
+    """Try candidates until there is a reason to stop, and return it."""
+
+    def work() -> None:
+        while session.stop_reason() is None:
+            try:
+                run_trial(session, session.ask())
+            except BudgetExhausted as error:
+                session.budget_used_up(str(error))
+
+    n_workers = session.job.config.search.in_flight
+    if n_workers == 1:
+        work()
+    else:
+        with ThreadPoolExecutor(n_workers, thread_name_prefix="trial") as pool:
+            for future in [pool.submit(work) for _ in range(n_workers)]:
+                future.result()
+    return session.stop_reason() or "trials"
+
+
+def run_trial(session: Session, ticket: Ticket) -> None:
+    """Make one candidate and race it; tell Optuna how it went."""
+    started = time.monotonic()
+    session.observer.trial_started(ticket)
+    try:
+        proposal = session.propose(ticket)
+    except Rejection as rejection:
+        session.tell_rejected(ticket, rejection, time.monotonic() - started)
+        return
+    if ticket.number == 0:
+        session.check_baseline(proposal.candidate)
+    state, reason = race(session, ticket, proposal.candidate)
+    session.tell(ticket, proposal, state=state, reason=reason, duration_s=time.monotonic() - started)
+
+
+def race(session: Session, ticket: Ticket, candidate: Candidate) -> tuple[str, str]:
+    """Score a candidate block by block on dev, until it is done, dropped or failed; return state and reason."""
+    dev, block = session.splits.dev, session.job.config.search.block
+    for start in range(0, len(dev), block):
+        outcomes = session.evaluate(candidate, dev[start : start + block], trial=ticket.number)
+        if failed := [outcome for outcome in outcomes if outcome.kind == "failed"]:
+            return "failed", failed[0].error or "failed"
+        if session.should_drop(ticket, candidate, outcomes):
+            return "pruned", session.study.pruner.reasons[ticket.number]
+    return "complete", ""
+
+
+def recommend(session: Session) -> Candidate:
+    """Score the finalists on all of dev and return the one to use.
+
+    Among finalists that score alike the shorter prompt wins: it is cheaper for as long as it is used.
+    """
+    finalists = session.elite.ranked()[: session.job.config.search.finalists]
+    session.observer.finalists(finalists)
+    for candidate in finalists:
+        try:
+            session.elite.add(candidate, session.values(candidate, session.splits.dev))
+        except BudgetExhausted:
+            break  # what is left is kept for the test
+    return verdict.choose_winner(session.elite, finalists, lambda candidate: len(session.render(candidate)))
+
+
+def final_test(session: Session, winner: Candidate) -> Verdict:
+    """Compare seed and winner on test rows, once, and decide whether the winner may replace the seed.
+
+    Raises:
+        Paused: too many calls failed for a fair comparison.
+    """
+    rows = session.splits.test[: session.n_test]
+    session.caps.release_reserve()
+    session.observer.final_started(winner, len(rows))
+    try:
+        return verdict.judge(
+            session.job.metric,
+            rows,
+            seed=session.evaluate(session.seed, rows),
+            winner=session.evaluate(winner, rows),
+            is_same=winner == session.seed,
+            confidence=session.job.config.search.confidence,
+            rng=session.generator("final test"),
+        )
+    except verdict.TooManyFailures as error:
+        raise Paused("error_rate", f"{error}; run again when the model is back") from error

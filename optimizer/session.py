@@ -1,0 +1,390 @@
+"""One open study: its journal, models, Optuna study, tracker, and what the search knows so far.
+
+`optimizer.run` says what happens in which order; the verbs are here. Everything the search knows is rebuilt from the
+database when a study is continued, so a session holds nothing that a kill could lose.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import cast
+
+import numpy as np
+from optuna.trial import TrialState
+
+from optimizer.budget import Deadline, affordable_test_rows, open_caps
+from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, content_hash
+from optimizer.elite import Elite
+from optimizer.errors import ConfigError, StudyError
+from optimizer.evaluate import Evaluator
+from optimizer.files import make_private_folder, save_best
+from optimizer.job import Job
+from optimizer.journal import Journal, open_engine
+from optimizer.lm.backend import Backend
+from optimizer.lm.model import Model, Pricing, RetryPolicy
+from optimizer.observe import Observer
+from optimizer.propose import Attempt, Rejection
+from optimizer.propose.memory import Memory
+from optimizer.propose.proposer import Proposal, Proposer, RejectedProposal
+from optimizer.propose.starts import diverse_starts
+from optimizer.race import FloatArray, RaceRule
+from optimizer.records import DevEstimate, Outcome, Role, StudyView, TrialRecord, Verdict
+from optimizer.render import render
+from optimizer.saved import leave_pointer
+from optimizer.study import RacePruner, Study, Ticket
+from optimizer.tracking import open_tracker
+from optimizer.verdict import dev_estimate
+from optimizer.view import read_view, trial_records
+
+logger = logging.getLogger(__name__)
+
+FINAL_SLACK = 1.3  # the final test is expected to take this much longer than measured calls say
+
+
+class Session:
+    """An open study. Thread-safe where trials run side by side: `ask`, `tell` and what they change hold a lock."""
+
+    def __init__(self, job: Job, observer: Observer) -> None:
+        self.job = job
+        self.observer = observer
+        self.splits = job.splits
+        self.seed = self._seed_candidate()
+        self._lock = threading.RLock()
+        self._opened_at = time.monotonic()
+        self._budget_note: str | None = None
+        self._pairs: dict[int, tuple[FloatArray, FloatArray]] = {}
+        make_private_folder(job.run_dir)
+        leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
+        owner = f"{socket.gethostname()}:{os.getpid()}"
+        self.journal = Journal(open_engine(job.storage_url, is_durable=job.is_durable), job.config.name, owner=owner)
+        record = self._open_record()
+        self.is_finished = record["state"] == "finished"
+        self.n_test = affordable_test_rows(
+            job.config.budget, n_test=len(self.splits.test), calls_per_example=self._n_calls
+        )
+        self.caps = open_caps(job.config.budget, test_calls=2 * self.n_test * self._n_calls)
+        self.deadline = Deadline.of(job.config.budget, spent_s=cast(float, record["wall_s"]))
+        self.study = self._open_study()
+        self._open_models()
+        self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
+        self._starts = dict(self._diverse_starts())
+        self.study.enqueue_starts(list(self._starts))
+        self._restore()
+        self.tracker = open_tracker(job, self.journal, self.view)
+        observer.opened(self)
+
+    # -- what the loop asks -------------------------------------------------------------------
+
+    def stop_reason(self) -> str | None:
+        """Return why no further trial should begin, or None."""
+        search = self.job.config.search
+        trials = self.study.trials()
+        started = sum(trial.state != TrialState.WAITING for trial in trials)
+        if self._budget_note is not None:
+            return "budget"
+        if started >= search.trials and not self.study.has_orphans():
+            return "trials"
+        if not self.deadline.allows(self.expected_final_s()):
+            return "time"
+        if self.elite.incumbent is not None and self.elite.values(self.elite.incumbent).min() == 1.0:
+            return "perfect"
+        if search.patience and self._trials_since_best() >= search.patience:
+            return "patience"
+        return None
+
+    def ask(self) -> Ticket:
+        with self._lock:
+            return self.study.ask()
+
+    def propose(self, ticket: Ticket) -> Proposal:
+        """Return the candidate of a trial.
+
+        Raises:
+            Rejection: there is nothing to score.
+        """
+        if ticket.start is not None:
+            start = Proposal(candidate=self._starts[ticket.start])
+            predictor = start.candidate.parts[0].predictor
+            is_seed = start.candidate == self.seed
+            return (
+                start if is_seed else self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
+            )
+        rng = self.generator("trial", ticket.number)
+        return self.proposer.propose(ticket.recipe, number=ticket.number, elite=self.elite, memory=self.memory, rng=rng)
+
+    def check_baseline(self, candidate: Candidate) -> None:
+        """Try the seed on one row before the search begins, so that a broken set-up stops here and not at dawn.
+
+        Raises:
+            ConfigError: the call failed for a reason that retrying will not mend.
+        """
+        outcome = self.evaluate(candidate, self.splits.dev[:1], trial=0)[0]
+        if outcome.kind == "failed":
+            raise ConfigError(f"the first example could not be scored: {outcome.error}")
+
+    def evaluate(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
+        self.journal.put_candidate(candidate)
+        return self._evaluator.outcomes(candidate, examples, trial=trial)
+
+    def values(self, candidate: Candidate, examples: Sequence[Example]) -> dict[str, float]:
+        """Score a candidate and return its values by example id, failed examples left out."""
+        outcomes = self.evaluate(candidate, examples)
+        return {outcome.example_id: value for outcome in outcomes if (value := outcome.value) is not None}
+
+    def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
+        """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
+        with self._lock:
+            self.elite.add(
+                candidate, {outcome.example_id: outcome.value for outcome in outcomes if outcome.value is not None}
+            )
+            row = self.elite.values(candidate)
+            scored = row[~np.isnan(row)]
+            ticket.trial.report(float(scored.mean()), step=len(scored))
+            incumbent = self.elite.incumbent
+            if incumbent is None or incumbent == candidate:
+                return False
+            self._pairs[ticket.number] = (scored, self.elite.values(incumbent))
+            return bool(ticket.trial.should_prune())
+
+    def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
+        """Finish a trial, and keep the best prompt on disk when it changed."""
+        candidate = proposal.candidate
+        with self._lock:
+            before = self.elite.incumbent
+            scored = self._scored_ids(candidate) if candidate in self.elite else []
+            facts: dict[str, JsonValue] = {
+                "candidate": candidate.id,
+                "parents": list(proposal.parents),
+                "state": state,
+                "reason": reason,
+                "scored": scored,
+                "difference": self.elite.difference(candidate),
+                "duration_s": round(duration_s, 3),
+            }
+            optuna_state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state, TrialState.FAIL)
+            value = self.elite.estimate(candidate) if state == "complete" else None
+            self.study.tell(ticket, optuna_state, value, facts)
+            self._after_trial(ticket.number, is_best=self.elite.incumbent is candidate and before is not candidate)
+
+    def tell_rejected(self, ticket: Ticket, rejection: Rejection, duration_s: float) -> None:
+        facts: dict[str, JsonValue] = {"state": "rejected", "reason": rejection.reason, "duration_s": duration_s}
+        if isinstance(rejection, RejectedProposal):
+            self.journal.put_candidate(rejection.proposal.candidate)
+            facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}
+        with self._lock:
+            self.study.tell(ticket, TrialState.FAIL, None, facts)
+            self._after_trial(ticket.number, is_best=False)
+
+    def budget_used_up(self, note: str) -> None:
+        """A cap was reached in the middle of a trial; the trial stays open and is taken up when the cap is raised."""
+        logger.info("search ends: %s", note)
+        self._budget_note = note
+
+    def finish(self, reason: str, winner: Candidate, verdict: Verdict) -> None:
+        """Write the verdict. From here on the study costs nothing."""
+        self.is_finished = True
+        records: dict[str, JsonValue] = {
+            "best": winner.to_json(),
+            "dev": cast(JsonValue, asdict(self.dev_estimate(winner))),
+            "verdict": cast(JsonValue, asdict(verdict)),
+        }
+        self._close_record("finished", reason, records)
+        self.tracker.study_finished()
+        view = self.view()
+        save_best(self.job.run_dir, view, self.render(winner))
+        self.observer.finished(view)
+
+    def pause(self, reason: str) -> None:
+        """Write why the study stopped; running it again continues it."""
+        self._close_record("paused", reason, {})
+        self.tracker.study_finished()
+
+    def close(self) -> None:
+        for model in self._models:
+            model.stop()
+        self._evaluator.close()
+        self.tracker.close()
+        self.journal.engine.dispose()
+
+    def dev_estimate(self, winner: Candidate) -> DevEstimate:
+        """Return what the search believes of the winner on dev."""
+        return dev_estimate(self.elite, seed=self.seed, winner=winner, confidence=self.job.config.search.confidence)
+
+    def generator(self, *identity: str | int) -> np.random.Generator:
+        """Return a generator that depends on the seed and on what it is for, never on an order of calls."""
+        return np.random.default_rng(int(content_hash([self.job.config.search.seed, *identity], n_chars=16), 16))
+
+    def render(self, candidate: Candidate) -> str:
+        """Return the candidate's prompt as text, with the inputs left open."""
+        return render(self.job.program, candidate)
+
+    def view(self) -> StudyView:
+        return read_view(self.journal, self.study.trials())
+
+    # -- opening ------------------------------------------------------------------------------------
+
+    @property
+    def _n_calls(self) -> int:
+        """Task calls for one example; an upper bound is not known for modules that loop."""
+        return len(self.seed.parts)
+
+    def _seed_candidate(self) -> Candidate:
+        search, seed = self.job.config.search, self.job.program.seed(self.job.config.prompt)
+        first = {"format": search.formats[0], "temperature": search.temperatures[0], "reasoning": search.reasoning[0]}
+        return Candidate.from_json(seed.to_json() | first)
+
+    def _open_record(self) -> dict[str, JsonValue]:
+        """Load the study's record or create it; refuse one that another configuration made."""
+        record, identity = self.journal.load_study(), self.job.identity()
+        if record is None:
+            self.journal.create_study(
+                {
+                    "config": self.job.config.model_dump(mode="json"),
+                    "identity": identity,
+                    "facts": dict(self.job.facts),
+                    "seed": self.seed.to_json(),
+                    "metric_version": self.job.metric.version,
+                }
+            )
+            return self._open_record()
+        known = cast("dict[str, JsonValue]", record["identity"])
+        changed = [key for key in identity if canonical_json(identity[key]) != canonical_json(known.get(key))]
+        if changed:
+            raise StudyError(
+                f"study {self.job.config.name!r} was started with another {', '.join(changed)}; change `name` to start "
+                f"a new study, or undo the change to continue this one"
+            )
+        self.journal.adopt_orphans()
+        if record["state"] == "paused":
+            self.journal.update_study(state="running", stop_reason="")
+        return record
+
+    def _open_study(self) -> Study:
+        search = self.job.config.search
+        return Study(
+            url=self.job.storage_url,
+            name=self.job.config.name,
+            search=search,
+            operators=[operator.name for operator in self.job.operators],
+            predictors=[part.predictor for part in self.seed.parts],
+            pruner=RacePruner(RaceRule(min_gain=search.min_gain), self._pairs.get),
+            is_durable=self.job.is_durable,
+        )
+
+    def _open_models(self) -> None:
+        job, lms = self.job, self.job.config
+        self._models: list[Model] = []
+        task = self._model(job.task_backend, "task", lms.lm.task.retry_for)
+        proposer = self._model(job.proposer_backend, "proposer", lms.proposer.retry_for)
+        if job.judge_backend is not None and job.judge is not None:
+            job.judge.complete = self._model(job.judge_backend, "judge", lms.judge.retry_for).call
+        self._evaluator = Evaluator(
+            job.program,
+            task,
+            job.metric,
+            self.journal,
+            concurrency=1 if job.task_backend.is_local else lms.lm.task.concurrency,
+            on_outcome=self.observer.scored,
+        )
+        self.proposer = Proposer(
+            task=lms.task,
+            seed=self.seed,
+            operators=job.operators,
+            model=proposer,
+            train=self.splits.train,
+            held_out=[*self.splits.dev, *self.splits.test],
+            max_chars=lms.search.max_prompt_chars,
+            attempt=self._attempts,
+            max_tokens=lms.proposer.max_tokens,
+            temperature=lms.proposer.temperature,
+        )
+
+    def _model(self, backend: Backend, role: Role, retry_for_s: float) -> Model:
+        settings = {
+            "task": self.job.config.lm.task,
+            "proposer": self.job.config.proposer,
+            "judge": self.job.config.judge,
+        }
+        model = Model(
+            backend,
+            role=role,
+            journal=self.journal,
+            caps=self.caps,
+            pricing=Pricing.of(backend, settings[role]),
+            retry=RetryPolicy(retry_for_s=retry_for_s),
+            on_wait=self.observer.waiting,
+        )
+        self._models.append(model)
+        return model
+
+    def _diverse_starts(self) -> list[tuple[str, Candidate]]:
+        search = self.job.config.search
+        return diverse_starts(
+            self.seed,
+            self.job.config.task,
+            self.splits.train,
+            formats=search.formats,
+            max_demos=search.max_demos,
+            rng=self.generator("starts"),
+        )[: max(1, search.trials // 3)]
+
+    def _restore(self) -> None:
+        """Rebuild what the search knows from finished trials, in their order."""
+        for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
+            if trial.state == "running":
+                continue
+            if trial.candidate is not None and trial.outcomes:
+                self.elite.add(trial.candidate, _values(trial.outcomes))
+            self.memory = self.memory.with_trial(trial)
+
+    # -- bookkeeping ----------------------------------------------------------------------------------
+
+    def _attempts(self, candidate: Candidate, rows: Sequence[Example], number: int) -> list[Attempt]:
+        outcomes = self.evaluate(candidate, rows, trial=number)
+        return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+
+    def _scored_ids(self, candidate: Candidate) -> list[str]:
+        row = self.elite.values(candidate)
+        return [example.id for example, value in zip(self.splits.dev, row, strict=True) if not np.isnan(value)]
+
+    def _after_trial(self, number: int, *, is_best: bool) -> None:
+        trial = self._trial_record(number)
+        self.memory = self.memory.with_trial(trial)
+        if is_best and self.elite.incumbent is not None:
+            self.journal.update_study(records={"best": self.elite.incumbent.to_json()})
+            save_best(self.job.run_dir, self.view(), self.render(self.elite.incumbent))
+        self.tracker.trial_finished(number)
+        self.observer.trial_finished(trial, is_best=is_best)
+
+    def _trial_record(self, number: int) -> TrialRecord:
+        trial = self.study.trials()[number]
+        return trial_records(self.journal, [trial], metric=self.job.metric.version)[0]
+
+    def _trials_since_best(self) -> int:
+        trials = self.memory.trials
+        best = next((t.number for t in trials if t.candidate == self.elite.incumbent), 0)
+        return (trials[-1].number - best) if trials else 0
+
+    def expected_final_s(self) -> float:
+        """Seconds that the finalists and the final test are expected to take, from the calls so far."""
+        n_calls = self.journal.spend().calls.get("task", 0)
+        if n_calls == 0:
+            return 0.0
+        per_call_s = (time.monotonic() - self._opened_at) / n_calls
+        n_left = 2 * self.n_test * self._n_calls + len(self.splits.dev)
+        return FINAL_SLACK * per_call_s * n_left
+
+    def _close_record(self, state: str, reason: str, records: dict[str, JsonValue]) -> None:
+        elapsed_s = time.monotonic() - self._opened_at
+        self.journal.update_study(state=state, stop_reason=reason, add_wall_s=elapsed_s, records=records)
+        self._opened_at = time.monotonic()
+
+
+def _values(outcomes: Sequence[Outcome]) -> dict[str, float]:
+    return {outcome.example_id: value for outcome in outcomes if (value := outcome.value) is not None}

@@ -1,0 +1,170 @@
+"""The Optuna edge: which recipe to try next, and the durable list of trials.
+
+Optuna decides how to mutate; nothing here knows prompts or models. A trial that a killed process left running is
+taken up again under its own number, so a resumed study has the same trials as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import cast
+
+import optuna
+import sqlalchemy as sa
+from optuna.trial import FrozenTrial, Trial, TrialState
+
+from optimizer.candidate import JsonValue, Reasoning, content_hash
+from optimizer.config import Search
+from optimizer.race import FloatArray, RaceRule
+from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
+
+Lookup = Callable[[int], tuple[FloatArray, FloatArray] | None]
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ticket:
+    """One trial to carry out: either a named start, or a recipe."""
+
+    number: int
+    start: str | None
+    recipe: Recipe
+    trial: Trial
+
+
+class RacePruner(optuna.pruners.BasePruner):
+    """Optuna's view of the race: prunes a trial when `RaceRule` says drop.
+
+    Optuna hands over one number a step; the rule needs the paired values, which `lookup` finds by trial number.
+    """
+
+    def __init__(self, rule: RaceRule, lookup: Lookup) -> None:
+        self._rule = rule
+        self._lookup = lookup
+        self.reasons: dict[int, str] = {}
+
+    def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
+        del study  # the incumbent is ours, not Optuna's best trial
+        pair = self._lookup(trial.number)
+        if pair is None:
+            return False
+        decision = self._rule.decide(*pair)
+        self.reasons[trial.number] = decision.reason
+        return decision.action == "drop"
+
+
+class Study:
+    """Ask, report, tell; and read back."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        name: str,
+        search: Search,
+        operators: Sequence[str],
+        predictors: Sequence[str],
+        pruner: RacePruner,
+        is_durable: bool,
+    ) -> None:
+        self._search = search
+        self._operators = tuple(operators)
+        self._predictors = tuple(predictors)
+        self.pruner = pruner
+        self._claimed: set[int] = set()
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        storage = open_storage(url, is_durable=is_durable)
+        self._study = optuna.create_study(
+            storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
+        )
+
+    def enqueue_starts(self, names: Sequence[str]) -> None:
+        """Queue the first candidates, once."""
+        if not self._study.get_trials(deepcopy=False):
+            for name in names:
+                self._study.enqueue_trial({}, user_attrs={"start": name})
+
+    def ask(self) -> Ticket:
+        """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
+        orphan = next((t for t in self._study.get_trials(deepcopy=False) if self._is_orphan(t)), None)
+        number = orphan.number if orphan else len([t for t in self.trials() if t.state != TrialState.WAITING])
+        self._study.sampler = self._sampler(number)
+        trial = Trial(self._study, orphan._trial_id) if orphan else self._study.ask()
+        self._claimed.add(trial.number)
+        start = cast("str | None", trial.user_attrs.get("start"))
+        recipe = Recipe(operator="start") if start else self._recipe(trial)
+        trial.set_user_attr("recipe", json.dumps(asdict(recipe)))
+        return Ticket(number=trial.number, start=start, recipe=recipe, trial=trial)
+
+    def tell(self, ticket: Ticket, state: TrialState, value: float | None, facts: Mapping[str, JsonValue]) -> None:
+        """Finish a trial. `facts` are kept with it."""
+        for key, fact in facts.items():
+            ticket.trial.set_user_attr(key, fact)
+        self._study.tell(ticket.number, value if state == TrialState.COMPLETE else None, state=state)
+
+    def trials(self) -> list[FrozenTrial]:
+        """Return all trials in order of number."""
+        return self._study.get_trials(deepcopy=False)
+
+    def n_finished(self) -> int:
+        return sum(trial.state in FINISHED for trial in self.trials())
+
+    def has_orphans(self) -> bool:
+        """Whether a trial that a dead process left running waits to be taken up."""
+        return any(map(self._is_orphan, self.trials()))
+
+    def _is_orphan(self, trial: FrozenTrial) -> bool:
+        return trial.state == TrialState.RUNNING and trial.number not in self._claimed
+
+    def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
+        """A fresh sampler for each trial, seeded by its number, so that a resumed study draws the same."""
+        seed = int(content_hash([self._search.seed, number], n_chars=8), 16)
+        if self._search.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            return optuna.samplers.TPESampler(
+                seed=seed, multivariate=True, group=True, constant_liar=self._search.in_flight > 1
+            )
+
+    def _recipe(self, trial: Trial) -> Recipe:
+        """Draw a recipe. Distributions are static, so that the sampler can learn; settings hang on the operator."""
+        search = self._search
+        operator = str(trial.suggest_categorical("operator", self._operators))
+        parent = str(trial.suggest_categorical("parent", PARENTS))
+        predictor = self._predictors[0]
+        if len(self._predictors) > 1:
+            predictor = str(trial.suggest_categorical("predictor", self._predictors))
+        recipe = Recipe(operator=operator, parent=parent, predictor=predictor)
+        if operator == "demos":
+            n_demos = trial.suggest_int("n_demos", 1, max(1, search.max_demos))
+            pick = cast(DemoPick, trial.suggest_categorical("demo_pick", DEMO_PICKS))
+            return replace(recipe, n_demos=n_demos, demo_pick=pick)
+        if operator in ("format", "decompose"):
+            return replace(
+                recipe,
+                format=str(trial.suggest_categorical("format", search.formats)),
+                reasoning=cast(Reasoning, trial.suggest_categorical("reasoning", search.reasoning)),
+                temperature=trial.suggest_categorical("temperature", search.temperatures),
+            )
+        return recipe
+
+
+def open_storage(url: str, *, is_durable: bool) -> optuna.storages.RDBStorage:
+    """Open Optuna's RDB storage with the same SQLite settings as the journal."""
+    if not url.startswith("sqlite"):
+        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
+    storage.engine.dispose()
+
+    @sa.event.listens_for(storage.engine, "connect")
+    def _set_pragmas(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode=WAL")
+        cursor.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
+        cursor.close()
+
+    return storage

@@ -1,0 +1,145 @@
+"""What a study came to, in a few lines for people and as JSON with stable keys for programs."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from rich.console import Console, Group, RenderableType
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.candidate import Candidate, JsonValue
+from optimizer.records import StudyView, Verdict
+from optimizer.words import count, duration, money, percent, points
+
+MAX_PROMPT_LINES = 24
+STOP_WORDS = {
+    "trials": "all trials done",
+    "budget": "the budget is used up",
+    "time": "the time is used up",
+    "patience": "no new best for a while",
+    "perfect": "a perfect score on dev",
+}
+
+
+def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonValue]:
+    """Return the study as JSON; the keys stay the same between versions.
+
+    Args:
+        prompts: candidate id to prompt text, for seed and winner.
+    """
+    calls, states = view.spend.calls, Counter(trial.state for trial in view.trials)
+    verdict, dev = view.verdict, view.dev
+    return {
+        "study": view.name,
+        "state": view.state,
+        "stop_reason": view.stop_reason,
+        "seed_prompt": prompts[view.seed.id],
+        "winner_prompt": prompts[view.best.id],
+        "verdict": verdict.decision if verdict else None,
+        "dev": {key: asdict(dev)[key] for key in ("n", "seed", "winner", "low", "high")} if dev else None,
+        "test": _test_json(verdict) if verdict else None,
+        "calls": {role: calls.get(role, 0) for role in ("task", "proposer", "judge")},
+        "tokens": view.spend.tokens,
+        "cost_usd": view.spend.cost_usd,
+        "wall_s": round(view.wall_s, 3),
+        "trials": {state: states[state] for state in ("complete", "pruned", "rejected", "failed")},
+    }
+
+
+def _test_json(verdict: Verdict) -> dict[str, JsonValue]:
+    return {
+        "n": verdict.n,
+        "seed": verdict.seed_score,
+        "winner": verdict.winner_score,
+        "difference": verdict.difference,
+        "low": verdict.low,
+        "high": verdict.high,
+        "p_value": verdict.p_value,
+        "test_name": verdict.test_name,
+        "confidence": verdict.confidence,
+    }
+
+
+def print_summary(console: Console, view: StudyView, prompts: Mapping[str, str], *, runs_flag: str) -> None:
+    """Print verdict, prompts, scores, costs and what to do next. `runs_flag` is added to each command."""
+    console.print(Group(*_blocks(view, prompts, runs_flag)), highlight=False)
+
+
+def _blocks(view: StudyView, prompts: Mapping[str, str], runs_flag: str) -> list[RenderableType]:
+    blocks: list[RenderableType] = [Text(), _headline(view), Text()]
+    blocks.append(_prompt_panel("Your prompt", view.seed, prompts))
+    if view.best != view.seed:
+        blocks.append(_prompt_panel(_winner_title(view), view.best, prompts))
+    blocks += [_scores(view), Text(), _bill(view), Text(), *_next_commands(view, runs_flag)]
+    return blocks
+
+
+def _headline(view: StudyView) -> Text:
+    verdict = view.verdict
+    if verdict is None:
+        return Text(f"Study {view.name}: {view.state}, no verdict yet.", style="bold yellow")
+    style = "bold green" if verdict.decision == "promote" else "bold yellow"
+    return Text(f"Verdict: {verdict.decision}. ", style=style).append(verdict.reason, style="default")
+
+
+def _winner_title(view: StudyView) -> str:
+    trial = view.trial_of(view.best)
+    made_by = f", made by `{trial.recipe.operator}` in trial {trial.number + 1}" if trial else ""
+    return f"{'Winning' if view.verdict else 'Best so far'} prompt{made_by}"
+
+
+def _prompt_panel(title: str, candidate: Candidate, prompts: Mapping[str, str]) -> Panel:
+    lines = prompts[candidate.id].splitlines()
+    shown = lines[:MAX_PROMPT_LINES]
+    if len(lines) > len(shown):
+        shown.append(f"... {len(lines) - len(shown)} more lines; `optimizer export` prints them all")
+    facts = f"{candidate.format}, {candidate.n_demos} examples, {len(prompts[candidate.id])} characters"
+    return Panel(Text("\n".join(shown)), title=title, title_align="left", subtitle=facts, subtitle_align="right")
+
+
+def _scores(view: StudyView) -> RenderableType:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("", "rows", "your prompt", "new prompt", "difference"):
+        table.add_column(head, justify="right" if head else "left")
+    notes: list[RenderableType] = []
+    if (verdict := view.verdict) is not None:
+        scores = (percent(verdict.seed_score), percent(verdict.winner_score), points(verdict.difference))
+        table.add_row("test, never seen", str(verdict.n), *scores)
+        interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
+        notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
+    if (dev := view.dev) is not None:
+        scores = (percent(dev.seed), percent(dev.winner), points(dev.winner - dev.seed))
+        table.add_row("dev, searched on", str(dev.n), *scores)
+        notes.append(
+            Text(f"new prompt on dev: corrected for having been chosen, {percent(dev.raw)} before", style="dim")
+        )
+    return Group(table, *notes)
+
+
+def _bill(view: StudyView) -> Text:
+    states = Counter(trial.state for trial in view.trials)
+    trials = ", ".join(
+        f"{states[state]} {state}" for state in ("complete", "pruned", "rejected", "failed") if states[state]
+    )
+    calls = ", ".join(f"{count(n)} {role}" for role, n in view.spend.calls.items())
+    reason = STOP_WORDS.get(view.stop_reason, view.stop_reason)
+    return Text(
+        f"{len(view.trials)} trials ({trials}); stopped: {reason}\n"
+        f"calls: {calls}; {count(view.spend.tokens)} tokens; {money(view.spend.cost_usd)}; {duration(view.wall_s)}"
+    )
+
+
+def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
+    table = Table.grid(padding=(0, 3))
+    for what, command in (
+        ("see the whole search", f"optimizer ui {view.name}"),
+        ("take the prompt away", f"optimizer export {view.name} --format markdown"),
+        ("use it on your own data", "copy configs/quickstart.yaml, change it, then: optimizer check FILE"),
+    ):
+        suffix = runs_flag if command.startswith("optimizer") else ""
+        table.add_row(Text(what, style="dim"), Text(command + suffix, style="cyan"))
+    return [table]

@@ -1,0 +1,71 @@
+"""The terminal border: consoles, error lines, exit codes, and a log file for what libraries have to say."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import warnings
+from collections.abc import Callable
+from logging.handlers import MemoryHandler
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+
+from optimizer.errors import Paused, UserError
+
+EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
+
+
+def console(*, is_error: bool = False) -> Console:
+    return Console(stderr=is_error, soft_wrap=False)
+
+
+def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
+    """Run a command and turn what it raises into one line and an exit code."""
+    try:
+        return command()
+    except UserError as error:
+        return _say(error, "error", EXIT_USER, is_debug=is_debug)
+    except Paused as error:
+        return _say(error, "paused", EXIT_PAUSED, is_debug=is_debug)
+    except KeyboardInterrupt:
+        console(is_error=True).print("interrupted; run the same command again to continue")
+        return 130
+    except Exception as error:  # border: a bug of ours; the type and the message are shown, the traceback with --debug
+        return _say(error, f"bug: {type(error).__name__}", EXIT_BUG, is_debug=is_debug)
+
+
+def hold_logs() -> None:
+    """Keep what all libraries log and warn in memory; nothing of theirs reaches the terminal."""
+    root = logging.getLogger()
+    for logger in (root, *(logging.getLogger(name) for name in list(root.manager.loggerDict))):
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.propagate = True
+    root.addHandler(MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
+    root.setLevel(logging.INFO)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+
+
+def log_to(path: Path) -> None:
+    """Send log records to a file from now on, those that were held included."""
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    root = logging.getLogger()
+    held = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
+    root.addHandler(file)
+    for handler in held:
+        handler.setTarget(file)
+        handler.close()
+        root.removeHandler(handler)
+
+
+def _say(error: BaseException, kind: str, code: int, *, is_debug: bool) -> int:
+    if is_debug:
+        console(is_error=True).print_exception()
+    text = " ".join(str(error).split())
+    Console(stderr=True, soft_wrap=True).print(f"[bold red]{kind}:[/] {escape(text)}", highlight=False)
+    sys.stderr.flush()
+    return code

@@ -1,0 +1,284 @@
+"""The one module that speaks to MLflow (with `registry` for prompts): writes run contents, each method safe to repeat.
+
+Uses `MlflowClient` with explicit run ids and never the fluent API, whose active run belongs to a thread and whose
+default store lies in the working folder. Runs are found again by tags. A run carries the digest of what was written
+last, so writing the same content again costs nothing. Points have steps and times that come from the study; the
+store drops a point that it has already.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from optimizer.records import StudyView, TrialRecord
+from optimizer.track import content
+from optimizer.track.content import Lineage, RunContent
+from optimizer.track.environment import prepare_environment
+from optimizer.track.note import study_note
+from optimizer.track.points import Point, elapsed_s, final_points, start_s, study_points
+from optimizer.track.projection import Projection, SplitInput, absolute_uri, is_server
+from optimizer.track.registry import all_pages, register_winner
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import DatasetInput, Metric, Run
+
+DIGEST_TAG = "optimizer.digest"
+TAG_CHARS = 8000
+PARAM_CHARS = 6000
+NAME_CHARS = 250
+TRIALS_PER_BATCH = 100  # of 7 points each; a batch of up to 1000 is one transaction
+EARLIEST_EPOCH_S = 1e9  # a start time below this is no date
+
+
+class KnownRun(NamedTuple):
+    """A run that is in the store, and what it said when it was last read or written."""
+
+    run_id: str
+    start_ms: int
+    digest: str
+
+
+def foreign_errors() -> tuple[type[Exception], ...]:
+    """What a store that is down, slow, wrong or refusing may raise."""
+    prepare_environment()
+    import requests
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return (MlflowException, requests.RequestException, SQLAlchemyError, OSError)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether the store understood and refused this content, so that repeating it is no use."""
+    return getattr(error, "error_code", None) in ("INVALID_PARAMETER_VALUE", "RESOURCE_ALREADY_EXISTS")
+
+
+class MlflowView:
+    """One study in one MLflow store.
+
+    Keeps run ids and digests in memory; make a new one after any error. Meant for one writer at a time.
+    """
+
+    def __init__(self, projection: Projection) -> None:
+        prepare_environment()
+        from mlflow import MlflowClient
+
+        uri = absolute_uri(projection.uri)
+        self._projection = projection
+        self._client: MlflowClient = MlflowClient(tracking_uri=uri, registry_uri=uri)
+        self._experiment_id: str | None = None
+        self._parent: KnownRun | None = None
+        self._trials: dict[int, KnownRun] = {}
+        self._charted: set[int] = set()
+
+    def ensure_study(self, view: StudyView) -> str:
+        """Return the id of the study's parent run, created or brought up to date with settings and splits."""
+        if self._parent is not None:
+            return self._parent.run_id
+        self._parent = self._find_parent(view.name) or self._create(
+            name=view.name, tags={"optimizer.study_id": self._projection.study_id(view.name)}, start_s=start_s(view)
+        )
+        run_id = self._parent.run_id
+        self._trials = self._find_trials(run_id)
+        self._charted = {point.step for point in self._client.get_metric_history(run_id, "calls")}
+        wanted = content.study_content(view, self._projection)
+        if wanted.digest != self._parent.digest:
+            present = set(self._client.get_run(run_id).data.params)  # params cannot change: the first value stays
+            new_params = {key: value for key, value in wanted.params.items() if key not in present}
+            self._write(self._parent, wanted, params=new_params)
+            if self._projection.splits:
+                self._client.log_inputs(run_id, datasets=_dataset_inputs(self._projection.splits))
+        self._describe(view)
+        return run_id
+
+    def log_trial(self, view: StudyView, trial: TrialRecord) -> str:
+        """Write one finished trial as a nested run and its points on the parent's charts; return the run's id."""
+        self.ensure_study(view)
+        run_id = self._write_trial(view, trial, Lineage(view))
+        self._chart(view)
+        return run_id
+
+    def log_all(self, view: StudyView) -> str:
+        """Write the study and each finished trial; what is there already is left alone. Returns the parent's id."""
+        parent_id = self.ensure_study(view)
+        lineage = Lineage(view)
+        for trial in view.trials:
+            if trial.state != "running":
+                self._write_trial(view, trial, lineage)
+        self._chart(view)
+        return parent_id
+
+    def finish(self, view: StudyView) -> str:
+        """Write how the study stands: paused, or finished with verdict, tables and the registered winner."""
+        parent_id = self.ensure_study(view)
+        self._describe(view)
+        parent = self._parent_run()
+        files = self._result_files(view)
+        for path, text in files.items():
+            self._client.log_text(parent_id, self._projection.clean(text), path)
+        present = set(self._client.get_run(parent_id).data.metrics)
+        points = [point for point in final_points(view) if point.key not in present]
+        tables = [{"path": path, "type": "table"} for path in files if path.endswith("_flips.json")]
+        tags = {"mlflow.loggedArtifacts": json.dumps(tables)} if tables else {}
+        self._batch(parent, points=points, tags=tags)
+        if view.verdict is not None and self._projection.register:
+            self._batch(parent, tags=self._register(view))
+        if view.state == "finished":
+            self._client.set_terminated(parent_id, "FINISHED", parent.start_ms + round(elapsed_s(view) * 1000))
+        return parent_id
+
+    def locate(self, name: str) -> tuple[str, str] | None:
+        """Return (experiment id, parent run id) of a study, or None when it is not in the store."""
+        found = self._find_parent(name)
+        return None if found is None or self._experiment_id is None else (self._experiment_id, found.run_id)
+
+    # -- finding and creating -------------------------------------------------------------------------------------
+
+    def _find_parent(self, name: str) -> KnownRun | None:
+        experiment = self._client.get_experiment_by_name(self._projection.experiment)
+        if experiment is None:
+            return None
+        self._experiment_id = experiment.experiment_id
+        runs = self._search(f"tags.`optimizer.study_id` = '{self._projection.study_id(name)}'")
+        return min(map(_known, runs), key=lambda run: run.start_ms, default=None)
+
+    def _find_trials(self, parent_id: str) -> dict[int, KnownRun]:
+        runs = self._search(f"tags.`mlflow.parentRunId` = '{parent_id}'")
+        numbered = ((run.data.tags.get("optimizer.trial", ""), run) for run in runs)
+        return {int(number): _known(run) for number, run in numbered if number.isdecimal()}
+
+    def _search(self, filter_string: str) -> list[Run]:
+        experiments = [self._experiment_id] if self._experiment_id else []
+        return all_pages(
+            lambda token: self._client.search_runs(experiments, filter_string, max_results=1000, page_token=token)
+        )
+
+    def _create(self, *, name: str, tags: Mapping[str, str], start_s: float) -> KnownRun:
+        if self._experiment_id is None:
+            location = None
+            if not is_server(self._projection.uri):
+                location = (self._projection.artifact_root.resolve() / self._projection.experiment).as_uri()
+            self._experiment_id = self._client.create_experiment(self._projection.experiment, location)
+        start_ms = round((start_s if start_s > EARLIEST_EPOCH_S else time.time()) * 1000)
+        run = self._client.create_run(self._experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
+        return KnownRun(run_id=run.info.run_id, start_ms=start_ms, digest="")
+
+    def _parent_run(self) -> KnownRun:
+        if self._parent is None:
+            raise RuntimeError("MlflowView: ensure_study has to come first")
+        return self._parent
+
+    # -- writing --------------------------------------------------------------------------------------------------
+
+    def _write(self, run: KnownRun, wanted: RunContent, *, params: Mapping[str, str]) -> None:
+        """Write a run's content. The digest goes last: a run without it is written again."""
+        for path, text in wanted.files.items():
+            self._client.log_text(run.run_id, self._projection.clean(text), path)
+        tags = {**wanted.tags, "mlflow.runName": wanted.name[:NAME_CHARS]}
+        self._batch(run, points=wanted.points, params=params, tags=tags)
+        self._client.set_tag(run.run_id, DIGEST_TAG, wanted.digest)
+
+    def _batch(
+        self,
+        run: KnownRun,
+        *,
+        points: Iterable[Point] = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        from mlflow.entities import Param, RunTag
+
+        clean = self._projection.clean
+        metrics = [_metric(run, point) for point in points]
+        param_list = [Param(key, clean(value)[:PARAM_CHARS]) for key, value in (params or {}).items()]
+        tag_list = [RunTag(key, clean(value)[:TAG_CHARS]) for key, value in (tags or {}).items()]
+        if metrics or param_list or tag_list:
+            self._client.log_batch(run.run_id, metrics=metrics, params=param_list, tags=tag_list)
+
+    def _write_trial(self, view: StudyView, trial: TrialRecord, lineage: Lineage) -> str:
+        wanted = content.trial_content(view, trial, self._projection, lineage)
+        known = self._trials.get(trial.number)
+        if known is None:
+            tags = {"mlflow.parentRunId": self._parent_run().run_id, "optimizer.trial": str(trial.number)}
+            known = self._create(name=wanted.name, tags=tags, start_s=trial.started_s)
+        if known.digest != wanted.digest:
+            end_ms = known.start_ms + round(trial.duration_s * 1000)
+            self._client.set_terminated(known.run_id, wanted.status, end_ms)
+            self._write(known, wanted, params=wanted.params)
+        self._trials[trial.number] = known._replace(digest=wanted.digest)
+        return known.run_id
+
+    def _chart(self, view: StudyView) -> None:
+        """Add the points of trials that the parent's charts lack. A point once shown is not changed.
+
+        Trials are written whole, so that one of their points tells that all are there.
+        """
+        parent = self._parent_run()
+        new = [(number, points) for number, points in study_points(view) if number not in self._charted]
+        for start in range(0, len(new), TRIALS_PER_BATCH):
+            batch = new[start : start + TRIALS_PER_BATCH]
+            self._batch(parent, points=[point for _, points in batch for point in points])
+            self._charted.update(number for number, _ in batch)
+        if new:
+            self._batch(parent, tags={"mlflow.note.content": study_note(view, self._projection)})
+
+    def _describe(self, view: StudyView) -> None:
+        """Bring description, state tags and status of the parent run up to date."""
+        parent = self._parent_run()
+        tags = {
+            "mlflow.note.content": study_note(view, self._projection),
+            "optimizer.state": view.state,
+            "optimizer.stop_reason": view.stop_reason,
+            "optimizer.verdict": view.verdict.decision if view.verdict else "",
+            "optimizer.best_candidate": view.best.id,
+        }
+        self._batch(parent, tags=tags)
+        if view.state != "finished":
+            self._client.update_run(parent.run_id, status=content.STUDY_STATUS[view.state])
+
+    def _result_files(self, view: StudyView) -> dict[str, str]:
+        files = {"winner_prompt.txt": self._projection.render(view.best)}
+        if view.verdict is not None:
+            files["test_flips.json"] = content.flips_table(view.verdict.seed_outcomes, view.verdict.winner_outcomes)
+        seed, best = view.trial_of(view.seed), view.trial_of(view.best)
+        if seed is not None and best is not None:
+            files["dev_flips.json"] = content.flips_table(seed.outcomes, best.outcomes)
+        return files
+
+    def _register(self, view: StudyView) -> dict[str, str]:
+        run_id = self._parent_run().run_id
+        return register_winner(
+            self._client, view, self._projection, run_id=run_id, experiment_id=self._experiment_id or "0"
+        )
+
+
+def _known(run: Run) -> KnownRun:
+    return KnownRun(run_id=run.info.run_id, start_ms=int(run.info.start_time), digest=run.data.tags.get(DIGEST_TAG, ""))
+
+
+def _metric(run: KnownRun, point: Point) -> Metric:
+    from mlflow.entities import Metric
+
+    return Metric(point.key, point.value, run.start_ms + point.offset_ms, point.step)
+
+
+def _dataset_inputs(splits: Iterable[SplitInput]) -> list[DatasetInput]:
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    return [
+        DatasetInput(
+            Dataset(
+                name=split.split,
+                digest=split.digest[:36],  # the store's limit
+                source_type="local",
+                source=json.dumps({"uri": split.source}),
+                profile=json.dumps({"num_rows": split.n_rows}),
+            ),
+            [InputTag("mlflow.data.context", split.split)],
+        )
+        for split in splits
+    ]

@@ -1,0 +1,83 @@
+"""The Markdown description of a study's parent run: verdict, scores, prompts, next commands. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+
+from optimizer.records import StudyView
+from optimizer.track.projection import Projection
+
+NOTE_CHARS = 7900  # the store cuts tags at 8000 without an error
+PROMPT_CHARS = 2600
+
+
+def study_note(view: StudyView, projection: Projection) -> str:
+    """Return the description. Long prompts are cut here and whole in the artifacts."""
+    seed = _prompt("Seed prompt", view, projection, is_seed=True)
+    winner_title = "Best prompt so far" if view.verdict is None else "Winning prompt"
+    winner = _prompt(winner_title, view, projection, is_seed=False)
+    parts = [headline(view), _scores(view), _bill(view), winner, seed, _commands(view)]
+    note = "\n\n".join(projection.clean(part) for part in parts if part)
+    return note if len(note) <= NOTE_CHARS else note[: NOTE_CHARS - 1] + "…"
+
+
+def headline(view: StudyView) -> str:
+    """Return the verdict in one sentence, or how far the study is."""
+    if view.verdict is not None:
+        reason = " ".join(view.verdict.reason.split())[:1000]
+        return f"**Verdict: {view.verdict.decision}.** {reason}"
+    n_done = sum(trial.state != "running" for trial in view.trials)
+    reason = view.stop_reason or "no reason given"
+    if view.state == "paused":
+        return f"**Paused ({reason})** after {n_done} trials. It continues where it stopped."
+    if view.state == "finished":
+        return f"**Finished without a verdict ({reason})** after {n_done} trials."
+    return f"**Running:** {n_done} trials so far, no verdict yet."
+
+
+def _scores(view: StudyView) -> str:
+    rows = []
+    if view.dev is not None:
+        dev = view.dev
+        rows.append(
+            f"| dev | {dev.n} | {dev.seed:.3f} | {dev.winner:.3f} | {dev.winner - dev.seed:+.3f} "
+            f"| winner {dev.low:.3f} to {dev.high:.3f}, corrected for having been chosen |"
+        )
+    if view.verdict is not None:
+        test = view.verdict
+        rows.append(
+            f"| test | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
+            f"| difference {test.low:+.3f} to {test.high:+.3f} ({test.confidence:.0%}), "
+            f"p = {test.p_value:.4f} ({test.test_name}) |"
+        )
+    head = ["| split | rows | seed | winner | difference | interval |", "|---|---|---|---|---|---|"]
+    return "\n".join(head + rows) if rows else ""
+
+
+def _bill(view: StudyView) -> str:
+    states = Counter(trial.state for trial in view.trials)
+    trials = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
+    calls = ", ".join(f"{count} {role}" for role, count in sorted(view.spend.calls.items())) or "none"
+    bill = f"{view.spend.tokens} tokens, {view.spend.cost_usd:.4f} USD, {view.wall_s:.0f} s"
+    return f"Trials: {trials}. Calls: {calls}; {bill}."
+
+
+def _prompt(title: str, view: StudyView, projection: Projection, *, is_seed: bool) -> str:
+    candidate, file = (view.seed, "seed_prompt.txt") if is_seed else (view.best, "winner_prompt.txt")
+    if not is_seed and view.best.id == view.seed.id:
+        return f"### {title}\n\nThe seed prompt."
+    text = projection.clean(projection.render(candidate))
+    cut = f"\n\nCut here; the whole text is in `{file}`." if len(text) > PROMPT_CHARS else ""
+    return f"### {title}\n\n{fenced(text[:PROMPT_CHARS])}{cut}"
+
+
+def fenced(text: str) -> str:
+    """Return `text` as a code block whose fence is longer than any run of backticks inside."""
+    fence = "`" * max(3, 1 + max((len(run) for run in re.findall(r"`+", text)), default=0))
+    return f"{fence}text\n{text}\n{fence}"
+
+
+def _commands(view: StudyView) -> str:
+    commands = [f"optimizer show {view.name}", f"optimizer export {view.name} --format text", "optimizer ui"]
+    return "### Next\n\n" + fenced("\n".join(commands))

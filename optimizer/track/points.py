@@ -1,0 +1,124 @@
+"""The numbers behind MLflow's charts, as points whose steps and times come from the study alone. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from optimizer.records import StudyView, TrialRecord
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Point:
+    """One metric value. `offset_ms` is its time after the start of the run, fixed by the study and not by the clock."""
+
+    key: str
+    value: float
+    step: int
+    offset_ms: int = 0
+
+
+def trial_points(trial: TrialRecord, *, block: int) -> tuple[Point, ...]:
+    """Return the running score after each block and the totals.
+
+    The step is the number of rows scored so far. A finalist that is scored on more rows later therefore adds
+    points and rewrites none.
+    """
+    steps: dict[int, float] = {}
+    values: list[float] = []
+    for index, outcome in enumerate(trial.outcomes, start=1):
+        if outcome.value is not None:
+            values.append(outcome.value)
+        if values and (index % block == 0 or index == len(trial.outcomes)):
+            steps[len(values)] = sum(values) / len(values)
+    last = {
+        "n_scored": len(values),
+        "difference": trial.difference,
+        "calls": trial.task_calls + trial.proposer_calls,
+        "tokens": trial.tokens,
+        "cost_usd": trial.cost_usd,
+        "duration_s": trial.duration_s,
+    }
+    points = [Point(key="score", value=score, step=step, offset_ms=step) for step, score in steps.items()]
+    points += [_point(key, value, len(values)) for key, value in last.items() if value is not None]
+    return finite(points)
+
+
+def study_points(view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
+    """Yield (trial number, points of the study's charts after that trial), in trial order.
+
+    Stops at the first trial that still runs: what came before it may not change any more, what follows may.
+    `over_calls/` repeats the charts with calls instead of trials on the axis.
+    """
+    best: float | None = None
+    calls, cost_usd = 0, 0.0
+    for trial in sorted(view.trials, key=lambda trial: trial.number):
+        if trial.state == "running":
+            if view.state == "finished":
+                continue
+            return
+        calls, cost_usd = calls + trial.task_calls + trial.proposer_calls, cost_usd + trial.cost_usd
+        if trial.state == "complete" and trial.score is not None:
+            best = trial.score if best is None else max(best, trial.score)
+        known = {"best_dev": best, "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
+        end_ms = max(0, round((trial.started_s + trial.duration_s - start_s(view)) * 1000))
+        over_calls = known if trial.task_calls + trial.proposer_calls else {}  # a free trial would share its step
+        yield (
+            trial.number,
+            finite(
+                [Point(key=key, value=value, step=trial.number, offset_ms=end_ms) for key, value in _some(known)]
+                + [
+                    Point(key=f"over_calls/{key}", value=value, step=calls, offset_ms=end_ms)
+                    for key, value in _some(over_calls)
+                    if key != "calls"
+                ]
+            ),
+        )
+
+
+def final_points(view: StudyView) -> tuple[Point, ...]:
+    """Return the numbers of the verdict, or nothing before there is one."""
+    verdict, dev = view.verdict, view.dev
+    if verdict is None:
+        return ()
+    totals = {
+        "test_seed": verdict.seed_score,
+        "test_winner": verdict.winner_score,
+        "test_difference": verdict.difference,
+        "test_low": verdict.low,
+        "test_high": verdict.high,
+        "test_n": verdict.n,
+        "p_value": verdict.p_value,
+        "total_calls": sum(view.spend.calls.values()),
+        "total_tokens": view.spend.tokens,
+        "total_cost_usd": view.spend.cost_usd,
+        "wall_s": view.wall_s,
+    }
+    if dev is not None:
+        totals |= {"dev_seed": dev.seed, "dev_winner": dev.winner, "dev_low": dev.low, "dev_high": dev.high}
+    return finite([_point(key, value, 0) for key, value in totals.items()])
+
+
+def start_s(view: StudyView) -> float:
+    """When the first trial began."""
+    return min((trial.started_s for trial in view.trials), default=0.0)
+
+
+def elapsed_s(view: StudyView) -> float:
+    """Seconds from the first trial's start to the last one's end, at least the time spent running."""
+    ends = [trial.started_s + trial.duration_s for trial in view.trials]
+    return max(view.wall_s, max(ends, default=0.0) - start_s(view))
+
+
+def finite(points: Sequence[Point]) -> tuple[Point, ...]:
+    """Leave out NaN and infinities: the store would keep infinity as 1.8e308, and it would win every sort."""
+    return tuple(point for point in points if math.isfinite(point.value))
+
+
+def _some(values: Mapping[str, float | None]) -> Iterator[tuple[str, float]]:
+    return ((key, value) for key, value in values.items() if value is not None)
+
+
+def _point(key: str, value: float, step: int) -> Point:
+    return Point(key=key, value=float(value), step=step, offset_ms=step)

@@ -1,0 +1,91 @@
+"""Where and how a study is shown in MLflow: the settings that every part of the tracker shares."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.engine import make_url
+
+from optimizer.candidate import Candidate
+
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+
+
+def _unchanged(text: str) -> str:
+    return text
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitInput:
+    """One split of the data, to be listed among the run's dataset inputs. `digest` is our own content hash."""
+
+    split: str
+    n_rows: int
+    digest: str
+    source: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Projection:
+    """How to show a study.
+
+    Attributes:
+        uri: tracking URI; relative SQLite paths are made absolute when it is used.
+        artifact_root: folder for artifacts when `uri` is a database; a server decides for itself.
+        storage_id: tells two studies of one name apart, see `optimizer.track.outbox.storage_id`.
+        render: the exact prompt text of a candidate.
+        redact: applied to every text before it leaves; removes secrets.
+    """
+
+    uri: str
+    artifact_root: Path
+    storage_id: str
+    render: Callable[[Candidate], str]
+    experiment: str = "prompt-optimizer"
+    register: bool = True
+    splits: tuple[SplitInput, ...] = ()
+    redact: Callable[[str], str] = _unchanged
+
+    def study_id(self, name: str) -> str:
+        """The identity of a study's parent run."""
+        return f"{name}.{self.storage_id}"
+
+    def clean(self, text: str) -> str:
+        """Return text that every store takes: no secrets, no lone surrogates, no NUL characters."""
+        paired = self.redact(text).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+        return paired.replace("\0", REPLACEMENT)
+
+    def preview(self, text: str, n_chars: int) -> str:
+        """Return at most `n_chars` of the cleaned text on one line. Cleaned first: a cut could hide half a secret."""
+        line = " ".join(self.clean(text).split())
+        return line if len(line) <= n_chars else line[: n_chars - 1] + "…"
+
+
+def default_uri(runs_dir: Path) -> str:
+    """The SQLite store that all studies of a runs folder share."""
+    return f"sqlite:///{runs_dir.resolve() / 'mlflow.db'}"
+
+
+def default_artifact_root(runs_dir: Path) -> Path:
+    return runs_dir.resolve() / "artifacts"
+
+
+def is_server(uri: str) -> bool:
+    """Whether `uri` names a running MLflow server rather than a database."""
+    return uri.startswith(("http://", "https://", "databricks"))
+
+
+def absolute_uri(uri: str) -> str:
+    """Make the path of an SQLite URI absolute, so that the working folder does not matter later."""
+    if not uri.startswith("sqlite:///"):
+        return uri
+    url = make_url(uri)
+    return f"{url.drivername}:///{Path(url.database).resolve()}" if url.database else uri
+
+
+def shown_uri(text: str) -> str:
+    """Remove user names and passwords from the URIs in `text`, for messages."""
+    return re.sub(r"://[^/\s@]+@", "://", text)

@@ -1,0 +1,137 @@
+"""From outcomes to statements: which finalist to use, what it is worth, and whether it may replace the seed. Pure.
+
+Nothing here looks at what a prompt says. The verdict rests on test rows alone; dev rows only choose the winner.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from optimizer import shrinkage, stats
+from optimizer.candidate import Candidate, Example
+from optimizer.elite import Elite
+from optimizer.metrics import Metric
+from optimizer.records import DevEstimate, Outcome, Verdict
+
+PESSIMISM = 0.5  # standard errors: enough to pass over a lucky finalist, too little to freeze on the seed
+MAX_FAILED_SHARE = 0.05
+
+
+class TooManyFailures(Exception):
+    """Too many test rows have no score for a fair comparison."""
+
+
+def choose_winner(elite: Elite, finalists: Sequence[Candidate], n_chars: Callable[[Candidate], int]) -> Candidate:
+    """Return the finalist with the best pessimistic dev score; of equals the one with the shorter prompt.
+
+    Finalists that are not scored on all of dev are passed over.
+    """
+    scored = [candidate for candidate in finalists if not np.isnan(elite.values(candidate)).any()]
+    return max(scored, key=lambda candidate: (lower_bound(elite, candidate), -n_chars(candidate)))
+
+
+def lower_bound(elite: Elite, candidate: Candidate) -> float:
+    """Return the mean dev score less `PESSIMISM` standard errors of the paired difference to the incumbent."""
+    row = elite.values(candidate)
+    if elite.incumbent is None:
+        return float(np.nanmean(row))
+    paired = row - elite.values(elite.incumbent)
+    return float(row.mean() - PESSIMISM * paired.std() / np.sqrt(len(row)))
+
+
+def dev_estimate(elite: Elite, *, seed: Candidate, winner: Candidate, confidence: float) -> DevEstimate:
+    """Return the winner's dev score, corrected for having been chosen as the best of all candidates."""
+    ranked = elite.ranked()
+    values = np.stack([elite.values(candidate) for candidate in ranked])
+    chosen = ranked.index(winner)
+    estimate, low, high = shrinkage.shrunken_best(values, chosen, confidence=confidence)
+    return DevEstimate(
+        n=values.shape[1],
+        seed=float(np.nanmean(elite.values(seed))),
+        winner=estimate,
+        low=low,
+        high=high,
+        raw=float(np.nanmean(values[chosen])),
+    )
+
+
+def judge(
+    metric: Metric,
+    examples: Sequence[Example],
+    *,
+    seed: Sequence[Outcome],
+    winner: Sequence[Outcome],
+    is_same: bool,
+    confidence: float,
+    rng: np.random.Generator,
+) -> Verdict:
+    """Compare seed and winner on test rows, in pairs.
+
+    Args:
+        seed, winner: outcomes[n] on the same examples; pairs with a failed one are left out.
+        is_same: the winner is the seed itself.
+
+    Raises:
+        TooManyFailures: more than `MAX_FAILED_SHARE` of the pairs are incomplete.
+    """
+    pairs = [i for i in range(len(examples)) if seed[i].value is not None and winner[i].value is not None]
+    if len(pairs) < (1 - MAX_FAILED_SHARE) * len(examples):
+        raise TooManyFailures(f"{len(examples) - len(pairs)} of {len(examples)} test rows failed")
+    rows = [examples[i] for i in pairs]
+    old, new = [seed[i] for i in pairs], [winner[i] for i in pairs]
+    comparison = stats.compare(
+        _values(old),
+        _values(new),
+        is_binary=metric.is_binary,
+        confidence=confidence,
+        rng=rng,
+        statistic=None if metric.is_mean else _difference_of_aggregates(metric, rows, old, new),
+    )
+    is_promoted = not is_same and stats.is_significant_gain(comparison, confidence)
+    return Verdict(
+        decision="promote" if is_promoted else "keep",
+        reason=_reason(is_promoted, is_same=is_same),
+        n=comparison.n,
+        seed_score=_aggregate(metric, rows, old),
+        winner_score=_aggregate(metric, rows, new),
+        difference=comparison.difference,
+        low=comparison.low,
+        high=comparison.high,
+        p_value=comparison.p_value,
+        test_name=comparison.test_name,
+        confidence=confidence,
+        seed_outcomes=tuple(old),
+        winner_outcomes=tuple(new),
+    )
+
+
+def _reason(is_promoted: bool, *, is_same: bool) -> str:
+    if is_promoted:
+        return "The new prompt is better on examples that the search never saw."
+    if is_same:
+        return "No candidate was better than your prompt on dev: keep yours."
+    return "It is not proven that the new prompt is better on examples that the search never saw: keep yours."
+
+
+def _values(outcomes: Sequence[Outcome]) -> stats.FloatArray:
+    return np.array([outcome.value for outcome in outcomes], dtype=np.float64)
+
+
+def _aggregate(metric: Metric, examples: Sequence[Example], outcomes: Sequence[Outcome]) -> float:
+    """Return the metric over a set of examples: the mean, or what the metric defines."""
+    answers = [outcome.answer if outcome.kind == "scored" else None for outcome in outcomes]
+    return metric.aggregate(examples, answers, _values(outcomes))
+
+
+def _difference_of_aggregates(
+    metric: Metric, examples: Sequence[Example], old: Sequence[Outcome], new: Sequence[Outcome]
+) -> stats.Statistic:
+    """Return winner minus seed on resampled rows, for metrics whose aggregate is no mean."""
+
+    def difference(indices: stats.IntArray) -> float:
+        rows = [examples[i] for i in indices]
+        return _aggregate(metric, rows, [new[i] for i in indices]) - _aggregate(metric, rows, [old[i] for i in indices])
+
+    return difference

@@ -1,0 +1,96 @@
+"""Reads a study back from its database as one `StudyView`; what every display and export starts from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any, cast
+
+from optuna.trial import FrozenTrial, TrialState
+
+from optimizer.candidate import Candidate, Fields, JsonValue
+from optimizer.errors import StudyError
+from optimizer.journal import Journal
+from optimizer.records import DevEstimate, Outcome, Recipe, Spend, StudyState, StudyView, TrialRecord, Verdict
+from optimizer.records import TrialState as OurState
+
+STATES: Mapping[TrialState, OurState] = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+}
+
+
+def read_view(journal: Journal, trials: list[FrozenTrial]) -> StudyView:
+    """Put the study's record, its trials and its spend together.
+
+    Raises:
+        StudyError: the study does not exist.
+    """
+    record = journal.load_study()
+    if record is None:
+        raise StudyError(f"study {journal.study!r} does not exist")
+    seed = Candidate.from_json(cast(Fields, record["seed"]))
+    best = Candidate.from_json(cast(Fields, record.get("best") or record["seed"]))
+    return StudyView(
+        name=journal.study,
+        state=cast(StudyState, record["state"]),
+        stop_reason=str(record["stop_reason"]),
+        config=cast(Fields, record["config"]),
+        facts=cast(Fields, record["facts"]),
+        seed=seed,
+        best=best,
+        trials=trial_records(journal, trials, metric=str(record["metric_version"])),
+        dev=DevEstimate(**cast(Any, record["dev"])) if record.get("dev") else None,
+        verdict=verdict_from_json(cast(Fields, record["verdict"])) if record.get("verdict") else None,
+        spend=journal.spend(),
+        wall_s=cast(float, record["wall_s"]),
+    )
+
+
+def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -> tuple[TrialRecord, ...]:
+    """Turn Optuna's trials into ours, with candidates, outcomes and spend from the journal."""
+    started = [trial for trial in trials if trial.state != TrialState.WAITING]
+    ids = {str(trial.user_attrs["candidate"]) for trial in started if "candidate" in trial.user_attrs}
+    candidates, spends = journal.candidates(ids), journal.spend_of_trials()
+    return tuple(trial_record(trial, journal, candidates, spends, metric=metric) for trial in started)
+
+
+def trial_record(
+    trial: FrozenTrial,
+    journal: Journal,
+    candidates: Mapping[str, Candidate],
+    spends: Mapping[int, Spend],
+    *,
+    metric: str,
+) -> TrialRecord:
+    facts = trial.user_attrs
+    candidate = candidates.get(str(facts.get("candidate", "")))
+    spend = spends.get(trial.number, Spend())
+    scored = cast("list[str]", facts.get("scored", []))
+    outcomes = journal.outcomes(candidate.id, metric) if candidate and scored else {}
+    recipe = Recipe(**json.loads(facts["recipe"])) if "recipe" in facts else Recipe(operator="start")
+    return TrialRecord(
+        number=trial.number,
+        recipe=recipe,
+        state=cast(OurState, facts.get("state", STATES[trial.state])),
+        candidate=candidate,
+        parents=tuple(cast("list[str]", facts.get("parents", []))),
+        reason=str(facts.get("reason", "")),
+        outcomes=tuple(outcomes[example_id] for example_id in scored if example_id in outcomes),
+        difference=cast("float | None", facts.get("difference")),
+        started_s=trial.datetime_start.timestamp() if trial.datetime_start else 0.0,
+        duration_s=cast(float, facts.get("duration_s", 0.0)),
+        task_calls=spend.calls.get("task", 0),
+        proposer_calls=spend.calls.get("proposer", 0),
+        tokens=spend.tokens,
+        cost_usd=spend.cost_usd,
+    )
+
+
+def verdict_from_json(data: Mapping[str, JsonValue]) -> Verdict:
+    values = cast("dict[str, Any]", dict(data))
+    for key in ("seed_outcomes", "winner_outcomes"):
+        values[key] = tuple(Outcome(**outcome) for outcome in values[key])
+    return Verdict(**values)

@@ -1,0 +1,31 @@
+"""Numbers as people read them: shares, durations, money, counts."""
+
+from __future__ import annotations
+
+
+def percent(share: float | None) -> str:
+    """`0.5` becomes `50.0%`; nothing becomes a dash."""
+    return "-" if share is None else f"{100 * share:.1f}%"
+
+
+def points(difference: float) -> str:
+    """A difference of scores in percentage points, with its sign."""
+    return f"{100 * difference:+.1f}"
+
+
+def duration(seconds: float) -> str:
+    """`75` becomes `1:15`, `3700` becomes `1:01:40`."""
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole // 60 % 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
+
+
+def money(usd: float, *, is_free: bool = False) -> str:
+    """Dollars with as many digits as small sums need."""
+    if is_free:
+        return "free"
+    return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
+
+
+def count(n: int) -> str:
+    return f"{n:,}"

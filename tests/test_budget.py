@@ -1,0 +1,196 @@
+"""Budgets: how many test rows a cap affords, what is kept back for them, and when the deadline is."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from optimizer.budget import MIN_TEST_ROWS, TEST_SHARE, Deadline, affordable_test_rows, next_time, open_caps
+from optimizer.config import Budget
+from optimizer.errors import ConfigError
+
+EVENING = datetime(2025, 3, 7, 22, 30)
+
+
+def deadline(budget: Budget, *, spent_s: float = 0.0, now: datetime = EVENING) -> tuple[Deadline, Clocks]:
+    clocks = Clocks(now)
+    return Deadline.of(budget, spent_s=spent_s, clock=clocks.monotonic, now=clocks.wall), clocks
+
+
+class Clocks:
+    """A monotonic clock and a wall clock that move when told."""
+
+    def __init__(self, now: datetime) -> None:
+        self.now = now
+        self.seconds = 5000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+    def wall(self) -> datetime:
+        return self.now
+
+    def move(self, seconds: float) -> None:
+        self.seconds += seconds
+        self.now += timedelta(seconds=seconds)
+
+
+def test_without_a_cap_all_test_rows_are_used() -> None:
+    """No cap on calls: the final test takes every row."""
+    assert affordable_test_rows(Budget(), n_test=7, calls_per_example=3) == 7
+
+
+@pytest.mark.parametrize(
+    ("task_calls", "n_test", "calls_per_example", "n_rows"),
+    [(1000, 150, 1, 150), (500, 150, 1, 100), (500, 150, 2, 50), (50, 150, 1, 10), (25, 5, 1, 5), (10_000, 3, 4, 3)],
+)
+def test_the_final_test_takes_at_most_its_share(
+    task_calls: int, n_test: int, calls_per_example: int, n_rows: int
+) -> None:
+    """Seed and winner on every test row together take at most 40% of the calls."""
+    budget = Budget(task_calls=task_calls)
+    assert affordable_test_rows(budget, n_test=n_test, calls_per_example=calls_per_example) == n_rows
+
+
+@given(st.integers(1, 400), st.integers(1, 40), st.integers(1, 9))
+def test_what_the_message_asks_for_is_enough_and_no_more(task_calls: int, n_test: int, calls_per_example: int) -> None:
+    """A cap that is too small names the smallest one that is not; any other affords a useful test within its share."""
+
+    def rows(cap: int) -> int:
+        return affordable_test_rows(Budget(task_calls=cap), n_test=n_test, calls_per_example=calls_per_example)
+
+    least = min(MIN_TEST_ROWS, n_test)
+    try:
+        n_rows = rows(task_calls)
+    except ConfigError as error:
+        found = re.fullmatch(
+            r"budget\.task_calls: (\d+) leaves no room .* at least (\d+) rows; give (\d+) or more", str(error)
+        )
+        assert found is not None
+        assert [int(found[1]), int(found[2])] == [task_calls, least]
+        assert rows(int(found[3])) == least
+        with pytest.raises(ConfigError, match="leaves no room"):
+            rows(int(found[3]) - 1)
+        return
+    assert least <= n_rows <= n_test
+    assert 2 * n_rows * calls_per_example <= TEST_SHARE * task_calls + 1e-9
+
+
+def test_the_final_test_is_kept_back_until_it_begins() -> None:
+    """The search may use calls, tokens and money but for what the test needs; then the test may use all."""
+    caps = open_caps(Budget(task_calls=100, proposer_calls=7, tokens=1000, usd=2.0), test_calls=40)
+    assert caps.exceeded("task", 60, 750, 1.5) is None
+    assert caps.exceeded("task", 61, 0, 0) == "budget.task_calls: 100"
+    assert caps.exceeded("proposer", 7, 0, 0) is None
+    assert caps.exceeded("proposer", 8, 0, 0) == "budget.proposer_calls: 7"
+    assert caps.exceeded("judge", 10**6, 751, 0) == "budget.tokens: 1000"
+    assert caps.exceeded("judge", 10**6, 0, 1.51) == "budget.usd: 2.0"
+    caps.release_reserve()
+    assert caps.exceeded("task", 100, 1000, 2.0) is None
+    assert caps.exceeded("task", 101, 0, 0) == "budget.task_calls: 100"
+    assert caps.exceeded("task", 1, 1001, 0) == "budget.tokens: 1000"
+
+
+def test_no_caps_never_stop() -> None:
+    """With nothing configured no total is too large."""
+    caps = open_caps(Budget(), test_calls=40)
+    assert all(caps.exceeded(role, 10**9, 1e15, 1e9) is None for role in ("task", "proposer", "judge"))
+
+
+def test_no_deadline_never_ends() -> None:
+    """Without a time limit any final test fits."""
+    never, _ = deadline(Budget())
+    assert never.left_s() is None
+    assert never.allows(1e9)
+
+
+def test_wall_clock_counts_earlier_sessions_and_stops_at_zero() -> None:
+    """An hour of which 50 minutes are spent leaves ten, and never less than nothing."""
+    end, clocks = deadline(Budget(wall_clock=3600.0), spent_s=3000.0)
+    assert end.left_s() == pytest.approx(600)
+    clocks.move(599)
+    assert end.left_s() == pytest.approx(1)
+    clocks.move(86_400)
+    assert end.left_s() == 0
+    overspent, _ = deadline(Budget(wall_clock=3600.0), spent_s=4000.0)
+    assert overspent.left_s() == 0
+    assert not overspent.allows(0.0)
+
+
+def test_another_step_needs_room_for_the_final_test() -> None:
+    """The search goes on while more time is left than the final test will take."""
+    end, clocks = deadline(Budget(wall_clock=100.0))
+    assert end.allows(99.0)
+    assert not end.allows(100.0)
+    clocks.move(60)
+    assert end.allows(39.0)
+    assert not end.allows(41.0)
+
+
+@pytest.mark.parametrize(
+    ("now", "finish_by", "end"),
+    [
+        (datetime(2025, 3, 7, 22, 30), "07:00", datetime(2025, 3, 8, 7, 0)),
+        (datetime(2025, 3, 7, 22, 30), "22:31", datetime(2025, 3, 7, 22, 31)),
+        (datetime(2025, 3, 7, 22, 30), "22:30", datetime(2025, 3, 8, 22, 30)),
+        (datetime(2025, 3, 7, 22, 29, 59, 999_999), "22:30", datetime(2025, 3, 7, 22, 30)),
+        (datetime(2025, 3, 7, 23, 59, 59), "00:00", datetime(2025, 3, 8, 0, 0)),
+        (datetime(2025, 3, 8, 0, 0, 0), "00:00", datetime(2025, 3, 9, 0, 0)),
+        (datetime(2024, 2, 28, 23, 0), "06:15", datetime(2024, 2, 29, 6, 15)),
+        (datetime(2025, 12, 31, 23, 0), "00:30", datetime(2026, 1, 1, 0, 30)),
+    ],
+)
+def test_finish_by_is_the_next_such_time(now: datetime, finish_by: str, end: datetime) -> None:
+    """A time that has passed today is tomorrow's, over midnight, leap days and new year."""
+    assert next_time(finish_by, now) == end
+    by, _ = deadline(Budget(finish_by=finish_by), now=now)
+    assert by.left_s() == pytest.approx((end - now).total_seconds(), abs=1e-6)
+
+
+def test_the_day_after_begins_no_new_deadline() -> None:
+    """Once the time has come nothing is left, even when the clock moves on to the next evening."""
+    end, clocks = deadline(Budget(finish_by="07:00"))
+    clocks.move(8.5 * 3600)
+    assert end.left_s() == 0
+    clocks.move(12 * 3600)
+    assert end.left_s() == 0
+
+
+def test_the_earlier_end_counts() -> None:
+    """With both limits set, the one that comes first decides."""
+    assert deadline(Budget(wall_clock=3600.0, finish_by="23:00"))[0].left_s() == pytest.approx(1800)
+    assert deadline(Budget(wall_clock=600.0, finish_by="23:00"))[0].left_s() == pytest.approx(600)
+
+
+def test_a_computer_that_slept_still_finishes_by_the_hour() -> None:
+    """Three hours in which the monotonic clock stood still count towards `finish_by`, not towards `wall_clock`."""
+    end, clocks = deadline(Budget(wall_clock=9 * 3600.0, finish_by="07:00"))
+    clocks.now += timedelta(hours=3)
+    assert end.left_s() == pytest.approx(5.5 * 3600)
+    only_wall_clock, clocks = deadline(Budget(wall_clock=9 * 3600.0))
+    clocks.now += timedelta(hours=3)
+    assert only_wall_clock.left_s() == pytest.approx(9 * 3600)
+
+
+@pytest.fixture
+def berlin(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Local time with the European Union's summer time, whatever the machine's own zone."""
+    monkeypatch.setenv("TZ", "CET-1CEST,M3.5.0,M10.5.0/3")
+    time.tzset()
+    yield
+    monkeypatch.undo()
+    time.tzset()
+
+
+@pytest.mark.usefixtures("berlin")
+@pytest.mark.parametrize(("evening", "hours"), [(datetime(2025, 3, 29, 23, 0), 7), (datetime(2025, 10, 25, 23, 0), 9)])
+def test_nights_when_clocks_change_have_their_real_length(evening: datetime, hours: int) -> None:
+    """From 23:00 to 07:00 it is seven hours in the night that loses one, and nine in the night that gains one."""
+    end, _ = deadline(Budget(finish_by="07:00"), now=evening)
+    assert end.left_s() == pytest.approx(hours * 3600)

@@ -1,0 +1,242 @@
+"""The main job as a user runs it: the command line in its own process, from a YAML file to an exported prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from optimizer.lm.embedded import open_embedded
+from tests.fake_server import Body, FakeServer
+
+FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
+N_ROWS = 150
+HINT = "Decide by the fruit that is named: apple is red, lime is green, plum is blue."
+
+
+def labelled_rows() -> list[dict[str, str]]:
+    fruits = list(FRUIT)
+    return [
+        {"note": f"Box {i} holds {i * 7 % 40} {fruits[i % 3]}s.", "team": FRUIT[fruits[i % 3]]} for i in range(N_ROWS)
+    ]
+
+
+def answer(body: Body) -> str:
+    """A model that follows the hint, guesses `red` without it, and as proposer always knows the hint."""
+    text = "\n".join(str(message["content"]) for message in body["messages"])
+    if body["model"] == "proposer":
+        return f"<prompt>{HINT}</prompt>"
+    last = str(body["messages"][-1]["content"])
+    fruit = next((fruit for fruit in FRUIT if fruit in last.rpartition("Note:")[2]), "apple")
+    return FRUIT[fruit] if "apple is red" in text else "red"
+
+
+def config(url: str, **changes: Any) -> dict[str, Any]:
+    lm = {"api_base": url, "max_tokens": 100}
+    return {
+        "name": "fruit",
+        "task": {
+            "goal": "Say which team packs the box.",
+            "inputs": {"note": "what is in the box"},
+            "outputs": {"team": {"kind": "label", "choices": ["red", "green", "blue"]}},
+        },
+        "prompt": "Which team packs this box?",
+        "data": {"source": "rows.jsonl"},
+        "metric": "accuracy",
+        "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
+        "search": {"trials": 12, "formats": ["chat", "plain"], "max_demos": 2},
+        **changes,
+    }
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(answer) as running:
+        yield running
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled_rows()))
+    return tmp_path
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "optimizer", *args]
+
+
+def optimizer(folder: Path, *args: str, code: int = 0) -> str:
+    done = subprocess.run(command(*args), cwd=folder, capture_output=True, text=True, timeout=240)
+    assert done.returncode == code, f"{done.stdout}\n{done.stderr}"
+    return done.stdout
+
+
+def write(folder: Path, settings: dict[str, Any]) -> None:
+    (folder / "study.yaml").write_text(yaml.safe_dump(settings))
+
+
+def shown(folder: Path, study: str = "fruit") -> dict[str, Any]:
+    loaded: dict[str, Any] = json.loads(optimizer(folder, "show", study, "--json"))
+    return loaded
+
+
+def trials(folder: Path) -> list[tuple[int, str, str | None, str | None]]:
+    """Number, state, candidate and recipe of each trial, from the study's database."""
+    query = """
+        SELECT t.number, t.state,
+               MAX(CASE WHEN a.key = 'candidate' THEN a.value_json END),
+               MAX(CASE WHEN a.key = 'recipe' THEN a.value_json END)
+        FROM trials t LEFT JOIN trial_user_attributes a ON a.trial_id = t.trial_id GROUP BY t.trial_id ORDER BY t.number
+    """
+    with sqlite3.connect(folder / "runs/fruit/study.db") as connection:
+        return list(connection.execute(query))
+
+
+@pytest.mark.slow
+def test_a_study_runs_from_yaml_to_an_exported_prompt(folder: Path, server: FakeServer) -> None:
+    """The search finds what helps, proves it on test rows, logs it to MLflow, and exports it; a second run is free."""
+    write(folder, config(server.url))
+
+    printed = optimizer(folder, "run", "study.yaml")
+    assert "Verdict: promote" in printed
+    assert "optimizer export fruit" in printed
+    result = shown(folder)
+    assert list(result) == [
+        "study", "state", "stop_reason", "seed_prompt", "winner_prompt", "verdict", "dev", "test", "calls", "tokens",
+        "cost_usd", "wall_s", "trials",
+    ]  # fmt: skip
+    assert list(result["test"])[:7] == ["n", "seed", "winner", "difference", "low", "high", "p_value"]
+    assert list(result["trials"]) == ["complete", "pruned", "rejected", "failed"]
+    assert (result["state"], result["verdict"], result["test"]["winner"]) == ("finished", "promote", 1.0)
+    assert result["test"]["low"] > 0
+    assert HINT in result["winner_prompt"]
+    assert result["calls"]["task"] + result["calls"]["proposer"] == len(server.calls)
+
+    n_calls = len(server.calls)
+    assert "Verdict: promote" in optimizer(folder, "run", "study.yaml")
+    assert len(server.calls) == n_calls
+
+    assert HINT in optimizer(folder, "export", "fruit")
+    assert json.loads(optimizer(folder, "export", "fruit", "--format", "chat-json"))
+    assert "finished" in optimizer(folder, "status")
+    assert HINT in (folder / "runs/fruit/best_prompt.txt").read_text()
+    assert (folder / "runs/fruit").stat().st_mode & 0o077 == 0
+    _assert_mlflow_holds(folder, n_trials=sum(result["trials"].values()))
+
+
+def _assert_mlflow_holds(folder: Path, *, n_trials: int) -> None:
+    with sqlite3.connect(folder / "runs/mlflow.db") as connection:
+        names = [name for (name,) in connection.execute("SELECT name FROM runs")]
+        operators = {value for (value,) in connection.execute("SELECT value FROM tags WHERE key LIKE '%operator'")}
+        prompts = list(connection.execute("SELECT name FROM registered_models"))
+    assert len(names) == n_trials + 1
+    assert {"start", "format"} & operators
+    assert prompts
+
+
+@pytest.mark.slow
+def test_a_killed_study_continues_as_if_nothing_had_happened(folder: Path, server: FakeServer) -> None:
+    """Killed twice and resumed, the study has the trials and the winner of one that ran through."""
+    lm = {"api_base": server.url, "max_tokens": 100, "concurrency": 1}
+    quiet = {
+        "tracking": {"enabled": False},
+        "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
+    }
+    write(folder, config(server.url, **quiet))
+    optimizer(folder, "run", "study.yaml", "--runs-dir", "whole")
+    n_calls = len(server.calls)
+    undisturbed = json.loads(optimizer(folder, "show", "fruit", "--json", "--runs-dir", "whole"))
+    (folder / "whole").rename(folder / "runs")
+    expected = trials(folder)
+    (folder / "runs").rename(folder / "whole")
+    server.calls.clear()
+
+    for n_before_kill in (40, 110):
+        running = subprocess.Popen(command("run", "study.yaml"), cwd=folder, stdout=subprocess.DEVNULL)
+        while len(server.calls) < n_before_kill and running.poll() is None:
+            time.sleep(0.01)
+        os.kill(running.pid, signal.SIGKILL)
+        running.wait()
+    optimizer(folder, "run", "study.yaml")
+
+    result = shown(folder)
+    assert trials(folder) == expected
+    assert result["winner_prompt"] == undisturbed["winner_prompt"]
+    assert result["test"] == undisturbed["test"]
+    assert n_calls <= len(server.calls) <= n_calls + 2  # at most the call in flight is paid again at each kill
+
+
+@pytest.mark.slow
+def test_a_changed_study_is_refused_with_what_changed(folder: Path, server: FakeServer) -> None:
+    """A study continues only with the data, prompt and search it was started with; the refusal names what differs."""
+    settings = config(server.url, tracking={"enabled": False})
+    settings["search"]["trials"] = 2
+    write(folder, settings)
+    optimizer(folder, "run", "study.yaml")
+    write(folder, {**settings, "prompt": "Another prompt."})
+    done = subprocess.run(command("run", "study.yaml"), cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert "prompt" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_call_budget_pauses_nothing_and_still_gives_a_verdict(folder: Path, server: FakeServer) -> None:
+    """With a cap the search stops in time for the final test, and the server never sees a call more."""
+    settings = config(server.url, budget={"task_calls": 150}, tracking={"enabled": False})
+    write(folder, settings)
+    optimizer(folder, "run", "study.yaml")
+    result = shown(folder)
+    assert (result["state"], result["stop_reason"]) == ("finished", "budget")
+    assert result["calls"]["task"] <= 150
+    assert sum(call.body["model"] == "task" for call in server.calls) == result["calls"]["task"]
+
+
+@pytest.mark.slow
+def test_a_rejected_key_pauses_with_one_line(folder: Path) -> None:
+    """An expired key ends the run with exit code 3 and one line; nothing is scored."""
+    from tests.fake_server import error
+
+    with FakeServer(lambda _body: error(401, "Incorrect API key provided", code="invalid_api_key")) as server:
+        write(folder, config(server.url, tracking={"enabled": False}))
+        done = subprocess.run(command("run", "study.yaml"), cwd=folder, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 3, done.stderr
+    assert re.match(r"paused: lm\.task: openai/task@\S+: .*API key", done.stderr)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert len(server.calls) <= 2
+
+
+@pytest.mark.slow
+def test_the_embedded_model_does_the_whole_job(folder: Path) -> None:
+    """The shipped model is task model and proposer at once, in-process; the same configuration runs over HTTP, too."""
+    settings = config("", tracking={"enabled": False})
+    settings["lm"] = {"task": {"model": "embedded", "max_tokens": 16}, "proposer": {"max_tokens": 40}}
+    settings["search"] |= {"trials": 4, "formats": ["plain", "chat"]}
+    settings["data"]["max_rows"] = {"dev": 20, "test": 20}
+    write(folder, settings)
+    assert "Verdict:" in optimizer(folder, "run", "study.yaml")
+    inside = shown(folder)
+    assert inside["calls"]["task"] > 40
+
+    served = open_embedded("embedded")
+    try:
+        settings["name"] = "over-http"
+        lm = {"model": "openai/embedded", "api_base": served.url, "max_tokens": 16, "concurrency": 2}
+        settings["lm"] = {"task": lm, "proposer": {"max_tokens": 40}}
+        settings["search"]["formats"] = ["chat"]
+        write(folder, settings)
+        assert "Verdict:" in optimizer(folder, "run", "study.yaml")
+    finally:
+        served.close()
+    assert shown(folder, "over-http")["test"]["n"] == inside["test"]["n"]
