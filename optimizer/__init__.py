@@ -7,13 +7,15 @@ import os
 
 __version__ = "0.1.0"
 
-# Set before any dependency is imported: nothing is contacted that the configuration does not name.
+# Set before any dependency is imported. Nothing is contacted that the configuration does not name; and the threads of
+# the embedded model sleep while they wait: spinning, they halve their own speed as soon as a core is wanted elsewhere.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",
     "LITELLM_LOCAL_MODEL_COST_MAP": "True",
     "HF_HUB_DISABLE_TELEMETRY": "1",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "OMP_WAIT_POLICY": "passive",
 }.items():
     os.environ.setdefault(_name, _value)
 

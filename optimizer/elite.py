@@ -31,7 +31,7 @@ class Elite:
     One thread adds at a time; others may read meanwhile, because rows are replaced and never changed.
 
     Attributes:
-        incumbent: the fully scored candidate that others race against, or None before the baseline.
+        incumbent: the candidate that others race against, or None before the baseline.
     """
 
     def __init__(self, example_ids: Sequence[str]) -> None:
@@ -42,18 +42,32 @@ class Elite:
     def __contains__(self, candidate: Candidate) -> bool:
         return candidate.id in self._rows
 
-    def add(self, candidate: Candidate, values: Mapping[str, float]) -> bool:
-        """Enter values by example id and return whether the candidate is the new incumbent."""
+    def add(self, candidate: Candidate, values: Mapping[str, float]) -> None:
+        """Enter values by example id."""
         row = self.values(candidate).copy() if candidate in self else np.full(len(self._columns), np.nan)
         for example_id, value in values.items():
             row[self._columns[example_id]] = value
         self._rows[candidate.id] = _Row(candidate, row)
-        if np.isnan(row).any():
-            return False
-        if self.incumbent is None or float(np.mean(row - self.values(self.incumbent))) > TIE:
+
+    def challenge(self, candidate: Candidate) -> bool:
+        """Make the candidate the incumbent if it is ahead, and return whether it is now.
+
+        It must be scored on every example that the incumbent is scored on; a tie changes nothing.
+        """
+        if self.incumbent is None:
+            self.incumbent = candidate
+            return True
+        paired = self.values(candidate) - self.values(self.incumbent)
+        is_comparable = not np.isnan(paired[~np.isnan(self.values(self.incumbent))]).any()
+        if is_comparable and float(np.nanmean(paired)) > TIE:
             self.incumbent = candidate
             return True
         return False
+
+    @property
+    def n_raced(self) -> int:
+        """Number of examples that a race against the incumbent goes over."""
+        return 0 if self.incumbent is None else int((~np.isnan(self.values(self.incumbent))).sum())
 
     def values(self, candidate: Candidate) -> FloatArray:
         """Return values[n_dev] of one candidate, NaN where not scored."""
@@ -78,7 +92,16 @@ class Elite:
             return float(np.nanmean(row)) if n_scored else 0.0
         n_left = len(row) - n_scored
         lead = difference * (n_scored + n_left * n_scored / (n_scored + SHRINK_ROWS)) / len(row)
-        return min(1.0, max(0.0, float(self.values(self.incumbent).mean()) + lead))
+        return min(1.0, max(0.0, float(np.nanmean(self.values(self.incumbent))) + lead))
+
+    def gain(self, candidate: Candidate) -> float:
+        """Estimated score less the incumbent's; 0 while there is none.
+
+        This is what Optuna maximizes: scores grow in the course of a search, gains of early and late recipes compare.
+        """
+        if self.incumbent is None or candidate not in self:
+            return 0.0
+        return self.estimate(candidate) - self.estimate(self.incumbent)
 
     def ranked(self) -> list[Candidate]:
         """Return all candidates, best estimate first; of equals the one scored on more examples, then the earlier."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.errors import BudgetExhausted, CallError, MetricError, Paused, ProgramError
@@ -17,6 +19,22 @@ from optimizer.program import Answer, Program, Refused
 from optimizer.records import Outcome
 
 MAX_ERROR_CHARS = 500
+
+
+MEMORY = 0.99  # share of a row's weight that is left after the next one
+
+
+@dataclass(slots=True)
+class Busy:
+    """How long scoring takes; the first calls, slowed by everything that starts up, are forgotten after a while."""
+
+    seconds: float = 0.0
+    n_rows: float = 0.0
+
+    def add(self, seconds: float, *, n_rows: int) -> None:
+        kept = MEMORY ** n_rows
+        self.seconds = kept * self.seconds + seconds
+        self.n_rows = kept * self.n_rows + n_rows
 
 
 class Evaluator:
@@ -44,6 +62,12 @@ class Evaluator:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate") if concurrency > 1 else None
         self._pause: Paused | None = None
         self._lock = threading.Lock()
+        self._busy = Busy()
+
+    @property
+    def seconds_per_row(self) -> float | None:
+        """Mean wall-clock seconds for one example, several in flight as configured; None before the first."""
+        return self._busy.seconds / self._busy.n_rows if self._busy.n_rows else None
 
     def outcomes(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
         """Return one outcome for each example, in order; those in the journal cost nothing.
@@ -62,8 +86,11 @@ class Evaluator:
             self._on_outcome()
             return outcome
 
+        started = time.monotonic()
         with self._one_pause():
             kept |= {outcome.example_id: outcome for outcome in self._map(evaluate, list(missing.values()))}
+        with self._lock:
+            self._busy.add(time.monotonic() - started, n_rows=len(missing))
         return [kept[example.id] for example in examples]
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class Progress(Observer):
     def trial_finished(self, trial: TrialRecord, *, is_best: bool) -> None:
         self._n_trials += 1
         if is_best or not self._is_live:
-            self._console.print(_trial_line(trial, is_best=is_best), highlight=False)
+            self._console.print(_trial_line(trial, is_best=is_best), highlight=False, soft_wrap=True)
 
     def waiting(self, reason: str) -> None:
         if reason and not self._is_live:

@@ -86,9 +86,8 @@ def run_trial(session: Session, ticket: Ticket) -> None:
 
 def race(session: Session, ticket: Ticket, candidate: Candidate) -> tuple[str, str]:
     """Score a candidate block by block on dev, until it is done, dropped or failed; return state and reason."""
-    dev, block = session.splits.dev, session.job.config.search.block
-    for start in range(0, len(dev), block):
-        outcomes = session.evaluate(candidate, dev[start : start + block], trial=ticket.number)
+    for examples in session.blocks():
+        outcomes = session.evaluate(candidate, examples, trial=ticket.number)
         if failed := [outcome for outcome in outcomes if outcome.kind == "failed"]:
             return "failed", failed[0].error or "failed"
         if session.should_drop(ticket, candidate, outcomes):
@@ -105,7 +104,7 @@ def recommend(session: Session) -> Candidate:
     session.observer.finalists(finalists)
     for candidate in finalists:
         try:
-            session.elite.add(candidate, session.values(candidate, session.splits.dev))
+            session.score(candidate, session.splits.dev)
         except BudgetExhausted:
             break  # what is left is kept for the test
     return verdict.choose_winner(session.elite, finalists, lambda candidate: len(session.render(candidate)))

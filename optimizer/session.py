@@ -11,7 +11,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from typing import cast
 
@@ -33,7 +33,7 @@ from optimizer.propose import Attempt, Rejection
 from optimizer.propose.memory import Memory
 from optimizer.propose.proposer import Proposal, Proposer, RejectedProposal
 from optimizer.propose.starts import diverse_starts
-from optimizer.race import FloatArray, RaceRule
+from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK, FloatArray, RaceRule
 from optimizer.records import DevEstimate, Outcome, Role, StudyView, TrialRecord, Verdict
 from optimizer.render import render
 from optimizer.saved import leave_pointer
@@ -44,6 +44,8 @@ from optimizer.view import read_view, trial_records
 
 logger = logging.getLogger(__name__)
 
+RACED = ("complete", "pruned")
+MIN_TRIALS = 3  # before that there is no pace to go by
 FINAL_SLACK = 1.3  # the final test is expected to take this much longer than measured calls say
 
 
@@ -65,11 +67,12 @@ class Session:
         self.journal = Journal(open_engine(job.storage_url, is_durable=job.is_durable), job.config.name, owner=owner)
         record = self._open_record()
         self.is_finished = record["state"] == "finished"
+        self._wall_s_before = cast(float, record["wall_s"])
         self.n_test = affordable_test_rows(
             job.config.budget, n_test=len(self.splits.test), calls_per_example=self._n_calls
         )
         self.caps = open_caps(job.config.budget, test_calls=2 * self.n_test * self._n_calls)
-        self.deadline = Deadline.of(job.config.budget, spent_s=cast(float, record["wall_s"]))
+        self.deadline = Deadline.of(job.config.budget, spent_s=self._wall_s_before)
         self.study = self._open_study()
         self._open_models()
         self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
@@ -90,10 +93,10 @@ class Session:
             return "budget"
         if started >= search.trials and not self.study.has_orphans():
             return "trials"
-        if not self.deadline.allows(self.expected_final_s()):
+        if started > MIN_TRIALS and not self.deadline.allows(self.expected_final_s()):
             return "time"
         if self.elite.incumbent is not None and self.elite.values(self.elite.incumbent).min() == 1.0:
-            return "perfect"
+            return "perfect"  # on all of dev: a row that is not scored yet is NaN
         if search.patience and self._trials_since_best() >= search.patience:
             return "patience"
         return None
@@ -132,31 +135,46 @@ class Session:
         self.journal.put_candidate(candidate)
         return self._evaluator.outcomes(candidate, examples, trial=trial)
 
-    def values(self, candidate: Candidate, examples: Sequence[Example]) -> dict[str, float]:
-        """Score a candidate and return its values by example id, failed examples left out."""
+    def score(self, candidate: Candidate, examples: Sequence[Example]) -> None:
+        """Score a candidate on dev examples outside a race, and enter the values."""
         outcomes = self.evaluate(candidate, examples)
-        return {outcome.example_id: value for outcome in outcomes if (value := outcome.value) is not None}
+        with self._lock:
+            self.elite.add(candidate, _values(outcomes))
+
+    def blocks(self) -> Iterator[Sequence[Example]]:
+        """Yield the dev examples of a race: those that the incumbent is scored on, block by block."""
+        dev, size = self.splits.dev, self.job.config.search.block
+        n_rows = self.elite.n_raced or FIRST_BLOCKS * size
+        for start in range(0, min(n_rows, len(dev)), size):
+            yield dev[start : min(start + size, n_rows)]
+
+    def deepen(self, *, n_races: int) -> None:
+        """Score the incumbent on a further block after every few races, so that races grow as the field gets closer."""
+        if n_races % RACES_PER_BLOCK or self.elite.incumbent is None:
+            return
+        n_rows = self.elite.n_raced
+        self.score(self.elite.incumbent, self.splits.dev[n_rows : n_rows + self.job.config.search.block])
 
     def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
         with self._lock:
-            self.elite.add(
-                candidate, {outcome.example_id: outcome.value for outcome in outcomes if outcome.value is not None}
-            )
+            self.elite.add(candidate, _values(outcomes))
             row = self.elite.values(candidate)
             scored = row[~np.isnan(row)]
-            ticket.trial.report(float(scored.mean()), step=len(scored))
+            ticket.trial.report(self.elite.gain(candidate), step=len(scored))
             incumbent = self.elite.incumbent
             if incumbent is None or incumbent == candidate:
                 return False
-            self._pairs[ticket.number] = (scored, self.elite.values(incumbent))
+            raced = self.elite.values(incumbent)
+            self._pairs[ticket.number] = (scored, raced[~np.isnan(raced)])
             return bool(ticket.trial.should_prune())
 
     def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
         """Finish a trial, and keep the best prompt on disk when it changed."""
         candidate = proposal.candidate
         with self._lock:
-            before = self.elite.incumbent
+            difference, gain = self.elite.difference(candidate), self.elite.gain(candidate)
+            is_best = state == "complete" and self.elite.challenge(candidate)
             scored = self._scored_ids(candidate) if candidate in self.elite else []
             facts: dict[str, JsonValue] = {
                 "candidate": candidate.id,
@@ -164,13 +182,14 @@ class Session:
                 "state": state,
                 "reason": reason,
                 "scored": scored,
-                "difference": self.elite.difference(candidate),
+                "difference": difference,
                 "duration_s": round(duration_s, 3),
             }
             optuna_state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state, TrialState.FAIL)
-            value = self.elite.estimate(candidate) if state == "complete" else None
-            self.study.tell(ticket, optuna_state, value, facts)
-            self._after_trial(ticket.number, is_best=self.elite.incumbent is candidate and before is not candidate)
+            self.study.tell(ticket, optuna_state, gain if state == "complete" else None, facts)
+            self._after_trial(ticket.number, is_best=is_best)
+        if state in RACED:
+            self.deepen(n_races=self._n_races())
 
     def tell_rejected(self, ticket: Ticket, rejection: Rejection, duration_s: float) -> None:
         facts: dict[str, JsonValue] = {"state": "rejected", "reason": rejection.reason, "duration_s": duration_s}
@@ -178,7 +197,8 @@ class Session:
             self.journal.put_candidate(rejection.proposal.candidate)
             facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}
         with self._lock:
-            self.study.tell(ticket, TrialState.FAIL, None, facts)
+            # To Optuna, pruned before the first step: the sampler learns from it, where it would forget a failure.
+            self.study.tell(ticket, TrialState.PRUNED, None, facts)
             self._after_trial(ticket.number, is_best=False)
 
     def budget_used_up(self, note: str) -> None:
@@ -339,15 +359,22 @@ class Session:
         for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
             if trial.state == "running":
                 continue
+            self.memory = self.memory.with_trial(trial)
             if trial.candidate is not None and trial.outcomes:
                 self.elite.add(trial.candidate, _values(trial.outcomes))
-            self.memory = self.memory.with_trial(trial)
+                if trial.state == "complete":
+                    self.elite.challenge(trial.candidate)
+                if trial.state in RACED:
+                    self.deepen(n_races=self._n_races())
 
     # -- bookkeeping ----------------------------------------------------------------------------------
 
     def _attempts(self, candidate: Candidate, rows: Sequence[Example], number: int) -> list[Attempt]:
         outcomes = self.evaluate(candidate, rows, trial=number)
         return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+
+    def _n_races(self) -> int:
+        return sum(trial.state in RACED for trial in self.memory.trials)
 
     def _scored_ids(self, candidate: Candidate) -> list[str]:
         row = self.elite.values(candidate)
@@ -372,13 +399,9 @@ class Session:
         return (trials[-1].number - best) if trials else 0
 
     def expected_final_s(self) -> float:
-        """Seconds that the finalists and the final test are expected to take, from the calls so far."""
-        n_calls = self.journal.spend().calls.get("task", 0)
-        if n_calls == 0:
-            return 0.0
-        per_call_s = (time.monotonic() - self._opened_at) / n_calls
-        n_left = 2 * self.n_test * self._n_calls + len(self.splits.dev)
-        return FINAL_SLACK * per_call_s * n_left
+        """Seconds that the finalists and the final test are expected to take, at the pace so far."""
+        n_left = 2 * self.n_test + len(self.splits.dev) - self.elite.n_raced
+        return FINAL_SLACK * (self._evaluator.seconds_per_row or 0.0) * n_left
 
     def _close_record(self, state: str, reason: str, records: dict[str, JsonValue]) -> None:
         elapsed_s = time.monotonic() - self._opened_at

@@ -24,21 +24,17 @@ class TooManyFailures(Exception):
 
 
 def choose_winner(elite: Elite, finalists: Sequence[Candidate], n_chars: Callable[[Candidate], int]) -> Candidate:
-    """Return the finalist with the best pessimistic dev score; of equals the one with the shorter prompt.
-
-    Finalists that are not scored on all of dev are passed over.
-    """
-    scored = [candidate for candidate in finalists if not np.isnan(elite.values(candidate)).any()]
-    return max(scored, key=lambda candidate: (lower_bound(elite, candidate), -n_chars(candidate)))
+    """Return the finalist with the best pessimistic dev score; of equals the one with the shorter prompt."""
+    return max(finalists, key=lambda candidate: (lower_bound(elite, candidate), -n_chars(candidate)))
 
 
 def lower_bound(elite: Elite, candidate: Candidate) -> float:
-    """Return the mean dev score less `PESSIMISM` standard errors of the paired difference to the incumbent."""
-    row = elite.values(candidate)
-    if elite.incumbent is None:
-        return float(np.nanmean(row))
-    paired = row - elite.values(elite.incumbent)
-    return float(row.mean() - PESSIMISM * paired.std() / np.sqrt(len(row)))
+    """Return the estimated dev score less `PESSIMISM` standard errors of the paired difference to the incumbent."""
+    if elite.incumbent is None or candidate == elite.incumbent:
+        return elite.estimate(candidate)
+    paired = elite.values(candidate) - elite.values(elite.incumbent)
+    n_shared = int((~np.isnan(paired)).sum())
+    return elite.estimate(candidate) - PESSIMISM * float(np.nanstd(paired) / np.sqrt(n_shared))
 
 
 def dev_estimate(elite: Elite, *, seed: Candidate, winner: Candidate, confidence: float) -> DevEstimate:
@@ -49,7 +45,7 @@ def dev_estimate(elite: Elite, *, seed: Candidate, winner: Candidate, confidence
     estimate, low, high = shrinkage.shrunken_best(values, chosen, confidence=confidence)
     return DevEstimate(
         n=values.shape[1],
-        seed=float(np.nanmean(elite.values(seed))),
+        seed=elite.estimate(seed),
         winner=estimate,
         low=low,
         high=high,

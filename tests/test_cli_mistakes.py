@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 from collections.abc import Callable
@@ -17,10 +18,13 @@ from optimizer import cli
 TEAMS = ("red", "green", "blue")
 
 
+WORDS = ("lamp", "kettle", "mirror", "carpet", "ladder", "bucket", "pillow", "hammer", "candle", "basket")
+
+
 def rows(n: int = 60) -> list[dict[str, str]]:
-    return [
-        {"note": f"note number {i} about {['apples', 'pears', 'plums'][i % 3]}", "team": TEAMS[i % 3]} for i in range(n)
-    ]
+    """Notes that share no more than a word or two."""
+    pairs = list(itertools.permutations(WORDS, 2))[:n]
+    return [{"note": f"a {one} with a {other}", "team": TEAMS[i % 3]} for i, (one, other) in enumerate(pairs)]
 
 
 def good_config() -> dict[str, Any]:

@@ -32,11 +32,16 @@ def values(*scores: float | None) -> dict[str, float]:
 
 
 def elite_of(*rows: Mapping[str, float]) -> Elite:
-    """Enter seed, second and third with these values."""
+    """Enter seed, second and third with these values, each as a challenger."""
     elite = Elite(IDS)
     for one, row in zip((SEED, SECOND, THIRD), rows, strict=False):
-        elite.add(one, row)
+        enter(elite, one, row)
     return elite
+
+
+def enter(elite: Elite, one: Candidate, row: Mapping[str, float]) -> bool:
+    elite.add(one, row)
+    return elite.challenge(one)
 
 
 def picks(elite: Elite, n: int = 300) -> Counter[str]:
@@ -44,31 +49,42 @@ def picks(elite: Elite, n: int = 300) -> Counter[str]:
     return Counter(elite.pareto_pick(rng).parts[0].instructions for _ in range(n))
 
 
-def test_only_a_fully_scored_candidate_becomes_the_incumbent() -> None:
-    """Perfect scores on four rows of five do not lead; the fifth decides."""
-    elite = elite_of(values(1, 0, 0, 1, 0))
+def test_a_challenger_must_have_run_the_whole_race() -> None:
+    """Perfect scores on three rows of the incumbent's four do not lead; the fourth decides, a fifth does not matter."""
+    elite = elite_of(values(1, 0, 0, 1))
+    assert (elite.incumbent, elite.n_raced) == (SEED, 4)
+    assert not enter(elite, SECOND, values(1, 1, 1))
+    assert not enter(elite, THIRD, values(1, 0, 0, 1, 1))
     assert elite.incumbent == SEED
-    assert not elite.add(SECOND, values(1, 1, 1, 1))
-    assert elite.incumbent == SEED
-    assert elite.add(SECOND, {"e": 0.0})
+    assert enter(elite, SECOND, {"d": 0.5})
     assert elite.incumbent == SECOND
 
 
-def test_there_is_no_incumbent_before_a_full_row() -> None:
-    """While the baseline is partly scored it has an estimate but nobody has a difference."""
-    elite = elite_of(values(1, 0, 0))
-    assert elite.incumbent is None
+def test_there_is_no_incumbent_before_the_first_challenge() -> None:
+    """A baseline that was only entered has an estimate, but nobody has a difference and no race a length."""
+    elite = Elite(IDS)
+    elite.add(SEED, values(1, 0, 0))
+    assert (elite.incumbent, elite.n_raced) == (None, 0)
     assert elite.difference(SEED) is None
     assert elite.estimate(SEED) == pytest.approx(1 / 3)
     assert THIRD not in elite
     assert elite.difference(THIRD) is None
 
 
+def test_races_grow_with_the_incumbent() -> None:
+    """What the incumbent is scored on is what a challenger must run."""
+    elite = elite_of(values(1, 0), values(1, 1))
+    assert elite.n_raced == 2
+    elite.add(SECOND, {"c": 0.0})
+    assert elite.n_raced == 3
+    assert not elite.challenge(SEED)
+
+
 @given(st.lists(SCORES, min_size=5, max_size=5), st.permutations(range(5)))
 def test_an_equal_mean_does_not_take_over(scores: list[float], order: list[int]) -> None:
     """The same values on other rows have the same mean, whatever the last digit of their sum: the earlier one stays."""
     elite = elite_of(values(*scores))
-    assert not elite.add(SECOND, values(*(scores[place] for place in order)))
+    assert not enter(elite, SECOND, values(*(scores[place] for place in order)))
     assert elite.incumbent == SEED
     assert elite.ranked() == [SEED, SECOND]
 
@@ -79,7 +95,7 @@ def test_differences_are_paired() -> None:
     assert elite.difference(SECOND) == 0
     assert elite.difference(THIRD) == pytest.approx(0.0)
     assert elite.estimate(SECOND) == elite.estimate(SEED) == pytest.approx(0.4)
-    assert elite.add(THIRD, values(1, 0, 1, 1, 1))
+    assert enter(elite, THIRD, values(1, 0, 1, 1, 1))
     assert elite.difference(SEED) == pytest.approx(-0.4)
     assert elite.difference(SECOND) == pytest.approx(0.5)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -45,7 +48,7 @@ PET = {
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[EmbeddedBackend]:
-    opened = open_embedded("embedded")
+    opened = EmbeddedBackend(gguf_path("embedded"), n_threads=1)
     yield opened
     opened.close()
 
@@ -67,7 +70,7 @@ def label(message: str) -> CallRequest:
 
 def decoded_in_full(backend: EmbeddedBackend, request: CallRequest) -> Reply:
     """The same request without the short cut for labels: the grammar ends the reply, nothing else does."""
-    return backend._call(request, 60)
+    return backend._call(request, 40)
 
 
 # -- labels ----------------------------------------------------------------------------------------
@@ -86,7 +89,7 @@ def decoded_in_full(backend: EmbeddedBackend, request: CallRequest) -> Reply:
 )
 def test_a_label_is_what_full_decoding_gives(options: tuple[str, ...], backend: EmbeddedBackend) -> None:
     """Stopping at the first token that decides never changes the answer, also for labels that begin alike."""
-    for message in ("The parcel came too late.", "Play some jazz.", "Hit the nail."):
+    for message in ("The parcel came too late.", "Hit the nail."):
         prompt = f"Message: {message}\nLabel:"
         for request in (pattern(prompt, Text(" "), Choice(options)), chat(message, Choice(options))):
             found = backend.complete(request)
@@ -97,7 +100,7 @@ def test_a_label_is_what_full_decoding_gives(options: tuple[str, ...], backend: 
 
 def test_labels_follow_the_examples(backend: EmbeddedBackend) -> None:
     """The model reads its prompt: with six worked examples it sorts plain cases, and not all into one class."""
-    asked = {"My package is lost.": "delivery", "I want my money back for the invoice.": "billing"}
+    asked = {"Where is the courier?": "delivery", "I was charged twice this month.": "billing"}
     assert {message: backend.complete(label(message)).text.strip() for message in asked} == asked
 
 
@@ -165,7 +168,7 @@ def test_json_among_other_pieces_fits_its_schema_too(is_chat: bool, backend: Emb
 
 
 def check_pet(pet: dict[str, object]) -> None:
-    assert list(pet) == list(PET["properties"])
+    assert list(pet) == ["name", "age", "kind", "is_old"]
     assert [type(value) in (int, float, str, bool) for value in pet.values()] == [True] * 4
     assert pet["kind"] in ("cat", "dog")
     assert isinstance(pet["is_old"], bool)
@@ -264,6 +267,20 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     }.items():
         with pytest.raises(ConfigError, match=words):
             open_backend(LM(model=model))
+
+
+@pytest.mark.slow
+def test_a_model_that_was_never_asked_closes_too() -> None:
+    """Opening and closing at once, many times, never hangs."""
+    script = """
+from optimizer.lm.embedded import open_embedded
+for _ in range(15):
+    open_embedded("embedded").close()
+print("closed")
+"""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    found = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120, env=environment)
+    assert (found.returncode, found.stdout) == (0, "closed\n"), found.stderr
 
 
 def test_a_closed_model_says_so() -> None:

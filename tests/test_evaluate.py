@@ -410,10 +410,11 @@ def until_stopped(is_stopped: threading.Event) -> Callable[[threading.Event, flo
 
 def test_two_candidates_at_once_pause_for_the_same_reason(journal: Journal) -> None:
     """Threads that race different candidates all report what the first one found, not that they were told to stop."""
-    is_paused, pauses = threading.Event(), []
+    has_begun, is_paused, pauses = threading.Event(), threading.Event(), []
 
     def answer(text: str) -> str:
         if text == "0":
+            has_begun.set()
             assert is_paused.wait(PATIENCE_S)
         return text
 
@@ -432,6 +433,7 @@ def test_two_candidates_at_once_pause_for_the_same_reason(journal: Journal) -> N
 
         thread = threading.Thread(target=slower)
         thread.start()
+        assert has_begun.wait(PATIENCE_S)
         with pytest.raises(Paused, match="no credit"):
             evaluator.outcomes(SEED, rows[1:])
         is_paused.set()

@@ -479,6 +479,18 @@ def test_long_texts_are_blocks_in_yaml() -> None:
     assert "\n    小包 مرحبا 🎁\n" in text
 
 
+@pytest.mark.parametrize(
+    "odd", ["\x85", "\u2028", "\u2029", "\ufeff", "\r", "\t", "\x00", "\x7f", " \n", "\n ", "\U0010ffff"]
+)
+@pytest.mark.parametrize("pattern", ["{}", "x{}y", "{}\nx", "x\n{}", "x\n{}\ny" + 90 * "z"])
+def test_odd_characters_survive_yaml(odd: str, pattern: str) -> None:
+    """A character that YAML treats in a way of its own comes back as it was, wherever it stands."""
+    program = make_program("task")
+    demo = replace(DEMO, inputs={"message": pattern.format(odd), "order_no": 1})
+    candidate = make_candidate(program, "chat", "no demos").with_demos("answer", [demo])
+    assert_same_bytes(program, candidate, INPUTS[:1])
+
+
 # -- dspy
 
 
@@ -588,6 +600,17 @@ def test_dspy_state_is_what_dspy_saves_itself(name: str, reasoning: Reasoning, t
     if name == "desk" and reasoning == "chain_of_thought":
         own["topic.predict"] = own.pop("topic")
     assert state == own
+
+
+def test_dspy_state_holds_no_leftovers_of_the_module() -> None:
+    """Rows and traces that an earlier compilation left in the user's module are not exported."""
+    module = Desk()
+    module.topic.train = [{"message": "a private row"}]
+    module.topic.traces = [{"message": "a private trace"}]
+    program = ModuleProgram(module, max_tokens=50)
+    text = exported(program, make_candidate(program, "chat", "demos"), "dspy")
+    assert "private" not in text
+    assert json.loads(text)["topic"]["lm"] is None
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -444,6 +444,15 @@ def test_labelled_fields_are_read_in_any_dress(format: str, reply: str) -> None:
     assert FORMATS[format].parse(spec_of("label", "boolean"), reply) == {"team": "billing", "urgent": True}
 
 
+def test_fence_is_no_part_of_the_last_field() -> None:
+    """A fence around all sections goes; one inside a text stays."""
+    spec = spec_of("label", "text")
+    fenced = "```text\nTeam: billing\nSummary: paid twice\n```"
+    assert FORMATS["chat"].parse(spec, fenced) == {"team": "billing", "summary": "paid twice"}
+    inside = "Team: billing\nSummary: ```\nx = 1\n```"
+    assert FORMATS["chat"].parse(spec, inside)["summary"] == "```\nx = 1\n```"
+
+
 def test_reasoning_may_mention_a_label() -> None:
     """Of two sections with one label the last counts, because reasoning comes first."""
     reply = "Reasoning: at first sight\nTeam: returns\nbut money is named\nTeam: billing"

@@ -79,7 +79,8 @@ def _notes(subject: Subject, added: list[str], *, is_exact: bool) -> dict[str, A
         "temperature": candidate.temperature,
         "chain_of_thought": added,
         "how": (
-            f"program.load(path), then dspy.configure(adapter=optimizer.FormatAdapter({arguments})) and a model at "
-            "this temperature. Predictors under chain_of_thought must be dspy.ChainOfThought in the program."
+            "Keep this as a .json file. Load it with program.load(path), then "
+            f"dspy.configure(adapter=optimizer.FormatAdapter({arguments})) and a model at this temperature. "
+            "Predictors under chain_of_thought must be dspy.ChainOfThought in the program."
         ),
     }

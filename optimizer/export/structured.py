@@ -88,7 +88,7 @@ class _Dumper(yaml.SafeDumper):
         return True
 
     def analyze_scalar(self, scalar: str) -> ScalarAnalysis:
-        """Allow blocks with spaces at line ends, and tabs: all readers take them, PyYAML would rather not write them."""
+        """Allow blocks with spaces at line ends, and tabs: readers take them, PyYAML would rather not write them."""
         analysis: ScalarAnalysis = super().analyze_scalar(scalar)
         analysis.allow_block = analysis.allow_block or bool(_BLOCK.fullmatch(scalar))
         return analysis

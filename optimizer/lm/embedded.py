@@ -38,7 +38,7 @@ class EmbeddedBackend:
     def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
         self.identity = f"gguf:{path.stem}:{_fingerprint(path)}"
         self._lock = threading.Lock()
-        self._server: Any = _start_server(path, n_threads or _n_cores())
+        self._server: Any = _start_server(path, n_threads or _n_threads())
 
     @property
     def url(self) -> str:
@@ -162,11 +162,20 @@ def _start_server(path: Path, n_threads: int) -> Any:
     params.cpuparams.n_threads = n_threads
     params.cpuparams_batch.n_threads = n_threads
     params.verbosity = -1
-    return xllamacpp.Server(params)
+    server = xllamacpp.Server(params)
+    # Its threads may not run yet, and a server that is closed before they do is never joined: hangs for ever.
+    server.handle_completions({"prompt": " ", "max_tokens": 1})
+    return server
 
 
-def _n_cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+def _n_threads() -> int:
+    """All cores but one, or what OMP_NUM_THREADS says.
+
+    The threads wait for each other in busy loops: one that has to share its core with another program holds up all.
+    """
+    n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
+    given = os.environ.get("OMP_NUM_THREADS", "")
+    return max(1, min(n_cores, int(given)) if given.isdecimal() else n_cores - 1)
 
 
 def _end_of(request: CallRequest) -> dict[str, Any]:

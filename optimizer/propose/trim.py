@@ -30,6 +30,9 @@ _REQUEST = (
 )
 
 
+MIN_CHARS = 60  # below that, shorter words cost more in meaning than they save
+
+
 class Trim:
     """A shorter instruction. Whether it still scores as well is for the race to find out."""
 
@@ -37,6 +40,8 @@ class Trim:
     needs: frozenset[Need] = frozenset({"lm"})
 
     def request(self, context: Context) -> Ask:
+        if len(said(context)) < MIN_CHARS:
+            raise Rejection(f"short enough: {len(said(context))} characters")
         order = [int(i) for i in context.generator().permutation(len(_PATTERN.shots))]
         prompt = _PATTERN.prompt(head_and_tail(said(context))[0], order=order)
         return Ask(prompt=prompt, messages=chat(context, _REQUEST), max_tokens=n_tokens(context, chat=400))

@@ -1,0 +1,113 @@
+"""The optimizer from Python: `optimize` and the DSPy teleprompter, both over the loop that the command line runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import dspy
+import pytest
+
+import optimizer
+from optimizer.errors import DataError
+from tests.fake_server import FakeServer
+from tests.test_main_job import FRUIT, HINT, N_ROWS, answer, labelled_rows
+
+Team = Literal["red", "green", "blue"]
+
+
+class Pack(dspy.Signature):  # type: ignore[misc]  # DSPy ships no types
+    """Which team packs this box?"""
+
+    note: str = dspy.InputField()
+    team: Team = dspy.OutputField()
+
+
+class TwoSteps(dspy.Module):  # type: ignore[misc]
+    """Names the fruit, then the team."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.find = dspy.Predict("note -> fruit")
+        self.pick = dspy.Predict(Pack)
+
+    def forward(self, note: str) -> Any:
+        found = self.find(note=note)
+        return self.pick(note=f"{note} ({found.fruit})")
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(answer) as running:
+        yield running
+
+
+def lm(server: FakeServer, name: str) -> dspy.LM:
+    return dspy.LM(f"openai/{name}", api_base=server.url, api_key="none", max_tokens=100)
+
+
+def settings(tmp_path: Path, server: FakeServer) -> dict[str, Any]:
+    return {
+        "lm": lm(server, "task"),
+        "proposer": lm(server, "proposer"),
+        "search": {"trials": 8, "max_demos": 2},
+        "tracking": {"enabled": False},
+        "runs_dir": tmp_path,
+    }
+
+
+@pytest.mark.slow
+def test_optimize_returns_a_better_program_with_its_proof(tmp_path: Path, server: FakeServer) -> None:
+    """A signature goes in, a program that gets every row right comes out; asking again costs nothing."""
+    options = settings(tmp_path, server)
+    result = optimizer.optimize(Pack, metric="accuracy", train=labelled_rows(), **options)
+    assert (result.verdict.decision, result.verdict.winner_score) == ("promote", 1.0)
+    assert HINT in result.prompt
+    assert HINT in result.export("yaml")
+    with dspy.context(lm=options["lm"]):
+        assert result.program(note="Box 7 holds 3 limes.").team == FRUIT["lime"]
+
+    n_calls = len(server.calls)
+    again = optimizer.optimize(Pack, metric="accuracy", train=labelled_rows(), **options)
+    assert again.view.best == result.view.best
+    assert len(server.calls) == n_calls
+
+
+@pytest.mark.slow
+def test_a_function_may_be_the_metric(tmp_path: Path, server: FakeServer) -> None:
+    """A DSPy metric of example and prediction scores the answers, and its feedback reaches the journal."""
+
+    def right_team(example: dspy.Example, prediction: dspy.Prediction, trace: object = None) -> tuple[float, str]:
+        del trace
+        return float(example.team == prediction.team), f"expected {example.team}"
+
+    options = settings(tmp_path, server) | {"search": {"trials": 2}}
+    rows = [dspy.Example(**row).with_inputs("note") for row in labelled_rows()]
+    result = optimizer.optimize(dspy.Predict(Pack), metric=right_team, train=rows, **options)
+    feedback = {outcome.feedback for trial in result.view.trials for outcome in trial.outcomes}
+    assert "expected green" in feedback
+
+
+@pytest.mark.slow
+def test_the_teleprompter_compiles_a_student_of_two_predictors(tmp_path: Path, server: FakeServer) -> None:
+    """`compile` has the usual arguments, mutates both predictors, and hands over a program that DSPy can call."""
+    options = settings(tmp_path, server) | {"search": {"trials": 10, "operators": ["rewrite", "format"], "max_demos": 0}}
+    rows = [dspy.Example(**row).with_inputs("note") for row in labelled_rows()]
+    compiled = optimizer.PromptOptimizer(metric="accuracy", **options).compile(
+        TwoSteps(), trainset=rows[:50], valset=rows[50:], goal="Say which team packs the box."
+    )
+    assert isinstance(compiled, dspy.Module)
+    assert compiled.result.view.state == "finished"
+    assert {trial.recipe.predictor for trial in compiled.result.view.trials} >= {"find", "pick"}
+    with dspy.context(lm=options["lm"]):
+        assert compiled(note="Box 7 holds 3 plums.").team in FRUIT.values()
+
+
+def test_rows_without_the_answer_are_refused(tmp_path: Path, server: FakeServer) -> None:
+    """When no column is an output of the program, the error names both."""
+    rows = [{"note": row["note"]} for row in labelled_rows()]
+    with pytest.raises(DataError, match=r"none of the columns note is an output of the program \(team\)"):
+        optimizer.optimize(Pack, metric="accuracy", train=rows, **settings(tmp_path, server))
+    assert len(rows) == N_ROWS
+    assert not server.calls

@@ -1,0 +1,98 @@
+"""How modules may depend on each other, so that one stage can be changed without reading the others."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "optimizer"
+MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
+PURE = (
+    "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
+    "splits", "words",
+)  # fmt: skip
+HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
+EDGES = {
+    "mlflow": {"track"},
+    "optuna": {"study", "view", "saved", "session"},
+    "xllamacpp": {"lm"},
+    "datasets": {"rows"},
+    "litellm": {"lm"},
+    "rich": {"progress", "summary", "terminal", "commands"},
+    "click": {"cli"},
+}
+MAX_LINES = 300
+
+
+def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
+    """Return the dotted names of what a module imports."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    nodes = tree.body if at_top_only else list(ast.walk(tree))
+    names: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def stage(path: Path) -> str:
+    """Return the module's name, or that of the package it is in."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def test_pure_modules_do_no_io() -> None:
+    """What decides and what records knows nothing of databases, models, terminals or clocks."""
+    for name in PURE:
+        found = {each.partition(".")[0] for each in imports(PACKAGE / f"{name}.py")}
+        assert not found & (HEAVY | {"time", "threading", "pathlib", "os", "rich", "click"}), name
+
+
+@pytest.mark.parametrize("library", EDGES)
+def test_each_library_is_met_in_one_place(library: str) -> None:
+    """A third-party library is imported by its own adapter and nowhere else."""
+    users = {stage(path) for path in MODULES if any(name.partition(".")[0] == library for name in imports(path))}
+    assert users <= EDGES[library]
+    assert users
+
+
+def test_imports_form_no_cycle() -> None:
+    """Following imports at the top of modules never leads back."""
+    names = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in MODULES}
+    graph = {name: imports(path, at_top_only=True) & set(names) - {name, "optimizer"} for name, path in names.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail, name])
+        if name not in done:
+            for other in sorted(graph[name]):
+                if not other.startswith(f"{name}."):  # a package may re-export its own parts
+                    visit(other, (*trail, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+    assert len(done) == len(MODULES)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_modules_stay_readable(path: Path) -> None:
+    """A module says what it is for and is short enough to be read at once."""
+    text = path.read_text(encoding="utf-8")
+    assert ast.get_docstring(ast.parse(text)), "no docstring"
+    n_allowed = 460 if path.name == "session.py" else MAX_LINES
+    assert len(text.splitlines()) <= n_allowed
+
+
+def test_help_needs_no_heavy_import() -> None:
+    """`optimizer --help` answers without loading DSPy, MLflow or Optuna."""
+    code = "import sys; sys.argv = ['optimizer', '--help']\nimport optimizer.cli\ntry: optimizer.cli.main()\nfinally: print(sorted(sys.modules), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert "Examples:" in done.stdout
+    assert not HEAVY & set(ast.literal_eval(done.stderr))
