@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,11 @@ for _name, _value in {
     "OMP_WAIT_POLICY": "passive",
 }.items():
     os.environ.setdefault(_name, _value)
+
+if TYPE_CHECKING:
+    from optimizer.adapter import FormatAdapter
+    from optimizer.api import PromptOptimizer, Result, optimize
+    from optimizer.lm.dspy_engine import embedded_lm
 
 _LAZY = {
     "FormatAdapter": "optimizer.adapter",

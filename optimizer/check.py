@@ -6,12 +6,10 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from optimizer.budget import affordable_test_rows
 from optimizer.errors import ConfigError
 from optimizer.formats import UnreadableReply
 from optimizer.job import Job
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
-from optimizer.lm.model import Pricing
 from optimizer.program import Refused
 from optimizer.prompt import Message
 from optimizer.records import Role
@@ -58,13 +56,12 @@ def probes(job: Job) -> Iterator[Probe]:
 def estimate(job: Job, probe: Probe) -> Estimate:
     """Estimate calls, time and money of the whole study from one task call."""
     config, n_predictors = job.config, len(job.program.specs)
-    n_test = affordable_test_rows(config.budget, n_test=len(job.splits.test), calls_per_example=n_predictors)
-    final = 2 * n_test * n_predictors
+    final = 2 * job.n_test * n_predictors
     n_max = config.search.trials * len(job.splits.dev) * n_predictors + final
     n_calls = int(config.search.trials * len(job.splits.dev) * n_predictors * RACED_SHARE) + final
     if config.budget.task_calls is not None:
         n_max, n_calls = min(n_max, config.budget.task_calls), min(n_calls, config.budget.task_calls)
-    n_at_once = 1 if job.task_backend.is_local else config.lm.task.concurrency
+    n_at_once = job.task_backend.n_lanes if job.task_backend.is_local else config.lm.task.concurrency
     seconds = n_calls * probe.seconds / n_at_once
     if config.budget.wall_clock is not None:
         seconds = min(seconds, config.budget.wall_clock)
@@ -72,7 +69,7 @@ def estimate(job: Job, probe: Probe) -> Estimate:
 
 
 def _usd(job: Job, probe: Probe, n_calls: int) -> float | None:
-    pricing = Pricing.of(job.task_backend, job.config.lm.task)
+    pricing = job.prices["task"]
     return None if pricing.per_million is None else n_calls * pricing.usd(probe.tokens, 0)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from optimizer.errors import Paused
+from optimizer.errors import ConfigError, Paused
 
 SCHEMA_LOCK = 0x0B7A1E5  # any number that no other program locks: new tables are made by one process at a time
 
@@ -80,7 +80,23 @@ def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
     Args:
         is_durable: survive a power cut, at about 4 ms a commit (SQLite `synchronous=FULL`); otherwise only the death
             of the process. Studies that call nothing but in-process models need no more than that.
+
+    Raises:
+        ConfigError: the URL is none, its driver is missing, or the database cannot be reached or written.
     """
+    where = f"storage: {sa.engine.make_url(url).render_as_string()!r}" if "://" in url else f"storage: {url!r}"
+    try:
+        return _opened(url, is_durable=is_durable)
+    except (sa.exc.ArgumentError, sa.exc.NoSuchModuleError, ImportError) as error:
+        raise ConfigError(
+            f"{where} is no database that can be used: {_first_line(error)}; give sqlite:///PATH or "
+            "postgresql+psycopg://USER@HOST/NAME"
+        ) from error
+    except sa.exc.DBAPIError as error:
+        raise ConfigError(f"{where} cannot be opened: {_first_line(error.orig or error)}") from error
+
+
+def _opened(url: str, *, is_durable: bool) -> sa.Engine:
     # Transactions take milliseconds: threads queue for a few connections instead of contending for one file.
     engine = sa.create_engine(url, pool_size=8, max_overflow=0, pool_timeout=120, pool_pre_ping="sqlite" not in url)
     if engine.dialect.name == "sqlite":
@@ -124,8 +140,12 @@ def storage_errors() -> Iterator[None]:
     try:
         yield
     except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        reason = str(error.orig if isinstance(error, sa.exc.DBAPIError) else error).splitlines()[0]
+        reason = _first_line((isinstance(error, sa.exc.DBAPIError) and error.orig) or error)
         raise Paused("storage", f"storage: the study's database cannot be used: {reason}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), type(error).__name__)
 
 
 def _leave_transactions_to_us(connection: Any, _record: object) -> None:

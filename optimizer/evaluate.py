@@ -32,7 +32,7 @@ class Busy:
     n_rows: float = 0.0
 
     def add(self, seconds: float, *, n_rows: int) -> None:
-        kept = MEMORY ** n_rows
+        kept = MEMORY**n_rows
         self.seconds = kept * self.seconds + seconds
         self.n_rows = kept * self.n_rows + n_rows
 
@@ -59,7 +59,7 @@ class Evaluator:
         self._metric = metric
         self._journal = journal
         self._on_outcome = on_outcome or (lambda: None)
-        self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate") if concurrency > 1 else None
+        self._lanes = _lanes(model, concurrency)
         self._pause: Paused | None = None
         self._lock = threading.Lock()
         self._busy = Busy()
@@ -95,8 +95,8 @@ class Evaluator:
 
     def close(self) -> None:
         """Wait for calls under way and begin no other."""
-        if self._pool:
-            self._pool.shutdown(wait=True, cancel_futures=True)
+        for lane in self._lanes:
+            lane.shutdown(wait=True, cancel_futures=True)
 
     @contextmanager
     def _one_pause(self) -> Iterator[None]:
@@ -113,7 +113,7 @@ class Evaluator:
 
     def _map(self, evaluate: Callable[[Example], Outcome], examples: Sequence[Example]) -> list[Outcome]:
         """Evaluate in parallel. After an error nothing new begins; the first one is raised once the rest has ended."""
-        if self._pool is None:
+        if not self._lanes:
             return [evaluate(example) for example in examples]
         errors: list[BaseException] = []
 
@@ -126,7 +126,8 @@ class Evaluator:
                 errors.append(error)
                 raise
 
-        futures = [self._pool.submit(unless_failed, example) for example in examples]
+        lanes = self._lanes
+        futures = [lanes[i % len(lanes)].submit(unless_failed, example) for i, example in enumerate(examples)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException as error:  # the user's Ctrl-C reaches this thread only
@@ -170,3 +171,18 @@ def _with_reasoning(answer: Answer) -> Fields:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:MAX_ERROR_CHARS]
+
+
+def _lanes(model: Model, concurrency: int) -> list[ThreadPoolExecutor]:
+    """Return a thread for each engine of a local model, else one pool; nothing when calls are made one at a time.
+
+    Examples are dealt to lanes in turn, so each engine sees the same calls in the same order in every run. What it has
+    in its cache moves the last digits of its probabilities, and with them, rarely, an answer.
+    """
+    backend = model.backend
+    if backend.n_lanes > 1:
+        return [
+            ThreadPoolExecutor(1, thread_name_prefix=f"evaluate-{i}", initializer=backend.use_lane, initargs=(i,))
+            for i in range(backend.n_lanes)
+        ]
+    return [ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate")] if concurrency > 1 else []

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import dspy
 
+from optimizer.budget import affordable_test_rows
 from optimizer.candidate import JsonValue, content_hash
 from optimizer.config import LM, Config
 from optimizer.data import load_splits
@@ -18,10 +19,12 @@ from optimizer.data_report import Splits
 from optimizer.errors import ProgramError
 from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend, CallRequest
+from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
 from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompt import Message, spec_of_task
 from optimizer.propose import Operator, open_operators
+from optimizer.records import Role
 from optimizer.user_code import load, user_code
 
 PACKAGES = ("dspy", "optuna", "mlflow", "datasets", "numpy")
@@ -61,6 +64,37 @@ class Job:
     judge_backend: Backend | None = None
     judge: LateJudge | None = None
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that could not be kept, before anything is created or sent.
+
+        Raises:
+            ConfigError: no room for a final test, or a money cap without prices.
+        """
+        require_prices(self.config.budget.usd, self.prices)
+        _ = self.n_test
+
+    @property
+    def prices(self) -> dict[Role, Pricing]:
+        """What each role's calls cost."""
+        config = self.config
+        prices: dict[Role, Pricing] = {
+            "task": Pricing.of(self.task_backend, config.lm.task),
+            "proposer": Pricing.of(self.proposer_backend, config.proposer),
+        }
+        return (
+            prices if self.judge_backend is None else {**prices, "judge": Pricing.of(self.judge_backend, config.judge)}
+        )
+
+    @property
+    def n_test(self) -> int:
+        """Test rows that the final comparison uses.
+
+        Raises:
+            ConfigError: the call budget leaves no room for them.
+        """
+        n_calls = len(self.program.specs)
+        return affordable_test_rows(self.config.budget, n_test=len(self.splits.test), calls_per_example=n_calls)
 
     @property
     def run_dir(self) -> Path:

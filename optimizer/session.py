@@ -18,7 +18,7 @@ from typing import cast
 import numpy as np
 from optuna.trial import TrialState
 
-from optimizer.budget import Deadline, affordable_test_rows, open_caps
+from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, content_hash
 from optimizer.elite import Elite
 from optimizer.errors import ConfigError, StudyError
@@ -27,7 +27,7 @@ from optimizer.files import make_private_folder, save_best
 from optimizer.job import Job
 from optimizer.journal import Journal, open_engine
 from optimizer.lm.backend import Backend
-from optimizer.lm.model import Model, Pricing, RetryPolicy
+from optimizer.lm.model import Model, RetryPolicy
 from optimizer.observe import Observer
 from optimizer.propose import Attempt, Rejection
 from optimizer.propose.memory import Memory
@@ -38,6 +38,7 @@ from optimizer.records import DevEstimate, Outcome, Role, StudyView, TrialRecord
 from optimizer.render import render
 from optimizer.saved import leave_pointer
 from optimizer.study import RacePruner, Study, Ticket
+from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import read_view, trial_records
@@ -68,9 +69,7 @@ class Session:
         record = self._open_record()
         self.is_finished = record["state"] == "finished"
         self._wall_s_before = cast(float, record["wall_s"])
-        self.n_test = affordable_test_rows(
-            job.config.budget, n_test=len(self.splits.test), calls_per_example=self._n_calls
-        )
+        self.n_test = job.n_test
         self.caps = open_caps(job.config.budget, test_calls=2 * self.n_test * self._n_calls)
         self.deadline = Deadline.of(job.config.budget, spent_s=self._wall_s_before)
         self.study = self._open_study()
@@ -79,7 +78,7 @@ class Session:
         self._starts = dict(self._diverse_starts())
         self.study.enqueue_starts(list(self._starts))
         self._restore()
-        self.tracker = open_tracker(job, self.journal, self.view)
+        self.tracker = NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view)
         observer.opened(self)
 
     # -- what the loop asks -------------------------------------------------------------------
@@ -326,17 +325,12 @@ class Session:
         )
 
     def _model(self, backend: Backend, role: Role, retry_for_s: float) -> Model:
-        settings = {
-            "task": self.job.config.lm.task,
-            "proposer": self.job.config.proposer,
-            "judge": self.job.config.judge,
-        }
         model = Model(
             backend,
             role=role,
             journal=self.journal,
             caps=self.caps,
-            pricing=Pricing.of(backend, settings[role]),
+            pricing=self.job.prices[role],
             retry=RetryPolicy(retry_for_s=retry_for_s),
             on_wait=self.observer.waiting,
         )

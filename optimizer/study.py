@@ -13,11 +13,11 @@ from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import optuna
-import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optimizer.candidate import JsonValue, Reasoning, content_hash
 from optimizer.config import Search
+from optimizer.database import prepare_sqlite
 from optimizer.race import FloatArray, RaceRule
 from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
 
@@ -158,13 +158,5 @@ def open_storage(url: str, *, is_durable: bool) -> optuna.storages.RDBStorage:
     if not url.startswith("sqlite"):
         return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
-    storage.engine.dispose()
-
-    @sa.event.listens_for(storage.engine, "connect")
-    def _set_pragmas(connection: sa.engine.interfaces.DBAPIConnection, _record: object) -> None:
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode=WAL")
-        cursor.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
-        cursor.close()
-
+    prepare_sqlite(storage.engine, is_durable=is_durable)
     return storage

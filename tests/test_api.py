@@ -92,7 +92,9 @@ def test_a_function_may_be_the_metric(tmp_path: Path, server: FakeServer) -> Non
 @pytest.mark.slow
 def test_the_teleprompter_compiles_a_student_of_two_predictors(tmp_path: Path, server: FakeServer) -> None:
     """`compile` has the usual arguments, mutates both predictors, and hands over a program that DSPy can call."""
-    options = settings(tmp_path, server) | {"search": {"trials": 10, "operators": ["rewrite", "format"], "max_demos": 0}}
+    options = settings(tmp_path, server) | {
+        "search": {"trials": 10, "operators": ["rewrite", "format"], "max_demos": 0}
+    }
     rows = [dspy.Example(**row).with_inputs("note") for row in labelled_rows()]
     compiled = optimizer.PromptOptimizer(metric="accuracy", **options).compile(
         TwoSteps(), trainset=rows[:50], valset=rows[50:], goal="Say which team packs the box."

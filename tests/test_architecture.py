@@ -22,11 +22,11 @@ EDGES = {
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
-    "litellm": {"lm"},
     "rich": {"progress", "summary", "terminal", "commands"},
     "click": {"cli"},
 }
 MAX_LINES = 300
+LONGER = {"config.py": 340, "session.py": 420}  # one table of keys; the one place where everything meets
 
 
 def imports(path: Path, *, at_top_only: bool = False) -> set[str]:
@@ -86,13 +86,18 @@ def test_modules_stay_readable(path: Path) -> None:
     """A module says what it is for and is short enough to be read at once."""
     text = path.read_text(encoding="utf-8")
     assert ast.get_docstring(ast.parse(text)), "no docstring"
-    n_allowed = 460 if path.name == "session.py" else MAX_LINES
+    n_allowed = LONGER.get(path.name, MAX_LINES)
     assert len(text.splitlines()) <= n_allowed
 
 
 def test_help_needs_no_heavy_import() -> None:
     """`optimizer --help` answers without loading DSPy, MLflow or Optuna."""
-    code = "import sys; sys.argv = ['optimizer', '--help']\nimport optimizer.cli\ntry: optimizer.cli.main()\nfinally: print(sorted(sys.modules), file=sys.stderr)"
+    code = (
+        "import sys; sys.argv = ['optimizer', '--help']\n"
+        "import optimizer.cli\n"
+        "try: optimizer.cli.main()\n"
+        "finally: print(sorted(sys.modules), file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "Examples:" in done.stdout
     assert not HEAVY & set(ast.literal_eval(done.stderr))

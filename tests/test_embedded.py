@@ -48,7 +48,7 @@ PET = {
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[EmbeddedBackend]:
-    opened = EmbeddedBackend(gguf_path("embedded"), n_threads=1)
+    opened = EmbeddedBackend(gguf_path("embedded"), n_engines=1)
     yield opened
     opened.close()
 
@@ -70,7 +70,8 @@ def label(message: str) -> CallRequest:
 
 def decoded_in_full(backend: EmbeddedBackend, request: CallRequest) -> Reply:
     """The same request without the short cut for labels: the grammar ends the reply, nothing else does."""
-    return backend._call(request, 40)
+    reply: Reply = backend._engines[0]._call(request, 40)
+    return reply
 
 
 # -- labels ----------------------------------------------------------------------------------------

@@ -78,11 +78,15 @@ class Scripted:
     style: Literal["completion", "chat"] = "chat"
     is_local = True
     identity = "scripted"
+    n_lanes = 1
 
     def __init__(self, answer: Callable[[str], str | Reply] | None = None) -> None:
         self.answer = answer or str
         self.seen: list[str] = []
         self._lock = threading.Lock()
+
+    def use_lane(self, lane: int) -> None:
+        """There is one."""
 
     def complete(self, request: CallRequest) -> Reply:
         text = request.messages[-1].content.split()[-1]

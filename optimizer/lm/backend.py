@@ -84,11 +84,17 @@ class Backend(Protocol):
         identity: names model and endpoint; part of every journal key, holds no secret.
         style: `completion` for models that continue patterns, `chat` for models that follow requests.
         is_local: costs nothing and sends nothing over the network.
+        n_lanes: engines that answer side by side; 1 where the other end decides for itself.
     """
 
     identity: str
     style: Literal["completion", "chat"]
     is_local: bool
+    n_lanes: int
+
+    def use_lane(self, lane: int) -> None:
+        """Tell which of its engines should take the calls of this thread."""
+        ...
 
     def complete(self, request: CallRequest) -> Reply:
         """Make one attempt.

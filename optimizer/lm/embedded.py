@@ -23,10 +23,16 @@ CONTEXT_TOKENS = 8192
 N_SLOTS = 2  # one prompt prefix stays cached for the task model, one for the proposer
 PREFIX_CACHE_MIB = 256  # for prefixes that neither slot holds any more; llama.cpp would take 8 GiB
 FINGERPRINT_BYTES = 1 << 20
+SMALL_BYTES = 512 << 20
+MAX_ENGINES = 8
 
 
 class EmbeddedBackend:
-    """A GGUF model in this process. Calls are taken one at a time: its threads use all cores anyway.
+    """A GGUF model in this process, loaded once for each engine. An engine takes one call at a time.
+
+    A small model gets an engine with one thread for each core: the threads of one engine wait for each other in busy
+    loops at every layer, so two engines of one thread answer twice as many calls as one of two, and do not suffer when
+    another program wants a core. A large model gets one engine with all cores, because it is held in memory once.
 
     Replies that can be listed (labels) stop at the first token that tells them apart. The answer is the same
     as with full decoding, because the grammar leaves one continuation, at a fraction of the time.
@@ -35,27 +41,48 @@ class EmbeddedBackend:
     style: Literal["completion", "chat"] = "completion"
     is_local = True
 
-    def __init__(self, path: Path, *, n_threads: int | None = None) -> None:
+    def __init__(self, path: Path, *, n_engines: int | None = None) -> None:
+        n_cores = _n_cores()
+        is_small = path.stat().st_size <= SMALL_BYTES
+        self.n_lanes = n_engines or (min(n_cores, MAX_ENGINES) if is_small else 1)
         self.identity = f"gguf:{path.stem}:{_fingerprint(path)}"
-        self._lock = threading.Lock()
-        self._server: Any = _start_server(path, n_threads or _n_threads())
+        n_threads = 1 if self.n_lanes > 1 else max(1, n_cores - 1)
+        self._engines = [_Engine(path, n_threads) for _ in range(self.n_lanes)]
+        self._lane = threading.local()
 
     @property
     def url(self) -> str:
         """Address of the same model as an OpenAI-compatible HTTP server, on loopback."""
-        return f"{self._server.listening_address}/v1"
+        return f"{self._engines[0].server.listening_address}/v1"
+
+    def use_lane(self, lane: int) -> None:
+        """Send the calls of this thread to one engine, so that its sequence of calls can be repeated exactly."""
+        self._lane.number = lane % self.n_lanes
 
     def complete(self, request: CallRequest) -> Reply:
-        with self._lock:
-            if self._server is None:
+        engine = self._engines[getattr(self._lane, "number", 0)]
+        with engine.lock:
+            if engine.server is None:
                 raise AttemptError("unexpected", f"{self.identity} is closed")
-            options = replies(request.constraint)
-            return self._choose(request, options) if options else self._call(request, request.max_tokens)
+            return engine.complete(request)
 
     def close(self) -> None:
-        """Unload the model and stop its HTTP server."""
-        with self._lock:
-            self._server = None
+        """Unload the model and stop its HTTP servers."""
+        for engine in self._engines:
+            with engine.lock:
+                engine.server = None
+
+
+class _Engine:
+    """One loaded copy of the model. The caller holds `lock`."""
+
+    def __init__(self, path: Path, n_threads: int) -> None:
+        self.lock = threading.Lock()
+        self.server: Any = _start_server(path, n_threads)
+
+    def complete(self, request: CallRequest) -> Reply:
+        options = replies(request.constraint)
+        return self._choose(request, options) if options else self._call(request, request.max_tokens)
 
     def _choose(self, request: CallRequest, options: tuple[str, ...]) -> Reply:
         """Decode only until one reply is left; `max_tokens` does not cut labels short."""
@@ -79,9 +106,9 @@ class EmbeddedBackend:
         is_pattern = len(request.messages) == 1 and request.messages[0].role == "user"
         try:
             if is_pattern:
-                return _reply(self._server.handle_completions(body | {"prompt": request.messages[0].content}))
+                return _reply(self.server.handle_completions(body | {"prompt": request.messages[0].content}))
             messages = [{"role": message.role, "content": message.content} for message in request.messages]
-            return _reply(self._server.handle_chat_completions(body | {"messages": messages}))
+            return _reply(self.server.handle_chat_completions(body | {"messages": messages}))
         except (TypeError, ValueError, RuntimeError) as error:  # text that is no UTF-8, a request it cannot read
             raise AttemptError("invalid_request", str(error)) from error
 
@@ -168,14 +195,11 @@ def _start_server(path: Path, n_threads: int) -> Any:
     return server
 
 
-def _n_threads() -> int:
-    """All cores but one, or what OMP_NUM_THREADS says.
-
-    The threads wait for each other in busy loops: one that has to share its core with another program holds up all.
-    """
+def _n_cores() -> int:
+    """The cores of this process, or what OMP_NUM_THREADS says."""
     n_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)
     given = os.environ.get("OMP_NUM_THREADS", "")
-    return max(1, min(n_cores, int(given)) if given.isdecimal() else n_cores - 1)
+    return max(1, min(n_cores, int(given))) if given.isdecimal() else n_cores
 
 
 def _end_of(request: CallRequest) -> dict[str, Any]:

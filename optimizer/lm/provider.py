@@ -39,6 +39,7 @@ class ProviderBackend:
 
     style: Literal["completion", "chat"] = "chat"
     is_local = False
+    n_lanes = 1
 
     def __init__(
         self,
@@ -65,6 +66,9 @@ class ProviderBackend:
         except TimeoutError:
             message = f"no complete reply within {self._timeout_s:g} s"
             raise AttemptError("timeout", message, is_retryable=True, is_billed=True) from None
+
+    def use_lane(self, lane: int) -> None:
+        """The provider distributes its calls itself."""
 
     def close(self) -> None:
         if self._owns_lm:
