@@ -62,6 +62,8 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
 
 
 def _print_data(job: Job) -> None:
+    from optimizer.data_report import provable_gain
+
     out, report = console(), job.splits.report
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("split", "rows", "used for", "classes"):
@@ -74,6 +76,8 @@ def _print_data(job: Job) -> None:
     if report.constant_answer is not None:
         answer, share = report.constant_answer
         out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
+    gain = provable_gain(report.n["test"])
+    out.print(f"Roughly, a gain of {points(gain)} points or more can be proved on this test split.", highlight=False)
     for warning in (*report.warnings, *report.bad_rows[:5]):
         out.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
 

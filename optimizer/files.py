@@ -7,6 +7,9 @@ import json
 import os
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
+from optimizer.errors import StudyError
 from optimizer.records import StudyView
 
 PRIVATE_FILE = 0o600
@@ -16,6 +19,22 @@ PRIVATE_FOLDER = 0o700
 def make_private_folder(folder: Path) -> None:
     """Create a folder that only the user can read; one that exists keeps its mode."""
     folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+
+
+def claim(run_dir: Path) -> FileLock:
+    """Take a study for this process; the claim ends with `release` or with the process.
+
+    Raises:
+        StudyError: another process has it.
+    """
+    lock = FileLock(run_dir / ".lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise StudyError(
+            f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}"
+        ) from None
+    return lock
 
 
 def write_atomically(path: Path, text: str) -> None:

@@ -31,13 +31,12 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
         UserError: the study exists and does not fit the job.
     """
     session = Session(job, observer or Observer())
-    if session.is_finished:
-        session.close()
-        return session.view()
     try:
-        reason = search(session)
-        winner = recommend(session)
-        session.finish(reason, winner, final_test(session, winner))
+        if not session.is_finished:
+            reason = search(session)
+            winner = recommend(session)
+            session.finish(reason, winner, final_test(session, winner))
+        return session.view()
     except Paused as pause:
         session.pause(pause.reason)
         raise
@@ -46,7 +45,6 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
         raise
     finally:
         session.close()
-    return session.view()
 
 
 def search(session: Session) -> str:

@@ -23,7 +23,7 @@ from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, c
 from optimizer.elite import Elite
 from optimizer.errors import ConfigError, StudyError
 from optimizer.evaluate import Evaluator
-from optimizer.files import make_private_folder, save_best
+from optimizer.files import claim, make_private_folder, save_best
 from optimizer.job import Job
 from optimizer.journal import Journal, open_engine
 from optimizer.lm.backend import Backend
@@ -63,6 +63,7 @@ class Session:
         self._budget_note: str | None = None
         self._pairs: dict[int, tuple[FloatArray, FloatArray]] = {}
         make_private_folder(job.run_dir)
+        self._claim = claim(job.run_dir)
         leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
         owner = f"{socket.gethostname()}:{os.getpid()}"
         self.journal = Journal(open_engine(job.storage_url, is_durable=job.is_durable), job.config.name, owner=owner)
@@ -230,6 +231,7 @@ class Session:
         self._evaluator.close()
         self.tracker.close()
         self.journal.engine.dispose()
+        self._claim.release()
 
     def dev_estimate(self, winner: Candidate) -> DevEstimate:
         """Return what the search believes of the winner on dev."""

@@ -396,7 +396,10 @@ def test_empty_instructions_are_mutated_from_the_goal(operator: str) -> None:
     """A parent that says nothing stands for the task's goal."""
     parent = PARENT.with_instructions("sort", "")
     context = context_of(parent=parent)
-    if operator not in ("clarify", "edit"):
+    if operator == "trim":  # the goal is short enough
+        with pytest.raises(Rejection, match="short enough: 36 characters"):
+            BUILT_IN["trim"].request(context)
+    elif operator not in ("clarify", "edit"):
         assert "Sort what users write" in asked(BUILT_IN[operator], context).prompt
     reply = "Sort notes." if operator == "trim" else GOOD[operator]["completion"]
     assert gate(BUILT_IN[operator].parse(reply, context), parent=parent) is None

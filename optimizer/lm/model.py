@@ -163,6 +163,8 @@ class Model:
         return reply
 
     def _give_up_or_wait(self, error: AttemptError, history: CallHistory, deadline: float) -> None:
+        if error.kind == "not_configured":
+            raise ConfigError(f"lm.{self.role}: {self.backend.identity}: {error}") from error
         if error.is_fatal:
             raise self._paused(PAUSE_REASONS.get(error.kind, "provider"), str(error)) from error
         if not error.is_retryable or (error.kind not in WHOLE_MODEL and history.is_deterministic):

@@ -44,7 +44,7 @@ BY_CLASS: tuple[tuple[type[errors.LMError], Meaning], ...] = (
     (errors.LMInvalidRequestError, Meaning("invalid_request")),
     (errors.LMTimeoutError, Meaning("timeout", is_retryable=True, is_billed=True)),
     (errors.LMServerError, Meaning("server", is_retryable=True, is_billed=True)),
-    (errors.LMNotConfiguredError, Meaning("auth", is_fatal=True)),
+    (errors.LMNotConfiguredError, Meaning("not_configured", is_fatal=True)),
     (errors.LMConfigurationError, Meaning("invalid_request", is_fatal=True)),
     (errors.LMUnsupportedFeatureError, Meaning("invalid_request", is_fatal=True)),
     (errors.LMTransportError, Meaning("transport", is_retryable=True, is_billed=True)),
