@@ -118,13 +118,21 @@ def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
 @click.option("-f", "--format", default="text", metavar="FORMAT", help="text, markdown, chat-json, yaml or dspy.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option(
+    "--trial", type=click.IntRange(min=1), metavar="N", help="Another candidate than the winner, by its trial."
+)
 @_runs_dir
 @_debug
-def export(study: str, format: str, output: Path | None, force: bool, runs_dir: Path, debug: bool) -> None:
+def export(
+    study: str, format: str, output: Path | None, force: bool, trial: int | None, runs_dir: Path, debug: bool
+) -> None:
     """Print the winning prompt of STUDY, or the best so far."""
     from optimizer import commands
 
-    _guard(debug, lambda: commands.export_study(study, runs_dir, format=format, output=output, is_forced=force))
+    _guard(
+        debug,
+        lambda: commands.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
+    )
 
 
 @app.command()

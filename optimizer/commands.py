@@ -18,11 +18,12 @@ from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
 from optimizer.files import make_private_folder
 from optimizer.terminal import console, hold_logs, log_to
-from optimizer.words import count, duration, money, percent, points
+from optimizer.words import count, duration, money, percent
 
 if TYPE_CHECKING:
+    from optimizer.candidate import Candidate
     from optimizer.job import Job
-    from optimizer.records import StudyView, TrialRecord
+    from optimizer.records import StudyView
     from optimizer.saved import SavedStudy
 
 
@@ -46,9 +47,11 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
             )
         bill = estimate(job, found[0])
         price = (
-            "an unknown sum (set price_in and price_out)"
+            "no money"
+            if job.is_free
+            else "an unknown sum (set price_in and price_out)"
             if bill.usd is None
-            else f"about {money(bill.usd, is_free=job.is_free)}"
+            else f"about {money(bill.usd)}"
         )
         out.print(
             f"A run takes about {count(bill.n_calls)} task calls (at most {count(bill.n_calls_max)}), "
@@ -77,7 +80,7 @@ def _print_data(job: Job) -> None:
         answer, share = report.constant_answer
         out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
     gain = provable_gain(report.n["test"])
-    out.print(f"Roughly, a gain of {points(gain)} points or more can be proved on this test split.", highlight=False)
+    out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
     for warning in (*report.warnings, *report.bad_rows[:5]):
         out.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
 
@@ -108,6 +111,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     """Print one study: the verdict, the prompts, and its trials."""
     from optimizer.saved import open_saved
     from optimizer.summary import print_summary, summary_json
+    from optimizer.tables import trial_table
 
     saved = open_saved(runs_dir, name)
     view = saved.view()
@@ -116,7 +120,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
         return 0
     out = console()
-    out.print(_trial_table(view))
+    out.print(trial_table(view, saved.program()))
     print_summary(out, view, prompts, runs_flag=_runs_flag(runs_dir))
     return 0
 
@@ -124,6 +128,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
 def show_status(name: str | None, runs_dir: Path) -> int:
     """Print how far one study is, or a line for each."""
     from optimizer.saved import open_saved, study_names
+    from optimizer.tables import status_cells
 
     names: list[str | None] = [name] if name else [*study_names(runs_dir)]
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -131,12 +136,14 @@ def show_status(name: str | None, runs_dir: Path) -> int:
         table.add_column(head)
     for each in names or [None]:
         view = open_saved(runs_dir, each).view()
-        table.add_row(*_status_cells(view))
+        table.add_row(*status_cells(view))
     console().print(table, highlight=False)
     return 0
 
 
-def export_study(name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool) -> int:
+def export_study(
+    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None
+) -> int:
     """Print or write the best prompt in the form that is asked for."""
     from optimizer.export import export, export_format
     from optimizer.files import write_atomically
@@ -146,7 +153,8 @@ def export_study(name: str, runs_dir: Path, *, format: str, output: Path | None,
     if output is not None and output.exists() and not is_forced:
         raise ConfigError(f"--output: {str(output)!r} exists; give another name, or --force to overwrite it")
     saved = open_saved(runs_dir, name)
-    text = export(saved.view(), saved.program(), chosen)
+    view = saved.view()
+    text = export(view, saved.program(), chosen, None if trial is None else _candidate_of(view, trial))
     if output is None:
         sys.stdout.write(text)
         return 0
@@ -156,6 +164,15 @@ def export_study(name: str, runs_dir: Path, *, format: str, output: Path | None,
         raise ConfigError(f"--output: {str(output)!r} cannot be written: {error.strerror or error}") from error
     console().print(f"wrote {output}", highlight=False)
     return 0
+
+
+def _candidate_of(view: StudyView, number: int) -> Candidate:
+    """Return what a trial made; trials are counted from 1, as they are shown."""
+    made = {trial.number + 1: trial.candidate for trial in view.trials if trial.candidate}
+    if number not in made:
+        allowed = ", ".join(map(str, made))
+        raise StudyError(f"--trial: study {view.name!r} has no candidate of trial {number}; trials with one: {allowed}")
+    return made[number]
 
 
 def track_study(name: str, runs_dir: Path) -> int:
@@ -192,7 +209,7 @@ def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool
     server = subprocess.Popen(command, env={**os.environ, **extra}, stdout=log, stderr=log)
     try:
         _wait_until_up(base, server, runs_dir / "ui.log")
-        console().print(f"study {saved.config.name}: {link or base}\nCtrl-C stops the server", highlight=False)
+        print(f"study {saved.config.name}: {link or base}\nCtrl-C stops the server", flush=True)
         if opens_browser and sys.stdout.isatty():
             webbrowser.open(link or base)
         return server.wait()
@@ -237,48 +254,3 @@ def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
 
 def _runs_flag(runs_dir: Path) -> str:
     return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"
-
-
-def _status_cells(view: StudyView) -> list[str]:
-    trial = view.trial_of(view.best)
-    best = f"{percent(trial.score)} (trial {trial.number + 1})" if trial else "-"
-    verdict = view.verdict
-    said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
-    state = view.state + (f": {view.stop_reason}" if view.state == "paused" else "")
-    calls = count(sum(view.spend.calls.values()))
-    return [
-        view.name,
-        state,
-        str(len(view.trials)),
-        best,
-        calls,
-        money(view.spend.cost_usd),
-        duration(view.wall_s),
-        said,
-    ]
-
-
-def _trial_table(view: StudyView) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("trial", "operator", "state", "dev score", "rows", "vs best", "calls", "why"):
-        table.add_column(head, overflow="ellipsis", no_wrap=head != "why")
-    for trial in view.trials:
-        table.add_row(*_trial_cells(trial), style="green" if trial.candidate == view.best else None)
-    return table
-
-
-def _trial_cells(trial: TrialRecord) -> list[str]:
-    difference = points(trial.difference) if trial.difference is not None else ""
-    calls = str(trial.task_calls + trial.proposer_calls)
-    rows = str(len(trial.outcomes)) if trial.outcomes else ""
-    score = percent(trial.score) if trial.score is not None else ""
-    return [
-        str(trial.number + 1),
-        trial.recipe.operator,
-        trial.state,
-        score,
-        rows,
-        difference,
-        calls,
-        trial.reason[:80],
-    ]

@@ -243,6 +243,13 @@ class Search(Model):
     )
     min_gain: float = Field(0.01, ge=0, lt=1, description="Smallest gain in score that matters.")
     patience: int = Field(0, ge=0, description="Stop after this many trials without a new best; 0: never.")
+    objective: tuple[Literal["score", "cost"], ...] = Field(
+        ("score",),
+        min_length=1,
+        description="What to look for. With `[score, cost]` finalists come from the front of score against prompt "
+        "length, and a shorter prompt wins if it is less than `min_gain` behind.",
+        strict=False,
+    )
     sampler: Literal["tpe", "random"] = Field("tpe", description="Optuna sampler that picks the recipes.")
     seed: int = Field(0, ge=0, description="Seed of every random choice.")
     confidence: float = Field(0.95, gt=0.5, lt=1, description="Confidence level of intervals and of the verdict.")

@@ -98,14 +98,15 @@ def recommend(session: Session) -> Candidate:
 
     Among finalists that score alike the shorter prompt wins: it is cheaper for as long as it is used.
     """
-    finalists = session.elite.ranked()[: session.job.config.search.finalists]
+    finalists, search_settings = session.finalists(), session.job.config.search
     session.observer.finalists(finalists)
     for candidate in finalists:
         try:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
             break  # what is left is kept for the test
-    return verdict.choose_winner(session.elite, finalists, lambda candidate: len(session.render(candidate)))
+    tolerance = search_settings.min_gain if "cost" in search_settings.objective else 0.0
+    return verdict.choose_winner(session.elite, finalists, session.n_chars, tolerance=tolerance)
 
 
 def final_test(session: Session, winner: Candidate) -> Verdict:

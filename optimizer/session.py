@@ -24,6 +24,7 @@ from optimizer.elite import Elite
 from optimizer.errors import ConfigError, StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.files import claim, make_private_folder, save_best
+from optimizer.front import pareto_front
 from optimizer.job import Job
 from optimizer.journal import Journal, open_engine
 from optimizer.lm.backend import Backend
@@ -232,6 +233,19 @@ class Session:
         self.tracker.close()
         self.journal.engine.dispose()
         self._claim.release()
+
+    def n_chars(self, candidate: Candidate) -> int:
+        """Length of a candidate's prompt without an input, in characters."""
+        return len(self.render(candidate))
+
+    def finalists(self) -> list[Candidate]:
+        """Return the best few candidates; where cost matters, the best few of the front of score against length."""
+        search, ranked = self.job.config.search, self.elite.ranked()
+        if "cost" in search.objective:
+            scores = [self.elite.estimate(candidate) for candidate in ranked]
+            front = pareto_front(scores, [self.n_chars(candidate) for candidate in ranked])
+            ranked = [ranked[i] for i in reversed(front)]
+        return ranked[: search.finalists]
 
     def dev_estimate(self, winner: Candidate) -> DevEstimate:
         """Return what the search believes of the winner on dev."""

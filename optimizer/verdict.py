@@ -23,9 +23,14 @@ class TooManyFailures(Exception):
     """Too many test rows have no score for a fair comparison."""
 
 
-def choose_winner(elite: Elite, finalists: Sequence[Candidate], n_chars: Callable[[Candidate], int]) -> Candidate:
-    """Return the finalist with the best pessimistic dev score; of equals the one with the shorter prompt."""
-    return max(finalists, key=lambda candidate: (lower_bound(elite, candidate), -n_chars(candidate)))
+def choose_winner(
+    elite: Elite, finalists: Sequence[Candidate], n_chars: Callable[[Candidate], int], *, tolerance: float = 0.0
+) -> Candidate:
+    """Return the finalist with the best pessimistic dev score, or a shorter one that is at most `tolerance` below."""
+    bounds = {candidate.id: lower_bound(elite, candidate) for candidate in finalists}
+    best = max(bounds.values())
+    near = [candidate for candidate in finalists if bounds[candidate.id] >= best - tolerance]
+    return min(near, key=lambda candidate: (n_chars(candidate), -bounds[candidate.id]))
 
 
 def lower_bound(elite: Elite, candidate: Candidate) -> float:

@@ -22,11 +22,11 @@ EDGES = {
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
-    "rich": {"progress", "summary", "terminal", "commands"},
+    "rich": {"progress", "summary", "terminal", "commands", "tables"},
     "click": {"cli"},
 }
 MAX_LINES = 300
-LONGER = {"config.py": 340, "session.py": 420}  # one table of keys; the one place where everything meets
+LONGER = {"config.py": 345, "session.py": 425}  # one table of keys; the one place where everything meets
 
 
 def imports(path: Path, *, at_top_only: bool = False) -> set[str]:

@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -128,6 +129,9 @@ def test_a_study_runs_from_yaml_to_an_exported_prompt(folder: Path, server: Fake
     assert len(server.calls) == n_calls
 
     assert HINT in optimizer(folder, "export", "fruit")
+    assert "Which team packs this box?" in optimizer(folder, "export", "fruit", "--trial", "1")
+    assert re.search(r"1 +start +complete", optimizer(folder, "show", "fruit"))
+    assert "fruit is in MLflow" in optimizer(folder, "track", "fruit")
     assert json.loads(optimizer(folder, "export", "fruit", "--format", "chat-json"))
     assert "finished" in optimizer(folder, "status")
     assert HINT in (folder / "runs/fruit/best_prompt.txt").read_text()
@@ -143,6 +147,57 @@ def _assert_mlflow_holds(folder: Path, *, n_trials: int) -> None:
     assert len(names) == n_trials + 1
     assert {"start", "format"} & operators
     assert prompts
+
+
+@pytest.mark.slow
+def test_check_tells_what_a_run_will_find_and_take(folder: Path, server: FakeServer) -> None:
+    """Data, one call to each model, and an estimate; nothing is written."""
+    write(folder, config(server.url))
+    printed = optimizer(folder, "check", "study.yaml")
+    assert re.search(r"train +\d+ +shown in prompts", printed)
+    assert "lm.task: openai/task@" in printed
+    assert "lm.proposer: openai/proposer@" in printed
+    assert re.search(r"about [\d,]+ task calls \(at most [\d,]+\)", printed)
+    assert len(server.calls) == 2
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.slow
+def test_the_ui_opens_at_the_study(folder: Path, server: FakeServer) -> None:
+    """`optimizer ui` serves MLflow on loopback, prints a link to the study's run, and ends with Ctrl-C."""
+    settings = config(server.url)
+    settings["search"]["trials"] = 1
+    write(folder, settings)
+    optimizer(folder, "run", "study.yaml")
+    ui = subprocess.Popen(
+        command("ui", "fruit", "--no-browser", "--port", "5643"), cwd=folder, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert ui.stdout is not None
+        link = ui.stdout.readline()
+        found = re.match(r"study fruit: (http://127\.0\.0\.1:\d+)/#/experiments/\d+/runs/(\w+)", link)
+        assert found, link
+        with urllib.request.urlopen(f"{found[1]}/api/2.0/mlflow/runs/get?run_id={found[2]}", timeout=30) as reply:
+            assert json.load(reply)["run"]["info"]["status"] == "FINISHED"
+    finally:
+        ui.send_signal(signal.SIGINT)
+        assert ui.wait(timeout=40) == 0
+        ui.stdout.close() if ui.stdout else None
+
+
+@pytest.mark.slow
+def test_a_study_is_run_by_one_process_at_a_time(folder: Path, server: FakeServer) -> None:
+    """A second process on a running study is refused with one line."""
+    from optimizer.files import claim, make_private_folder
+
+    write(folder, config(server.url))
+    make_private_folder(folder / "runs/fruit")
+    lock = claim(folder / "runs/fruit")
+    done = subprocess.run(command("run", "study.yaml"), cwd=folder, capture_output=True, text=True, timeout=120)
+    lock.release()
+    assert done.returncode == 2
+    assert "being run by another process" in done.stderr
+    assert not server.calls
 
 
 @pytest.mark.slow

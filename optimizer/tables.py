@@ -1,0 +1,55 @@
+"""Tables of studies and trials for the terminal."""
+
+from __future__ import annotations
+
+from rich.table import Table
+
+from optimizer.front import pareto_front
+from optimizer.program import Program
+from optimizer.records import StudyView, TrialRecord
+from optimizer.render import render
+from optimizer.words import count, duration, money, percent, points
+
+
+def status_cells(view: StudyView) -> list[str]:
+    """One line of `optimizer status`."""
+    trial = view.trial_of(view.best)
+    best = f"{percent(trial.score)} (trial {trial.number + 1})" if trial else "-"
+    verdict = view.verdict
+    said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
+    state = view.state + (f": {view.stop_reason}" if view.state == "paused" else "")
+    calls = count(sum(view.spend.calls.values()))
+    return [
+        view.name,
+        state,
+        str(len(view.trials)),
+        best,
+        calls,
+        money(view.spend.cost_usd),
+        duration(view.wall_s),
+        said,
+    ]
+
+
+def trial_table(view: StudyView, program: Program) -> Table:
+    """One line a trial. A star marks the front of score against length, among trials that ran their whole race."""
+    n_chars = [len(render(program, trial.candidate)) if trial.candidate else 0 for trial in view.trials]
+    raced = [i for i, trial in enumerate(view.trials) if trial.state == "complete"]
+    front = pareto_front([view.trials[i].score or 0.0 for i in raced], [n_chars[i] for i in raced])
+    starred = {raced[i] for i in front}
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls", "why"):
+        table.add_column(head, overflow="ellipsis", no_wrap=True)
+    for i, trial in enumerate(view.trials):
+        length = f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else ""
+        table.add_row(*_trial_cells(trial, length), style="green" if trial.candidate == view.best else None)
+    return table
+
+
+def _trial_cells(trial: TrialRecord, length: str) -> list[str]:
+    difference = points(trial.difference) if trial.difference is not None else ""
+    calls = str(trial.task_calls + trial.proposer_calls)
+    rows = str(len(trial.outcomes)) if trial.outcomes else ""
+    score = percent(trial.score) if trial.score is not None else ""
+    number, made_by = str(trial.number + 1), trial.recipe.operator
+    return [number, made_by, trial.state, score, rows, difference, length, calls, trial.reason[:80]]
