@@ -14,9 +14,12 @@ import os
 import platform
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 from statistics import mean
 from typing import Any
+
+from optimizer.saved import open_saved
 
 ROOT = Path(__file__).parent.parent
 
@@ -29,7 +32,16 @@ def run(seed: int, runs_dir: Path) -> dict[str, Any]:
     subprocess.run([*cli, "run", str(ROOT / "configs/quickstart.yaml"), *settings, *where], check=True)
     shown = subprocess.run([*cli, "show", name, "--json", *where], check=True, capture_output=True, text=True)
     result: dict[str, Any] = json.loads(shown.stdout)
-    return {"seed": seed, **result}
+    view = open_saved(runs_dir, name).view()
+    trial = view.trial_of(view.best)
+    operators = Counter(each.recipe.operator for each in view.trials if each.state in ("complete", "pruned"))
+    return {
+        "seed": seed,
+        **result,
+        "winner_trial": trial.number + 1 if trial else None,
+        "winner_operator": trial.recipe.operator if trial else None,
+        "scored_by_operator": dict(operators),
+    }
 
 
 def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
@@ -41,6 +53,7 @@ def summary(results: list[dict[str, Any]]) -> dict[str, Any]:
         "highest_gain": max(gains),
         "mean_seed_score": mean(result["test"]["seed"] for result in results),
         "mean_winner_score": mean(result["test"]["winner"] for result in results),
+        "winner_operators": dict(Counter(result["winner_operator"] for result in results)),
         "n_promoted": sum(result["verdict"] == "promote" for result in results),
         "mean_wall_s": mean(result["wall_s"] for result in results),
         "mean_task_calls": mean(result["calls"]["task"] for result in results),

@@ -16,7 +16,7 @@ from optimizer.candidate import JsonValue, content_hash
 from optimizer.config import LM, Config
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
-from optimizer.errors import ProgramError
+from optimizer.errors import ConfigError, ProgramError
 from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend, CallRequest
 from optimizer.lm.model import Pricing, require_prices
@@ -73,6 +73,20 @@ class Job:
         """
         require_prices(self.config.budget.usd, self.prices)
         _ = self.n_test
+        if not self.usable_operators:
+            raise ConfigError(
+                "search.operators: only `demos` is named, and it has nothing to do: it wants one predictor and "
+                "search.max_demos of 1 or more"
+            )
+
+    @property
+    def usable_operators(self) -> list[str]:
+        """Names of the operators that can do something here.
+
+        `demos` wants one predictor, because train rows do not show what passes between several.
+        """
+        allows_demos = self.config.search.max_demos > 0 and len(self.program.specs) == 1
+        return [operator.name for operator in self.operators if operator.name != "demos" or allows_demos]
 
     @property
     def prices(self) -> dict[Role, Pricing]:
@@ -122,11 +136,16 @@ class Job:
             "program": self.program.fingerprint,
             "metric": self.metric.version,
             "prompt": self.config.prompt,
-            "search": self.config.search.model_dump(mode="json", exclude={"trials", "in_flight", "patience"}),
+            "search": self._search_identity(),
             "task model": self.task_backend.identity,
             "task temperature and length": [self.config.lm.task.temperature, self.config.lm.task.max_tokens],
             "proposer model": self.proposer_backend.identity,
         }
+
+    def _search_identity(self) -> JsonValue:
+        """Search settings that change results. Defaults are left out: a later version may add keys."""
+        may_change = {"trials", "in_flight", "patience"}
+        return self.config.search.model_dump(mode="json", exclude=may_change, exclude_defaults=True)
 
     def close(self) -> None:
         for backend in {id(b): b for b in (self.task_backend, self.proposer_backend, self.judge_backend) if b}.values():

@@ -16,6 +16,7 @@ from optimizer.records import StudyView
 from optimizer.render import render
 from optimizer.saved import SavedStudy
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
+from optimizer.track.projection import shown_uri
 
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
@@ -50,6 +51,7 @@ def _projection(config: Config, program: Program, engine: Engine, splits: Splits
         artifact_root=default_artifact_root(runs_dir),
         storage_id=storage_id(engine),
         render=lambda candidate: render(program, candidate),
+        redact=shown_uri,  # a storage or tracking URI may hold a password
         experiment=config.tracking.experiment,
         register=config.tracking.register_winner,
         splits=tuple(

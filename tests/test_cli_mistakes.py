@@ -182,6 +182,10 @@ MISTAKES: dict[str, Mistake] = {
         files={"number_program.py": "def build():\n    return 7\n"},
         says=("number_program", "dspy.Module"),
     ),
+    "an operator that has nothing to do": Mistake(
+        change=lambda config: (put("search.operators", ["demos"])(config), put("search.max_demos", 0)(config)),
+        says=("search.operators", "max_demos"),
+    ),
     "an operator that is not there": Mistake(
         change=put("search.operators", ["no_operator:operator"]), says=("no_operator",)
     ),

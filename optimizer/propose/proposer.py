@@ -57,6 +57,7 @@ class Proposer:
         train: Sequence[Example],
         held_out: Sequence[Example],
         max_chars: int,
+        max_demos: int,
         attempt: Callable[[Candidate, Sequence[Example], int], list[Attempt]],
         max_tokens: int,
         temperature: float,
@@ -70,6 +71,7 @@ class Proposer:
         self._held_out = HeldOut.of(held_out, train=train, known=known)
         self._train_ids = frozenset(example.id for example in train)
         self._max_chars = max_chars
+        self._max_demos = max([max_demos, *(len(part.demos) for part in seed.parts)])
         self._attempt = attempt
         self._max_tokens = max_tokens
         self._temperature = temperature
@@ -124,6 +126,9 @@ class Proposer:
             train_ids=self._train_ids,
             max_chars=self._max_chars,
         )
+        n_demos = max(len(part.demos) for part in proposal.candidate.parts)
+        if reason is None and n_demos > self._max_demos:
+            reason = f"too many demonstrations: {n_demos}, at most {self._max_demos} are allowed"
         if reason is not None:
             raise RejectedProposal(reason, proposal)
         return proposal
