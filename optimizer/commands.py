@@ -17,7 +17,7 @@ from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
 from optimizer.files import make_private_folder
-from optimizer.terminal import console, hold_logs, log_to
+from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
 from optimizer.words import count, duration, money, percent
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> in
         from optimizer.run import run
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+    stop_on_signals()
     make_private_folder(job.run_dir)
     log_to(job.run_dir / "log.txt")
     try:

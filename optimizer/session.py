@@ -27,15 +27,15 @@ from optimizer.files import claim, make_private_folder, save_best
 from optimizer.front import pareto_front
 from optimizer.job import Job
 from optimizer.journal import Journal, open_engine
-from optimizer.lm.backend import Backend
-from optimizer.lm.model import Model, RetryPolicy
+from optimizer.models import open_models
 from optimizer.observe import Observer
 from optimizer.propose import Attempt, Rejection
 from optimizer.propose.memory import Memory
 from optimizer.propose.proposer import Proposal, Proposer, RejectedProposal
+from optimizer.propose.rest import is_resting
 from optimizer.propose.starts import diverse_starts
 from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK, FloatArray, RaceRule
-from optimizer.records import DevEstimate, Outcome, Role, StudyView, TrialRecord, Verdict
+from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.render import render
 from optimizer.saved import leave_pointer
 from optimizer.study import RacePruner, Study, Ticket
@@ -62,6 +62,7 @@ class Session:
         self._lock = threading.RLock()
         self._opened_at = time.monotonic()
         self._budget_note: str | None = None
+        self._told: list[TrialRecord] = []
         self._pairs: dict[int, tuple[FloatArray, FloatArray]] = {}
         make_private_folder(job.run_dir)
         self._claim = claim(job.run_dir)
@@ -103,7 +104,12 @@ class Session:
         return None
 
     def ask(self) -> Ticket:
+        """Return the next trial. While the proposer fails, it is one that needs no model."""
         with self._lock:
+            if plain := self._plain_operators():
+                logger.warning("the last replies of the proposer were no use; going on without it for a while")
+                rng = self.generator("without proposer", len(self.study.trials()))
+                self.study.enqueue_operator(plain[int(rng.integers(len(plain)))])
             return self.study.ask()
 
     def propose(self, ticket: Ticket) -> Proposal:
@@ -227,8 +233,7 @@ class Session:
         self.tracker.study_finished()
 
     def close(self) -> None:
-        for model in self._models:
-            model.stop()
+        self._models.stop()
         self._evaluator.close()
         self.tracker.close()
         self.journal.engine.dispose()
@@ -314,14 +319,10 @@ class Session:
 
     def _open_models(self) -> None:
         job, lms = self.job, self.job.config
-        self._models: list[Model] = []
-        task = self._model(job.task_backend, "task", lms.lm.task.retry_for)
-        proposer = self._model(job.proposer_backend, "proposer", lms.proposer.retry_for)
-        if job.judge_backend is not None and job.judge is not None:
-            job.judge.complete = self._model(job.judge_backend, "judge", lms.judge.retry_for).call
+        self._models = open_models(job, self.journal, self.caps, self.observer.waiting)
         self._evaluator = Evaluator(
             job.program,
-            task,
+            self._models.task,
             job.metric,
             self.journal,
             concurrency=1 if job.task_backend.is_local else lms.lm.task.concurrency,
@@ -331,7 +332,7 @@ class Session:
             task=lms.task,
             seed=self.seed,
             operators=job.operators,
-            model=proposer,
+            model=self._models.proposer,
             train=self.splits.train,
             held_out=[*self.splits.dev, *self.splits.test],
             max_chars=lms.search.max_prompt_chars,
@@ -340,19 +341,6 @@ class Session:
             max_tokens=lms.proposer.max_tokens,
             temperature=lms.proposer.temperature,
         )
-
-    def _model(self, backend: Backend, role: Role, retry_for_s: float) -> Model:
-        model = Model(
-            backend,
-            role=role,
-            journal=self.journal,
-            caps=self.caps,
-            pricing=self.job.prices[role],
-            retry=RetryPolicy(retry_for_s=retry_for_s),
-            on_wait=self.observer.waiting,
-        )
-        self._models.append(model)
-        return model
 
     def _diverse_starts(self) -> list[tuple[str, Candidate]]:
         search = self.job.config.search
@@ -370,6 +358,7 @@ class Session:
         for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
             if trial.state == "running":
                 continue
+            self._told.append(trial)
             self.memory = self.memory.with_trial(trial)
             if trial.candidate is not None and trial.outcomes:
                 self.elite.add(trial.candidate, _values(trial.outcomes))
@@ -384,6 +373,14 @@ class Session:
         outcomes = self.evaluate(candidate, rows, trial=number)
         return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
+    def _plain_operators(self) -> list[str]:
+        """Operators that need no model, while the proposer is given a rest; else none."""
+        by_name = {operator.name: operator for operator in self.job.operators}
+        asking = {name for name in self.job.usable_operators if "lm" in by_name[name].needs}
+        return (
+            [n for n in self.job.usable_operators if n not in asking] if is_resting(self._told, asking=asking) else []
+        )
+
     def _n_races(self) -> int:
         return sum(trial.state in RACED for trial in self.memory.trials)
 
@@ -393,6 +390,7 @@ class Session:
 
     def _after_trial(self, number: int, *, is_best: bool) -> None:
         trial = self._trial_record(number)
+        self._told.append(trial)
         self.memory = self.memory.with_trial(trial)
         if is_best and self.elite.incumbent is not None:
             self.journal.update_study(records={"best": self.elite.incumbent.to_json()})

@@ -87,6 +87,11 @@ class Study:
             for name in names:
                 self._study.enqueue_trial({}, user_attrs={"start": name})
 
+    def enqueue_operator(self, name: str) -> None:
+        """Let the next recipe have this operator."""
+        if not any(trial.state == TrialState.WAITING for trial in self.trials()):
+            self._study.enqueue_trial({"operator": name})
+
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
         orphan = next((t for t in self._study.get_trials(deepcopy=False) if self._is_orphan(t)), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 import warnings
 from collections.abc import Callable
@@ -17,6 +18,26 @@ from optimizer.errors import Paused, UserError
 EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
 
 
+class Stopped(KeyboardInterrupt):
+    """The process was told to stop; the exit code follows the shell's custom."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.exit_code = 128 + number
+
+
+def stop_on_signals() -> None:
+    """Turn the first Ctrl-C or SIGTERM into `Stopped`, so that state is written; the second one ends at once."""
+
+    def stop(number: int, _frame: object) -> None:
+        for each in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(each, signal.SIG_DFL)
+        raise Stopped(number)
+
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, stop)
+
+
 def console(*, is_error: bool = False) -> Console:
     return Console(stderr=is_error, soft_wrap=False)
 
@@ -29,9 +50,9 @@ def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
         return _say(error, "error", EXIT_USER, is_debug=is_debug)
     except Paused as error:
         return _say(error, "paused", EXIT_PAUSED, is_debug=is_debug)
-    except KeyboardInterrupt:
-        console(is_error=True).print("interrupted; run the same command again to continue")
-        return 130
+    except KeyboardInterrupt as error:
+        console(is_error=True).print("stopped; run the same command again to continue")
+        return error.exit_code if isinstance(error, Stopped) else 130
     except Exception as error:  # border: a bug of ours; the type and the message are shown, the traceback with --debug
         return _say(error, f"bug: {type(error).__name__}", EXIT_BUG, is_debug=is_debug)
 

@@ -233,6 +233,46 @@ def test_a_killed_study_continues_as_if_nothing_had_happened(folder: Path, serve
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_study_that_is_told_to_stop_pauses(folder: Path, server: FakeServer, number: int, code: int) -> None:
+    """The first signal ends the run soon, with its state written and one line; the same command finishes the study."""
+    write(folder, config(server.url, tracking={"enabled": False}))
+    running = subprocess.Popen(
+        command("run", "study.yaml"), cwd=folder, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    )
+    while len(server.calls) < 30 and running.poll() is None:
+        time.sleep(0.01)
+    running.send_signal(number)
+    _, err = running.communicate(timeout=30)
+    assert running.returncode == code, err
+    assert err.decode().strip() == "stopped; run the same command again to continue"
+    assert (shown(folder)["state"], shown(folder)["stop_reason"]) == ("paused", "user")
+    assert (folder / "runs/fruit/best_prompt.txt").is_file()
+    assert "Verdict: promote" in optimizer(folder, "run", "study.yaml")
+
+
+@pytest.mark.slow
+def test_a_proposer_that_babbles_is_left_alone_for_a_while(folder: Path) -> None:
+    """After five rejected replies in a row the search goes on with operators that need no model, then tries again."""
+
+    def babble(body: Body) -> str:
+        return "la " * 200 if body["model"] == "proposer" else answer(body)
+
+    with FakeServer(babble) as server:
+        settings = config(server.url, tracking={"enabled": False})
+        settings["search"] |= {"trials": 40, "operators": ["rewrite", "demos", "clarify"], "sampler": "random"}
+        write(folder, settings)
+        optimizer(folder, "run", "study.yaml")
+        n_asked = sum(call.body["model"] == "proposer" for call in server.calls)
+    recipes = [json.loads(json.loads(recipe or '"{}"')) for *_, recipe in trials(folder)]
+    operators = [recipe["operator"] for recipe in recipes]
+    fifth = [i for i, name in enumerate(operators) if name in ("rewrite", "clarify")][4]
+    assert set(operators[fifth + 1 : fifth + 11]) == {"demos"}
+    assert set(operators[fifth + 11 :]) & {"rewrite", "clarify"}
+    assert 5 <= n_asked < 15
+
+
+@pytest.mark.slow
 def test_a_changed_study_is_refused_with_what_changed(folder: Path, server: FakeServer) -> None:
     """A study continues only with the data, prompt and search it was started with; the refusal names what differs."""
     settings = config(server.url, tracking={"enabled": False})

@@ -1,0 +1,53 @@
+"""The metered models of a study: one for each role, all paying from the same caps into the same ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from optimizer.job import Job
+from optimizer.journal import Caps, Journal
+from optimizer.lm.model import Model, RetryPolicy
+from optimizer.records import Role
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Models:
+    """`judge` is None unless the metric asks one."""
+
+    task: Model
+    proposer: Model
+    judge: Model | None
+
+    def stop(self) -> None:
+        """End calls that wait to be tried again; begin no other."""
+        for model in (self.task, self.proposer, self.judge):
+            if model is not None:
+                model.stop()
+
+
+def open_models(job: Job, journal: Journal, caps: Caps, on_wait: Callable[[str], None]) -> Models:
+    """Meter the job's backends, and put the judge into the metric that waits for it."""
+    settings = {"task": job.config.lm.task, "proposer": job.config.proposer, "judge": job.config.judge}
+    backends = {"task": job.task_backend, "proposer": job.proposer_backend, "judge": job.judge_backend}
+
+    def metered(role: Role) -> Model | None:
+        backend = backends[role]
+        if backend is None:
+            return None
+        return Model(
+            backend,
+            role=role,
+            journal=journal,
+            caps=caps,
+            pricing=job.prices[role],
+            retry=RetryPolicy(retry_for_s=settings[role].retry_for),
+            on_wait=on_wait,
+        )
+
+    task, proposer, judge = metered("task"), metered("proposer"), metered("judge")
+    assert task is not None
+    assert proposer is not None
+    if judge is not None and job.judge is not None:
+        job.judge.complete = judge.call
+    return Models(task=task, proposer=proposer, judge=judge)

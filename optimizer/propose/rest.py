@@ -1,0 +1,25 @@
+"""When to leave the proposer alone: a model that babbles, refuses or is away should not cost the night. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+
+from optimizer.records import TrialRecord
+
+MAX_REJECTED = 5
+REST_TRIALS = 10
+
+
+def is_resting(trials: Sequence[TrialRecord], *, asking: Collection[str]) -> bool:
+    """Decide whether the next trial should do without the proposer.
+
+    It rests for `REST_TRIALS` after `MAX_REJECTED` of its trials in a row were rejected, then it is tried again; one
+    more rejection, and it rests again.
+
+    Args:
+        trials: finished ones, in the order in which they ended.
+        asking: names of the operators that need the proposer.
+    """
+    asked = [i for i, trial in enumerate(trials) if trial.recipe.operator in asking][-MAX_REJECTED:]
+    is_failing = len(asked) == MAX_REJECTED and all(trials[i].state == "rejected" for i in asked)
+    return is_failing and len(trials) - asked[-1] <= REST_TRIALS
