@@ -100,7 +100,7 @@ def recommend(session: Session) -> Candidate:
     """
     finalists, search_settings = session.finalists(), session.job.config.search
     session.observer.finalists(finalists)
-    for candidate in finalists:
+    for candidate in [*finalists, session.seed]:  # the seed last: it matters only to people who compare dev scores
         try:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
