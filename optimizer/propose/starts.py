@@ -27,15 +27,18 @@ class _Start(NamedTuple):
     format: int  # place in the list of formats, wrapping round
 
 
-# Likely improvements come early, because a short budget sees only the first few.
+# Likely improvements come early, because a short budget sees only the first few. Which rows are shown matters as much
+# as whether any are, so the seed is tried with three draws of them.
 _PLAN = (
     _Start("seed", has_demos=False, format=0),
     _Start("seed", has_demos=True, format=0),
-    _Start("goal+labels", has_demos=False, format=0),
     _Start("goal+labels", has_demos=True, format=0),
+    _Start("seed", has_demos=True, format=0),
     _Start("empty", has_demos=True, format=0),
     _Start("seed", has_demos=False, format=1),
     _Start("seed", has_demos=True, format=1),
+    _Start("seed", has_demos=True, format=0),
+    _Start("goal+labels", has_demos=False, format=0),
     _Start("goal", has_demos=False, format=0),
     _Start("empty", has_demos=False, format=0),
     _Start("goal", has_demos=True, format=1),
@@ -73,7 +76,8 @@ def diverse_starts(
             + (f"+{candidate.n_demos} demos" if plan.has_demos else "")
             + (f" ({layout})" if layout != seed.format else "")
         )
-        starts.setdefault(candidate.id, (name, candidate))
+        n_alike = sum(other.partition(" #")[0] == name for other, _ in starts.values())
+        starts.setdefault(candidate.id, (f"{name} #{n_alike + 1}" if n_alike else name, candidate))
     return list(starts.values())[:_MAX_STARTS]
 
 
