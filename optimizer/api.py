@@ -14,7 +14,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizer.candidate import Candidate
-from optimizer.config import LM, Budget, Config, Data, InputField, OutputField, OutputKind, Search, Task, Tracking
+from optimizer.config import LM, Budget, Config, Data, InputField, LMs, OutputField, OutputKind, Search, Task, Tracking
 from optimizer.config import Metric as MetricConfig
 from optimizer.data import splits_from_rows
 from optimizer.errors import ConfigError, DataError
@@ -114,6 +114,7 @@ def optimize(
         name=name,
         task=_task(program_, train_rows, goal),
         data=Data(source="rows"),
+        lm=LMs(task=_settings(task_lm), proposer=_settings(task_lm if proposer is None else proposer, temperature=0.9)),
         metric=MetricConfig(name=metric if isinstance(metric, str) else "python:function"),
         search=Search(**{"formats": ("chat", "plain"), **(search or {})}),
         budget=Budget(**(budget or {})),
@@ -132,7 +133,11 @@ def optimize(
         folder=Path.cwd(),
         facts=facts_of(splits),
     )
-    view = run(job, observer)
+    try:
+        view = run(job, observer)
+    finally:
+        _close_own(task_lm, task_backend)
+        _close_own(proposer, proposer_backend)
     is_better = view.verdict is not None and view.verdict.decision == "promote"
     return Result(program=program_.apply(view.best if is_better else view.seed), view=view, _source=program_)
 
@@ -184,6 +189,19 @@ def _backend(model: Model) -> Backend:
         return open_backend(LM(model=model))
     engine = getattr(model, "_engine_spec", None)
     return engine.backend if isinstance(engine, Engine) and engine.backend else borrow_provider(model)
+
+
+def _close_own(model: Model | None, backend: Backend) -> None:
+    """Close a backend that was opened here; a `dspy.LM` stays its owner's."""
+    if isinstance(model, str):
+        backend.close()
+
+
+def _settings(model: Model, **changes: Any) -> LM:
+    if isinstance(model, str):
+        return LM(model=model, **changes)
+    base = model.kwargs.get("api_base") or model.kwargs.get("base_url")
+    return LM(model=model.model, api_base=str(base) if base else None, max_tokens=_max_tokens(model), **changes)
 
 
 def _max_tokens(model: Model) -> int:

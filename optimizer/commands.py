@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from rich.markup import escape
 from rich.table import Table
 
 from optimizer.config import config_folder
@@ -44,6 +45,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
             out.print(
                 f"lm.{probe.role}: {probe.model} answers {reply!r} in {probe.seconds:.2f} s. {probe.note}",
                 highlight=False,
+                markup=False,
             )
         bill = estimate(job, found[0])
         price = (
@@ -74,7 +76,7 @@ def _print_data(job: Job) -> None:
     uses = {"train": "shown in prompts", "dev": "scoring candidates", "test": "the verdict, once"}
     for split, n in report.n.items():
         classes = ", ".join(f"{name} {n_class}" for name, n_class in report.class_counts.get(split, {}).items())
-        table.add_row(split, str(n), uses[split], classes)
+        table.add_row(split, str(n), uses[split], escape(classes))
     out.print(table, highlight=False)
     if report.constant_answer is not None:
         answer, share = report.constant_answer
@@ -82,7 +84,7 @@ def _print_data(job: Job) -> None:
     gain = provable_gain(report.n["test"])
     out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
     for warning in (*report.warnings, *report.bad_rows[:5]):
-        out.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+        out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
 def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:

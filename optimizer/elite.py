@@ -52,13 +52,13 @@ class Elite:
     def challenge(self, candidate: Candidate) -> bool:
         """Make the candidate the incumbent if it is ahead, and return whether it is now.
 
-        It must be scored on every example that the incumbent is scored on; a tie changes nothing.
+        It must have run the whole race; examples that failed for either of them do not count. A tie changes nothing.
         """
         if self.incumbent is None:
             self.incumbent = candidate
             return True
         paired = self.values(candidate) - self.values(self.incumbent)
-        is_comparable = not np.isnan(paired[~np.isnan(self.values(self.incumbent))]).any()
+        is_comparable = _length(self.values(candidate)) >= self.n_raced and not np.isnan(paired).all()
         if is_comparable and float(np.nanmean(paired)) > TIE:
             self.incumbent = candidate
             return True
@@ -66,8 +66,20 @@ class Elite:
 
     @property
     def n_raced(self) -> int:
-        """Number of examples that a race against the incumbent goes over."""
-        return 0 if self.incumbent is None else int((~np.isnan(self.values(self.incumbent))).sum())
+        """Number of leading examples that a race against the incumbent goes over."""
+        return 0 if self.incumbent is None else _length(self.values(self.incumbent))
+
+    def race_values(self, candidate: Candidate) -> tuple[FloatArray, FloatArray]:
+        """Return candidate[n_scored] and incumbent[n_total] in race order, without examples that failed for either.
+
+        The first n_scored examples of both are the same.
+        """
+        if self.incumbent is None:
+            raise ValueError("there is no incumbent to race against")
+        row, raced = self.values(candidate), self.values(self.incumbent)
+        both, n = ~np.isnan(row) & ~np.isnan(raced), _length(row)
+        rest = raced[n:]
+        return row[both], np.concatenate([raced[both], rest[~np.isnan(rest)]])
 
     def values(self, candidate: Candidate) -> FloatArray:
         """Return values[n_dev] of one candidate, NaN where not scored."""
@@ -125,6 +137,12 @@ class Elite:
         n_wins = _without_dominated(_front(np.stack([row.values for row in rows]))).sum(axis=1).astype(np.float64)
         weights = n_wins / n_wins.sum() if n_wins.any() else None
         return rows[int(rng.choice(len(rows), p=weights))].candidate
+
+
+def _length(row: FloatArray) -> int:
+    """Return the number of examples up to the last one that is scored."""
+    scored = np.flatnonzero(~np.isnan(row))
+    return int(scored[-1]) + 1 if len(scored) else 0
 
 
 def _front(values: FloatArray) -> BoolArray:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
+from rich.markup import escape
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -60,7 +61,7 @@ class Progress(Observer):
         verb = "Continuing" if self._n_trials else "Starting"
         self._console.print(f"{verb} study [bold]{session.job.config.name}[/bold]: {sizes} examples", highlight=False)
         for warning in report.warnings:
-            self._console.print(f"[yellow]note:[/yellow] {warning}", highlight=False)
+            self._console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
         self._phase = "searching"
 
     def trial_started(self, ticket: Ticket) -> None:

@@ -10,7 +10,8 @@ What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimize
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from optimizer import verdict
 from optimizer.candidate import Candidate
@@ -21,6 +22,8 @@ from optimizer.propose import Rejection
 from optimizer.records import StudyView, Verdict
 from optimizer.session import Session
 from optimizer.study import Ticket
+
+MAX_FAILED_SHARE = 0.2  # of a block; one odd row is left out of the comparison, a broken model ends the trial
 
 
 def run(job: Job, observer: Observer | None = None) -> StudyView:
@@ -61,10 +64,20 @@ def search(session: Session) -> str:
     if n_workers == 1:
         work()
     else:
-        with ThreadPoolExecutor(n_workers, thread_name_prefix="trial") as pool:
-            for future in [pool.submit(work) for _ in range(n_workers)]:
-                future.result()
+        _side_by_side(session, work, n_workers)
     return session.stop_reason() or "trials"
+
+
+def _side_by_side(session: Session, work: Callable[[], None], n_workers: int) -> None:
+    """Run several workers; what one of them raises ends all."""
+    with ThreadPoolExecutor(n_workers, thread_name_prefix="trial") as pool:
+        futures = [pool.submit(work) for _ in range(n_workers)]
+        try:
+            for future in wait(futures, return_when=FIRST_EXCEPTION).done:
+                future.result()
+        except BaseException:
+            session.stop()
+            raise
 
 
 def run_trial(session: Session, ticket: Ticket) -> None:
@@ -86,7 +99,8 @@ def race(session: Session, ticket: Ticket, candidate: Candidate) -> tuple[str, s
     """Score a candidate block by block on dev, until it is done, dropped or failed; return state and reason."""
     for examples in session.blocks():
         outcomes = session.evaluate(candidate, examples, trial=ticket.number)
-        if failed := [outcome for outcome in outcomes if outcome.kind == "failed"]:
+        failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
+        if len(failed) > MAX_FAILED_SHARE * len(outcomes):
             return "failed", failed[0].error or "failed"
         if session.should_drop(ticket, candidate, outcomes):
             return "pruned", session.study.pruner.reasons[ticket.number]
@@ -99,6 +113,8 @@ def recommend(session: Session) -> Candidate:
     Among finalists that score alike the shorter prompt wins: it is cheaper for as long as it is used.
     """
     finalists, search_settings = session.finalists(), session.job.config.search
+    if not finalists:
+        raise Paused("error_rate", f"no candidate could be scored: {session.why_nothing()}")
     session.observer.finalists(finalists)
     for candidate in [*finalists, session.seed]:  # the seed last: it matters only to people who compare dev scores
         try:

@@ -21,7 +21,7 @@ from optuna.trial import TrialState
 from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, content_hash
 from optimizer.elite import Elite
-from optimizer.errors import ConfigError, StudyError
+from optimizer.errors import BudgetExhausted, ConfigError, StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.files import claim, make_private_folder, save_best
 from optimizer.front import pareto_front
@@ -59,13 +59,22 @@ class Session:
         self.observer = observer
         self.splits = job.splits
         self.seed = self._seed_candidate()
-        self._lock = threading.RLock()
+        self._lock, self._deepening = threading.RLock(), threading.Lock()
+        self._is_stopping = False
         self._opened_at = time.monotonic()
         self._budget_note: str | None = None
         self._told: list[TrialRecord] = []
         self._pairs: dict[int, tuple[FloatArray, FloatArray]] = {}
         make_private_folder(job.run_dir)
         self._claim = claim(job.run_dir)
+        try:
+            self._open()
+        except BaseException:
+            self._claim.release()
+            raise
+
+    def _open(self) -> None:
+        job, observer = self.job, self.observer
         leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
         owner = f"{socket.gethostname()}:{os.getpid()}"
         self.journal = Journal(open_engine(job.storage_url, is_durable=job.is_durable), job.config.name, owner=owner)
@@ -79,7 +88,7 @@ class Session:
         self._open_models()
         self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
         self._starts = dict(self._diverse_starts())
-        self.study.enqueue_starts(list(self._starts))
+        self.study.enqueue_starts(list(self._starts)[: max(1, job.config.search.trials // 3)])
         self._restore()
         self.tracker = NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view)
         observer.opened(self)
@@ -91,6 +100,8 @@ class Session:
         search = self.job.config.search
         trials = self.study.trials()
         started = sum(trial.state != TrialState.WAITING for trial in trials)
+        if self._is_stopping:
+            return "stopped"
         if self._budget_note is not None:
             return "budget"
         if started >= search.trials and not self.study.has_orphans():
@@ -150,30 +161,29 @@ class Session:
 
     def blocks(self) -> Iterator[Sequence[Example]]:
         """Yield the dev examples of a race: those that the incumbent is scored on, block by block."""
-        dev, size = self.splits.dev, self.job.config.search.block
-        n_rows = self.elite.n_raced or FIRST_BLOCKS * size
-        for start in range(0, min(n_rows, len(dev)), size):
+        dev, size, start = self.splits.dev, self.job.config.search.block, 0
+        while start < min(n_rows := self.elite.n_raced or FIRST_BLOCKS * size, len(dev)):  # others may lengthen it
             yield dev[start : min(start + size, n_rows)]
+            start += size
 
     def deepen(self, *, n_races: int) -> None:
         """Score the incumbent on a further block after every few races, so that races grow as the field gets closer."""
         if n_races % RACES_PER_BLOCK or self.elite.incumbent is None:
             return
-        n_rows = self.elite.n_raced
-        self.score(self.elite.incumbent, self.splits.dev[n_rows : n_rows + self.job.config.search.block])
+        with self._deepening:
+            n_rows = self.elite.n_raced
+            self.score(self.elite.incumbent, self.splits.dev[n_rows : n_rows + self.job.config.search.block])
 
     def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
         with self._lock:
             self.elite.add(candidate, _values(outcomes))
-            row = self.elite.values(candidate)
-            scored = row[~np.isnan(row)]
-            ticket.trial.report(self.elite.gain(candidate), step=len(scored))
+            n_scored = int((~np.isnan(self.elite.values(candidate))).sum())
+            ticket.trial.report(self.elite.gain(candidate), step=n_scored)
             incumbent = self.elite.incumbent
             if incumbent is None or incumbent == candidate:
                 return False
-            raced = self.elite.values(incumbent)
-            self._pairs[ticket.number] = (scored, raced[~np.isnan(raced)])
+            self._pairs[ticket.number] = self.elite.race_values(candidate)
             return bool(ticket.trial.should_prune())
 
     def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
@@ -195,8 +205,9 @@ class Session:
             optuna_state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state, TrialState.FAIL)
             self.study.tell(ticket, optuna_state, gain if state == "complete" else None, facts)
             self._after_trial(ticket.number, is_best=is_best)
+            n_races = self._n_races()
         if state in RACED:
-            self.deepen(n_races=self._n_races())
+            self.deepen(n_races=n_races)
 
     def tell_rejected(self, ticket: Ticket, rejection: Rejection, duration_s: float) -> None:
         facts: dict[str, JsonValue] = {"state": "rejected", "reason": rejection.reason, "duration_s": duration_s}
@@ -227,6 +238,11 @@ class Session:
         save_best(self.job.run_dir, view, self.render(winner))
         self.observer.finished(view)
 
+    def stop(self) -> None:
+        """Begin nothing further: another thread has met an error, or the user stops the run."""
+        self._is_stopping = True
+        self._models.stop()
+
     def pause(self, reason: str) -> None:
         """Write why the study stopped; running it again continues it."""
         self._close_record("paused", reason, {})
@@ -242,6 +258,11 @@ class Session:
     def n_chars(self, candidate: Candidate) -> int:
         """Length of a candidate's prompt without an input, in characters."""
         return len(self.render(candidate))
+
+    def why_nothing(self) -> str:
+        """Say why there is no scored candidate."""
+        reasons = [trial.reason for trial in self._told if trial.reason]
+        return self._budget_note or (reasons[-1] if reasons else "no trial was finished")
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
@@ -351,7 +372,7 @@ class Session:
             formats=search.formats,
             max_demos=search.max_demos,
             rng=self.generator("starts"),
-        )[: max(1, search.trials // 3)]
+        )
 
     def _restore(self) -> None:
         """Rebuild what the search knows from finished trials, in their order."""
@@ -365,7 +386,14 @@ class Session:
                 if trial.state == "complete":
                     self.elite.challenge(trial.candidate)
                 if trial.state in RACED:
-                    self.deepen(n_races=self._n_races())
+                    self._deepen_again()
+
+    def _deepen_again(self) -> None:
+        """Deepen as after the restored trial; what that cost is in the journal, unless the budget ended there."""
+        try:
+            self.deepen(n_races=self._n_races())
+        except BudgetExhausted as error:
+            self.budget_used_up(str(error))
 
     # -- bookkeeping ----------------------------------------------------------------------------------
 
@@ -395,6 +423,7 @@ class Session:
         if is_best and self.elite.incumbent is not None:
             self.journal.update_study(records={"best": self.elite.incumbent.to_json()})
             save_best(self.job.run_dir, self.view(), self.render(self.elite.incumbent))
+        self._add_time()
         self.tracker.trial_finished(number)
         self.observer.trial_finished(trial, is_best=is_best)
 
@@ -412,10 +441,15 @@ class Session:
         n_left = 2 * self.n_test + len(self.splits.dev) - self.elite.n_raced
         return FINAL_SLACK * (self._evaluator.seconds_per_row or 0.0) * n_left
 
+    def _add_time(self) -> None:
+        """Enter the time since the last entry, so that a kill loses no more than one trial's."""
+        now = time.monotonic()
+        elapsed_s, self._opened_at = now - self._opened_at, now
+        self.journal.update_study(add_wall_s=elapsed_s)
+
     def _close_record(self, state: str, reason: str, records: dict[str, JsonValue]) -> None:
-        elapsed_s = time.monotonic() - self._opened_at
-        self.journal.update_study(state=state, stop_reason=reason, add_wall_s=elapsed_s, records=records)
-        self._opened_at = time.monotonic()
+        self._add_time()
+        self.journal.update_study(state=state, stop_reason=reason, records=records)
 
 
 def _values(outcomes: Sequence[Outcome]) -> dict[str, float]:

@@ -82,10 +82,12 @@ class Study:
         )
 
     def enqueue_starts(self, names: Sequence[str]) -> None:
-        """Queue the first candidates, once."""
-        if not self._study.get_trials(deepcopy=False):
+        """Queue the first candidates, each once, also when a kill came between two of them."""
+        known = {trial.user_attrs.get("start") for trial in self.trials()}
+        if None not in known:  # all trials so far are starts, or there are none
             for name in names:
-                self._study.enqueue_trial({}, user_attrs={"start": name})
+                if name not in known:
+                    self._study.enqueue_trial({}, user_attrs={"start": name})
 
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rich.markup import escape
 from rich.table import Table
 
 from optimizer.front import pareto_front
@@ -52,4 +53,4 @@ def _trial_cells(trial: TrialRecord, length: str) -> list[str]:
     rows = str(len(trial.outcomes)) if trial.outcomes else ""
     score = percent(trial.score) if trial.score is not None else ""
     number, made_by = str(trial.number + 1), trial.recipe.operator
-    return [number, made_by, trial.state, score, rows, difference, length, calls, trial.reason[:80]]
+    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(trial.reason[:80])]

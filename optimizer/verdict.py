@@ -50,7 +50,7 @@ def dev_estimate(elite: Elite, *, seed: Candidate, winner: Candidate, confidence
     estimate, low, high = shrinkage.shrunken_best(values, chosen, confidence=confidence)
     return DevEstimate(
         n=values.shape[1],
-        seed=elite.estimate(seed),
+        seed=elite.estimate(seed) if seed in elite else 0.0,
         winner=estimate,
         low=low,
         high=high,

@@ -74,7 +74,7 @@ def trial_record(
     return TrialRecord(
         number=trial.number,
         recipe=recipe,
-        state=cast(OurState, facts.get("state", STATES[trial.state])),
+        state=cast(OurState, facts.get("state", STATES[trial.state]) if trial.state.is_finished() else "running"),
         candidate=candidate,
         parents=tuple(cast("list[str]", facts.get("parents", []))),
         reason=str(facts.get("reason", "")),

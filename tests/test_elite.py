@@ -71,6 +71,17 @@ def test_there_is_no_incumbent_before_the_first_challenge() -> None:
     assert elite.difference(THIRD) is None
 
 
+def test_a_row_that_failed_does_not_stop_the_race() -> None:
+    """Values stay paired around a hole in either row, and a challenger can still win."""
+    elite = elite_of(values(0, None, 0, 1, 0))
+    assert elite.n_raced == 5
+    elite.add(SECOND, values(1, 1, None))
+    scored, raced = elite.race_values(SECOND)
+    assert (scored.tolist(), raced.tolist()) == ([1], [0, 0, 1, 0])
+    assert enter(elite, SECOND, values(1, 1, None, 1, 1))
+    assert elite.incumbent == SECOND
+
+
 def test_races_grow_with_the_incumbent() -> None:
     """What the incumbent is scored on is what a challenger must run."""
     elite = elite_of(values(1, 0), values(1, 1))
