@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 # Set before any dependency is imported. Nothing is contacted that the configuration does not name; and the threads of
-# the embedded model sleep while they wait: spinning, they halve their own speed as soon as a core is wanted elsewhere.
+# the embedded model sleep while they wait: spinning, they slow each other down when a core is wanted elsewhere.
 for _name, _value in {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "DO_NOT_TRACK": "true",

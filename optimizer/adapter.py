@@ -35,7 +35,7 @@ _KINDS: Mapping[Any, Literal["text", "number", "boolean", "json"]] = {
 }
 
 
-class FormatAdapter(dspy.Adapter):  # type: ignore[misc]  # DSPy ships no types
+class FormatAdapter(dspy.Adapter):
     """Renders and parses with one of `optimizer.formats.FORMATS`.
 
     Unlike DSPy's own adapters it never asks again in another format when a reply cannot be read. Reply grammars go
@@ -129,7 +129,7 @@ class FormatAdapter(dspy.Adapter):  # type: ignore[misc]  # DSPy ships no types
         return next((spec for spec in fitting if [f.name for f in (*spec.inputs, *spec.outputs)] == names), None)
 
 
-class LaidOut(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
+class LaidOut(dspy.Module):
     """A module bound to the layout that its prompts were optimized in.
 
     `save` keeps instructions and demonstrations. The layout, the temperature and whether the model reasons first are

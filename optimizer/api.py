@@ -142,7 +142,7 @@ def optimize(
     return Result(program=program_.apply(view.best if is_better else view.seed), view=view, _source=program_)
 
 
-class PromptOptimizer(Teleprompter):  # type: ignore[misc]  # DSPy ships no types
+class PromptOptimizer(Teleprompter):
     """The same search where DSPy expects a teleprompter.
 
         PromptOptimizer(metric=..., budget={"task_calls": 500}).compile(student, trainset=rows, valset=more_rows)

@@ -17,14 +17,14 @@ from tests.test_main_job import FRUIT, HINT, N_ROWS, answer, labelled_rows
 Team = Literal["red", "green", "blue"]
 
 
-class Pack(dspy.Signature):  # type: ignore[misc]  # DSPy ships no types
+class Pack(dspy.Signature):
     """Which team packs this box?"""
 
     note: str = dspy.InputField()
     team: Team = dspy.OutputField()
 
 
-class TwoSteps(dspy.Module):  # type: ignore[misc]
+class TwoSteps(dspy.Module):
     """Names the fruit, then the team."""
 
     def __init__(self) -> None:

@@ -70,7 +70,7 @@ INPUTS: Sequence[Fields] = (
 )
 
 
-class Route(dspy.Signature):  # type: ignore[misc]  # DSPy ships no types
+class Route(dspy.Signature):
     """The user's own words."""
 
     message: str = dspy.InputField()
@@ -79,7 +79,7 @@ class Route(dspy.Signature):  # type: ignore[misc]  # DSPy ships no types
     urgent: bool = dspy.OutputField()
 
 
-class Desk(dspy.Module):  # type: ignore[misc]  # DSPy ships no types
+class Desk(dspy.Module):
     """Two predictors with different inputs; the second reasons if it is made so."""
 
     def __init__(self, *, second: Any = dspy.ChainOfThought) -> None:

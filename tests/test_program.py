@@ -254,7 +254,7 @@ def test_plain_dspy_users_can_take_the_state(reasoning: Reasoning, tmp_path: Pat
     candidate = candidate_of("plain", reasoning, instructions="Pick a team for it.", demos=DEMOS)
     program.module(candidate).save(tmp_path / "best.json")
 
-    class Sort(dspy.Signature):  # type: ignore[misc]
+    class Sort(dspy.Signature):
         """Old words."""
 
         message: str = dspy.InputField()
@@ -299,7 +299,7 @@ def test_grammar_goes_to_our_models_only() -> None:
     """Another model behind DSPy gets stop texts, but no grammar that it could not read."""
     seen: list[dict[str, Any]] = []
 
-    class Foreign(dspy.BaseLM):  # type: ignore[misc]
+    class Foreign(dspy.BaseLM):
         def __call__(self, prompt: object = None, *, messages: object = None, **kwargs: Any) -> list[str]:
             del prompt, messages
             seen.append(kwargs)
@@ -327,7 +327,7 @@ def test_async_calls_keep_the_layout() -> None:
     """`acall` renders, stops and reads as the synchronous call does."""
     seen: list[dict[str, Any]] = []
 
-    class Foreign(dspy.BaseLM):  # type: ignore[misc]
+    class Foreign(dspy.BaseLM):
         async def acall(self, prompt: object = None, *, messages: object = None, **kwargs: Any) -> list[str]:
             del prompt
             seen.append({"messages": messages, **kwargs})
@@ -348,7 +348,7 @@ def test_async_calls_keep_the_layout() -> None:
 # -- modules --------------------------------------------------------------------------------------
 
 
-class Facts(dspy.Signature):  # type: ignore[misc]
+class Facts(dspy.Signature):
     """Find what matters.
 
     Names and dates only.
@@ -359,7 +359,7 @@ class Facts(dspy.Signature):  # type: ignore[misc]
     facts: str = dspy.OutputField(desc="Short facts")
 
 
-class TwoSteps(dspy.Module):  # type: ignore[misc]
+class TwoSteps(dspy.Module):
     """Finds facts, then picks a team and thinks about it."""
 
     def __init__(self) -> None:
@@ -559,7 +559,7 @@ class Item(pydantic.BaseModel):
     count: int = 1
 
 
-class Typed(dspy.Signature):  # type: ignore[misc]
+class Typed(dspy.Signature):
     """Read the order."""
 
     notes: list[str] = dspy.InputField()
@@ -584,7 +584,7 @@ def test_types_of_a_signature_hold(format: str) -> None:
     """A module's code gets the types that it declared; the answer is plain JSON; optional fields may be missing."""
     got: list[dspy.Prediction] = []
 
-    class Reader(dspy.Module):  # type: ignore[misc]
+    class Reader(dspy.Module):
         def __init__(self) -> None:
             super().__init__()
             self.read = dspy.Predict(Typed)
@@ -630,7 +630,7 @@ def test_unreadable_step_is_paid_once(format: str) -> None:
     assert ("cut at max_tokens" in caught.value.args[0]) == (format == "plain")
 
 
-class Careless(dspy.Module):  # type: ignore[misc]
+class Careless(dspy.Module):
     """User code that catches everything and goes on with a guess."""
 
     def __init__(self) -> None:
@@ -682,7 +682,7 @@ def test_filtered_step_is_a_refusal(module: Callable[[], dspy.Module]) -> None:
 def test_faults_of_the_users_code_are_named() -> None:
     """An exception in `forward`, wrong inputs and a wrong result are the user's to mend: type and message are shown."""
 
-    class Broken(dspy.Module):  # type: ignore[misc]
+    class Broken(dspy.Module):
         def __init__(self) -> None:
             super().__init__()
             self.ask = dspy.Predict("message -> team")

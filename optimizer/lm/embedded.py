@@ -30,9 +30,9 @@ MAX_ENGINES = 8
 class EmbeddedBackend:
     """A GGUF model in this process, loaded once for each engine. An engine takes one call at a time.
 
-    A small model gets an engine with one thread for each core: the threads of one engine wait for each other in busy
-    loops at every layer, so two engines of one thread answer twice as many calls as one of two, and do not suffer when
-    another program wants a core. A large model gets one engine with all cores, because it is held in memory once.
+    A small model gets an engine with one thread for each core: the threads of one engine wait for each other at every
+    layer, so engines of one thread answer more calls together, and do not suffer when another program wants a core. A
+    large model gets one engine with all cores but one, because it is held in memory once.
 
     Replies that can be listed (labels) stop at the first token that tells them apart. The answer is the same
     as with full decoding, because the grammar leaves one continuation, at a fraction of the time.
