@@ -170,12 +170,7 @@ class LM(Model):
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature.")
     max_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
     concurrency: int = Field(
-        8,
-        ge=1,
-        le=512,
-        description=(
-            "Calls in flight at once. A model in this process takes one for each core, or one in all if it is large."
-        ),
+        8, ge=1, le=512, description="Calls in flight at once. A small model in this process takes one for each core."
     )
     timeout: float = Field(120.0, gt=0, description="Seconds before one attempt of a call is given up.")
     retry_for: float = Field(
