@@ -230,9 +230,12 @@ class Search(Model):
         min_length=1,
         strict=False,
     )
-    max_demos: int = Field(8, ge=0, le=64, description="Most worked examples in one prompt; 0 turns them off.")
+    max_demos: int = Field(16, ge=0, le=64, description="Most worked examples in one prompt; 0 turns them off.")
     max_prompt_chars: int = Field(
         12000, ge=100, description="Longest prompt without the input, in characters; longer ones are rejected unpaid."
+    )
+    racing: bool = Field(
+        True, description="Stop scoring a candidate that will hardly win; `false` scores each one on all of dev."
     )
     block: int = Field(10, ge=2, description="Dev examples scored between two race decisions.")
     in_flight: int = Field(

@@ -162,7 +162,8 @@ class Session:
     def blocks(self) -> Iterator[Sequence[Example]]:
         """Yield the dev examples of a race: those that the incumbent is scored on, block by block."""
         dev, size, start = self.splits.dev, self.job.config.search.block, 0
-        while start < min(n_rows := self.elite.n_raced or FIRST_BLOCKS * size, len(dev)):  # others may lengthen it
+        n_first = FIRST_BLOCKS * size if self.job.config.search.racing else len(dev)
+        while start < min(n_rows := self.elite.n_raced or n_first, len(dev)):  # others may lengthen it
             yield dev[start : min(start + size, n_rows)]
             start += size
 
@@ -181,7 +182,7 @@ class Session:
             n_scored = int((~np.isnan(self.elite.values(candidate))).sum())
             ticket.trial.report(self.elite.gain(candidate), step=n_scored)
             incumbent = self.elite.incumbent
-            if incumbent is None or incumbent == candidate:
+            if incumbent is None or incumbent == candidate or not self.job.config.search.racing:
                 return False
             self._pairs[ticket.number] = self.elite.race_values(candidate)
             return bool(ticket.trial.should_prune())

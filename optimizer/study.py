@@ -22,6 +22,7 @@ from optimizer.race import FloatArray, RaceRule
 from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
 
 Lookup = Callable[[int], tuple[FloatArray, FloatArray] | None]
+EXAMPLES = "demos"  # the operator that changes the worked examples of a prompt; all others change its words
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -92,7 +93,8 @@ class Study:
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
-            self._study.enqueue_trial({"operator": name})
+            change = {"change": "examples"} if name == EXAMPLES else {"change": "words", "operator": name}
+            self._study.enqueue_trial(change)
 
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
@@ -140,7 +142,7 @@ class Study:
     def _recipe(self, trial: Trial) -> Recipe:
         """Draw a recipe. Distributions are static, so that the sampler can learn; settings hang on the operator."""
         search = self._search
-        operator = str(trial.suggest_categorical("operator", self._operators))
+        operator = self._operator(trial)
         parent = str(trial.suggest_categorical("parent", PARENTS))
         predictor = self._predictors[0]
         if len(self._predictors) > 1:
@@ -158,6 +160,15 @@ class Study:
                 temperature=trial.suggest_categorical("temperature", search.temperatures),
             )
         return recipe
+
+    def _operator(self, trial: Trial) -> str:
+        """Draw the operator: first what to change, so that the one for examples weighs as much as the ten for words."""
+        words = [name for name in self._operators if name != EXAMPLES]
+        if len(words) == len(self._operators):
+            return str(trial.suggest_categorical("operator", words))
+        if not words or trial.suggest_categorical("change", ("examples", "words")) == "examples":
+            return EXAMPLES
+        return str(trial.suggest_categorical("operator", words))
 
 
 def open_storage(url: str, *, is_durable: bool) -> optuna.storages.RDBStorage:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 
@@ -18,32 +18,32 @@ from optimizer.propose.rows import label_field, pick_rows
 from optimizer.propose.wording import goal_text, label_line, labels_of, normalise, placeholders
 
 _MAX_STARTS = 10
-_FEW = 4
+_FEW, _MANY = 4, 16
 
 
 class _Start(NamedTuple):
     text: str  # which wording
-    has_demos: bool
+    demos: Literal["none", "few", "many"]
     format: int  # place in the list of formats, wrapping round
 
 
 # Likely improvements come early, because a short budget sees only the first few. Which rows are shown matters as much
-# as whether any are, so the seed is tried with three draws of them.
+# as whether any are, so the seed is tried with several draws of them.
 _PLAN = (
-    _Start("seed", has_demos=False, format=0),
-    _Start("seed", has_demos=True, format=0),
-    _Start("goal+labels", has_demos=True, format=0),
-    _Start("seed", has_demos=True, format=0),
-    _Start("empty", has_demos=True, format=0),
-    _Start("seed", has_demos=False, format=1),
-    _Start("seed", has_demos=True, format=1),
-    _Start("seed", has_demos=True, format=0),
-    _Start("goal+labels", has_demos=False, format=0),
-    _Start("goal", has_demos=False, format=0),
-    _Start("empty", has_demos=False, format=0),
-    _Start("goal", has_demos=True, format=1),
-    _Start("seed", has_demos=False, format=2),
-    _Start("seed", has_demos=False, format=3),
+    _Start("seed", demos="none", format=0),
+    _Start("seed", demos="many", format=0),
+    _Start("goal+labels", demos="many", format=0),
+    _Start("seed", demos="few", format=0),
+    _Start("empty", demos="many", format=0),
+    _Start("seed", demos="many", format=1),
+    _Start("seed", demos="none", format=1),
+    _Start("seed", demos="many", format=0),
+    _Start("goal+labels", demos="none", format=0),
+    _Start("goal", demos="none", format=0),
+    _Start("empty", demos="few", format=0),
+    _Start("goal", demos="many", format=1),
+    _Start("seed", demos="none", format=2),
+    _Start("seed", demos="none", format=3),
 )
 
 
@@ -61,19 +61,20 @@ def diverse_starts(
     A program of several predictors keeps its words and gets no demonstrations, because train rows do not show
     what passes between its predictors; only its layout varies. A seed with placeholders keeps its words too.
     """
-    texts, few = _texts(seed, task), _n_few(task, max_demos) if len(seed.parts) == 1 else 0
+    texts, sizes = _texts(seed, task), _sizes(task, max_demos if len(seed.parts) == 1 else 0)
     starts: dict[str, tuple[str, Candidate]] = {seed.id: ("seed", seed)}
     for plan in _PLAN:
-        if plan.text not in texts or (plan.has_demos and not few):
+        n_demos = sizes[plan.demos]
+        if plan.text not in texts or (plan.demos != "none" and not n_demos):
             continue
         layout = _format_of(plan, seed, formats)
         candidate = _worded(replace(seed, format=layout), texts[plan.text])
-        if plan.has_demos:
-            rows = pick_rows(train, few, task=task, rng=rng)
+        if n_demos:
+            rows = pick_rows(train, n_demos, task=task, rng=rng)
             candidate = candidate.with_demos(candidate.parts[0].predictor, [Demo.from_example(row) for row in rows])
         name = (
             plan.text
-            + (f"+{candidate.n_demos} demos" if plan.has_demos else "")
+            + (f"+{candidate.n_demos} demos" if n_demos else "")
             + (f" ({layout})" if layout != seed.format else "")
         )
         n_alike = sum(other.partition(" #")[0] == name for other, _ in starts.values())
@@ -107,8 +108,9 @@ def _format_of(plan: _Start, seed: Candidate, formats: Sequence[str]) -> str:
     return ordered[plan.format % len(ordered)]
 
 
-def _n_few(task: Task, max_demos: int) -> int:
-    """Return one row for each label, but at least four, and never more than allowed."""
+def _sizes(task: Task, max_demos: int) -> dict[str, int]:
+    """Return how many rows are few (one for each label, at least four) and many, never more than allowed."""
     field = label_field(task)
     n_labels = len(labels_of(task.outputs[field])) if field else 0
-    return min(max_demos, max(_FEW, n_labels))
+    few = min(max_demos, max(_FEW, n_labels))
+    return {"none": 0, "few": few, "many": min(max_demos, max(_MANY, 2 * few))}
