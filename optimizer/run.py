@@ -4,7 +4,8 @@
     recommend   score the finalists on all of dev, choose one
     final_test  seed against winner on test rows, once
 
-What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.session`.
+What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.opening`; what it says is carried out
+in `optimizer.session`.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
     session = Session(job, observer or Observer())
     try:
         if not session.is_finished:
+            session.restore()
             reason = search(session)
             winner = recommend(session)
             session.finish(reason, winner, final_test(session, winner))
