@@ -93,15 +93,17 @@ def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> in
     hold_logs()
     out = console()
     with out.status("opening data and models") if out.is_terminal else out:
+        from optimizer.database import storage_errors
         from optimizer.job import open_job
         from optimizer.progress import Progress
         from optimizer.run import run
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     stop_on_signals()
-    make_private_folder(job.run_dir)
-    log_to(job.run_dir / "log.txt")
     try:
+        with storage_errors():
+            make_private_folder(job.run_dir)
+            log_to(job.run_dir / "log.txt")
         with Progress(out) as progress:
             view = run(job, progress)
     finally:

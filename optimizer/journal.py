@@ -25,6 +25,7 @@ from optimizer.database import (
     ledger_table,
     open_engine,
     reply_table,
+    require_space,
     spend_table,
     storage_errors,
     study_table,
@@ -175,6 +176,7 @@ class Journal:
         Raises:
             BudgetExhausted: it would pass a cap; nothing was entered.
         """
+        require_space(self.engine)
         with self._writing() as connection:
             totals = self._locked_totals(connection)
             tokens_sum = sum(total.tokens_in + total.tokens_out for total in totals.values()) + tokens

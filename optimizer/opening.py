@@ -89,6 +89,7 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
     wall_s, is_finished = cast(float, record["wall_s"]), record["state"] == "finished"
     caps = open_caps(job.config.budget, test_calls=2 * job.n_test * len(seed.parts))
     study = open_study(job, seed, pairs)
+    resources.callback(study.close)
     models = open_models(job, journal, caps, observer.waiting)
     evaluator = open_evaluator(job, models, journal, observer)
     resources.callback(evaluator.close)

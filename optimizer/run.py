@@ -16,6 +16,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from optimizer import verdict
 from optimizer.candidate import Candidate
+from optimizer.database import storage_errors
 from optimizer.errors import BudgetExhausted, Paused
 from optimizer.job import Job
 from optimizer.observe import Observer
@@ -31,17 +32,21 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
     """Carry out a study, or continue it, and return it with its verdict. A finished study costs nothing.
 
     Raises:
-        Paused: a person or time must act first; run again to continue.
+        Paused: a person or time must act first; run again to continue. Disks and databases that fail end here, too.
         UserError: the study exists and does not fit the job.
     """
-    session = Session(job, observer or Observer())
+    with storage_errors():
+        session = Session(job, observer or Observer())
     try:
-        if not session.is_finished:
-            session.restore()
-            reason = search(session)
-            winner = recommend(session)
-            session.finish(reason, winner, final_test(session, winner))
-        return session.view()
+        with storage_errors():
+            if not session.is_finished:
+                session.restore()
+            session.mend_best()
+            if not session.is_finished:
+                reason = search(session)
+                winner = recommend(session)
+                session.finish(reason, winner, final_test(session, winner))
+            return session.view()
     except Paused as pause:
         session.pause(pause.reason)
         raise
@@ -56,9 +61,9 @@ def search(session: Session) -> str:
     """Try candidates until there is a reason to stop, and return it."""
 
     def work() -> None:
-        while session.stop_reason() is None:
+        while (ticket := session.ask()) is not None:
             try:
-                run_trial(session, session.ask())
+                run_trial(session, ticket)
             except BudgetExhausted as error:
                 session.budget_used_up(str(error))
 

@@ -6,11 +6,12 @@ database when a study is continued, so a session holds nothing that a kill could
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 import numpy as np
@@ -18,8 +19,8 @@ from optuna.trial import TrialState
 
 from optimizer.candidate import Candidate, Example, JsonValue
 from optimizer.elite import Elite
-from optimizer.errors import BudgetExhausted, ConfigError
-from optimizer.files import save_best
+from optimizer.errors import BudgetExhausted, ConfigError, Paused
+from optimizer.files import save_best, saved_best
 from optimizer.front import pareto_front
 from optimizer.job import Job
 from optimizer.observe import Observer
@@ -105,9 +106,11 @@ class Session:
             return "patience"
         return None
 
-    def ask(self) -> Ticket:
-        """Return the next trial. While the proposer fails, it is one that needs no model."""
-        with self._lock:
+    def ask(self) -> Ticket | None:
+        """Return the next trial, or None when there is a reason to stop. While the proposer fails it needs no model."""
+        with self._lock:  # one decision: side by side, workers would start more trials than are wanted
+            if self.stop_reason() is not None:
+                return None
             if plain := self._plain_operators():
                 logger.warning("the last replies of the proposer were no use; going on without it for a while")
                 rng = self.generator("without proposer", len(self.study.trials()))
@@ -170,7 +173,8 @@ class Session:
         with self._lock:
             self.elite.add(candidate, _values(outcomes))
             n_scored = int((~np.isnan(self.elite.values(candidate))).sum())
-            ticket.trial.report(self.elite.gain(candidate), step=n_scored)
+            if n_scored not in self.study.trials()[ticket.number].intermediate_values:  # a trial that is taken up again
+                ticket.trial.report(self.elite.gain(candidate), step=n_scored)
             incumbent = self.elite.incumbent
             if incumbent is None or incumbent == candidate:
                 return False
@@ -217,17 +221,17 @@ class Session:
 
     def finish(self, reason: str, winner: Candidate, verdict: Verdict) -> None:
         """Write the verdict. From here on the study costs nothing."""
-        self.is_finished = True
         records: dict[str, JsonValue] = {
             "best": winner.to_json(),
             "dev": cast(JsonValue, asdict(self.dev_estimate(winner))),
             "verdict": cast(JsonValue, asdict(verdict)),
         }
-        self._close_record("finished", reason, records)
+        self.journal.update_study(records=records)
+        save_best(self.job.run_dir, replace(self.view(), state="finished"), self.render(winner))
+        self._close_record("finished", reason, {})  # last: what it takes to get here again is in the journal
+        self.is_finished = True
         self.tracker.study_finished()
-        view = self.view()
-        save_best(self.job.run_dir, view, self.render(winner))
-        self.observer.finished(view)
+        self.observer.finished(self.view())
 
     def stop(self) -> None:
         """Begin nothing further: another thread has met an error, or the user stops the run."""
@@ -235,9 +239,16 @@ class Session:
         self._opened.models.stop()
 
     def pause(self, reason: str) -> None:
-        """Write why the study stopped; running it again continues it."""
-        self._close_record("paused", reason, {})
+        """Write why the study stopped, if anything can be written; running it again continues it."""
+        with contextlib.suppress(Paused):
+            self._close_record("paused", reason, {})
         self.tracker.study_finished()
+
+    def mend_best(self) -> None:
+        """Write the best prompt if a kill or a full disk has kept it from being written."""
+        best = self.view().best if self.is_finished else self.elite.incumbent
+        if best is not None and saved_best(self.job.run_dir) != best.id:
+            self._keep(best)
 
     def close(self) -> None:
         """End calls under way and close everything; safe after any error."""
@@ -309,11 +320,14 @@ class Session:
         self._told.append(trial)
         self.memory = self.memory.with_trial(trial)
         if is_best and self.elite.incumbent is not None:
-            self.journal.update_study(records={"best": self.elite.incumbent.to_json()})
-            save_best(self.job.run_dir, self.view(), self.render(self.elite.incumbent))
+            self._keep(self.elite.incumbent)
         self._add_time()
         self.tracker.trial_finished(number)
         self.observer.trial_finished(trial, is_best=is_best)
+
+    def _keep(self, best: Candidate) -> None:
+        self.journal.update_study(records={"best": best.to_json()})
+        save_best(self.job.run_dir, self.view(), self.render(best))
 
     def _trial_record(self, number: int) -> TrialRecord:
         trial = self.study.trials()[number]

@@ -70,9 +70,16 @@ def hold_logs() -> None:
     warnings.simplefilter("default")
 
 
+class LogFile(logging.FileHandler):
+    """A log file of which a full disk costs lines and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the run's own writers find the disk full, too, and pause the study."""
+
+
 def log_to(path: Path) -> None:
     """Send log records to a file from now on, those that were held included."""
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = LogFile(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     held = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
