@@ -87,6 +87,37 @@ def _print_data(job: Job) -> None:
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
+def run_detached(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
+    """Start a study in the background and say how to follow and end it."""
+    from optimizer import background
+
+    config = load_config(config_path, overrides)
+    flags = [flag for override in overrides for flag in ("--set", override)]
+    arguments = ["run", str(config_path), *flags, "--runs-dir", str(runs_dir)]
+    code, said = background.detach(arguments, runs_dir / config.name)
+    if code:
+        print(said, file=sys.stderr)
+        return code
+    name = config.name + _runs_flag(runs_dir)
+    print(f"{said}\nsee how far it is: optimizer status {name}\nend it: optimizer stop {name}")
+    return 0
+
+
+def stop_study(name: str, runs_dir: Path) -> int:
+    """Ask the process that runs a study to stop, wait for it, and say how the study stands."""
+    from optimizer import background
+    from optimizer.saved import open_saved
+
+    was_running = background.stop(runs_dir / name)
+    view = open_saved(runs_dir, name).view()
+    what = "stopped" if was_running else "is not running"
+    n_calls = count(sum(view.spend.calls.values()))
+    print(f"study {name} {what}: {view.state}, {len(view.trials)} trials, {n_calls} calls")
+    if view.state != "finished":
+        print("the same `optimizer run` continues it; nothing that was paid for is paid for again")
+    return 0
+
+
 def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Carry out a study and print what came of it."""
     config = load_config(config_path, overrides)
@@ -132,6 +163,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
 
 def show_status(name: str | None, runs_dir: Path) -> int:
     """Print how far one study is, or a line for each."""
+    from optimizer import background
     from optimizer.saved import open_saved, study_names
     from optimizer.tables import status_cells
 
@@ -140,9 +172,13 @@ def show_status(name: str | None, runs_dir: Path) -> int:
     for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
         table.add_column(head)
     for each in names or [None]:
-        view = open_saved(runs_dir, each).view()
-        table.add_row(*status_cells(view))
+        saved = open_saved(runs_dir, each)
+        view, live = saved.view(), background.live(saved.run_dir)
+        table.add_row(*status_cells(view, is_running=live is not None))
     console().print(table, highlight=False)
+    if name:
+        for line in background.lines(view, saved.journal.n_failed(), live):
+            console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 

@@ -30,12 +30,25 @@ def claim(run_dir: Path) -> FileLock:
     """
     lock = FileLock(run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1, poll_interval=0.05)  # somebody may just be looking, see below
     except Timeout:
         raise StudyError(
             f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}"
         ) from None
     return lock
+
+
+def is_claimed(run_dir: Path) -> bool:
+    """Whether a process of this machine runs the study now."""
+    path = run_dir / ".lock"
+    if not path.is_file():
+        return False
+    look = FileLock(path)
+    try:
+        with look.acquire(timeout=0):
+            return False
+    except (Timeout, PermissionError):
+        return True
 
 
 def write_atomically(path: Path, text: str) -> None:

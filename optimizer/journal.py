@@ -227,6 +227,14 @@ class Journal:
             cost_usd=sum(total.usd for total in totals.values()),
         )
 
+    def n_failed(self) -> int:
+        """Return how many attempts of calls ended without a reply."""
+        table = ledger_table.c
+        where = (table.study == self.study) & table.state.in_(("released", "unknown"))
+        query = sa.select(sa.func.count()).select_from(ledger_table).where(where)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
     def spend_of_trials(self) -> dict[int, Spend]:
         """Return calls, tokens and money by trial number."""
         table, sums = ledger_table.c, ("tokens_in", "tokens_out", "usd")

@@ -19,6 +19,7 @@ from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, c
 from optimizer.errors import StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.files import claim, make_private_folder
+from optimizer.heartbeat import forget_live
 from optimizer.job import Job
 from optimizer.journal import Caps, Journal, open_engine
 from optimizer.models import Models, open_models
@@ -71,6 +72,7 @@ def open_all(job: Job, observer: Observer) -> Opened:
     make_private_folder(job.run_dir)
     with ExitStack() as resources:
         resources.callback(claim(job.run_dir).release)
+        forget_live(job.run_dir)
         leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
         opened = _open_within(resources, job, observer)
         return opened(resources.pop_all())

@@ -18,7 +18,9 @@ from optimizer import verdict
 from optimizer.candidate import Candidate
 from optimizer.database import storage_errors
 from optimizer.errors import BudgetExhausted, Paused
+from optimizer.heartbeat import Heartbeat
 from optimizer.job import Job
+from optimizer.notify import tell, webhook_url
 from optimizer.observe import Observer
 from optimizer.propose import Rejection
 from optimizer.records import StudyView, Verdict
@@ -35,26 +37,40 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
         Paused: a person or time must act first; run again to continue. Disks and databases that fail end here, too.
         UserError: the study exists and does not fit the job.
     """
-    with storage_errors():
-        session = Session(job, observer or Observer())
+    url, heartbeat = webhook_url(job.config), Heartbeat(job.run_dir, observer or Observer())
     try:
         with storage_errors():
-            if not session.is_finished:
-                session.restore()
-            session.mend_best()
-            if not session.is_finished:
-                reason = search(session)
-                winner = recommend(session)
-                session.finish(reason, winner, final_test(session, winner))
-            return session.view()
-    except Paused as pause:
-        session.pause(pause.reason)
-        raise
-    except KeyboardInterrupt:
-        session.pause("user")
-        raise
+            session = Session(job, heartbeat)
+        try:
+            was_finished = session.is_finished
+            view = _carry_out(session)
+            if not was_finished:
+                tell(url, session.view)
+            return view
+        except Paused as pause:
+            session.pause(pause.reason)
+            tell(url, session.view, reason=str(pause))
+            raise
+        except KeyboardInterrupt:
+            session.pause("user")
+            raise
+        finally:
+            session.close()
     finally:
-        session.close()
+        heartbeat.close()
+
+
+def _carry_out(session: Session) -> StudyView:
+    """Take the study from wherever it stands to its verdict."""
+    with storage_errors():
+        if not session.is_finished:
+            session.restore()
+        session.mend_best()
+        if not session.is_finished:
+            reason = search(session)
+            winner = recommend(session)
+            session.finish(reason, winner, final_test(session, winner))
+        return session.view()
 
 
 def search(session: Session) -> str:

@@ -17,6 +17,7 @@ from typing import cast
 import numpy as np
 from optuna.trial import TrialState
 
+from optimizer.budget import expected_left_s
 from optimizer.candidate import Candidate, Example, JsonValue
 from optimizer.elite import Elite
 from optimizer.errors import BudgetExhausted, ConfigError, Paused
@@ -52,12 +53,13 @@ class Session:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
         self._is_stopping = False
-        self._opened_at = time.monotonic()
+        self._began_at = self._opened_at = time.monotonic()
         self._budget_note: str | None = None
         self._told: list[TrialRecord] = []
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
+        self.models = opened.models
         self.caps, self.deadline = opened.caps, opened.deadline
         self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
         try:
@@ -236,7 +238,7 @@ class Session:
     def stop(self) -> None:
         """Begin nothing further: another thread has met an error, or the user stops the run."""
         self._is_stopping = True
-        self._opened.models.stop()
+        self.models.stop()
 
     def pause(self, reason: str) -> None:
         """Write why the study stopped, if anything can be written; running it again continues it."""
@@ -252,7 +254,7 @@ class Session:
 
     def close(self) -> None:
         """End calls under way and close everything; safe after any error."""
-        self._opened.models.stop()
+        self.models.stop()
         try:
             self.tracker.close()
         finally:
@@ -342,6 +344,17 @@ class Session:
         """Seconds that the finalists and the final test are expected to take, at the pace so far."""
         n_left = 2 * self.n_test + len(self.splits.dev) - self.elite.n_raced
         return FINAL_SLACK * (self._opened.evaluator.seconds_per_row or 0.0) * n_left
+
+    def expected_left_s(self) -> float | None:
+        """Seconds until the verdict if trials keep their pace; None before there is one."""
+        elapsed_s = self._opened.wall_s + time.monotonic() - self._began_at
+        return expected_left_s(
+            n_done=len(self._told),
+            n_all=self.job.config.search.trials,
+            elapsed_s=elapsed_s,
+            final_s=self.expected_final_s(),
+            deadline_s=self.deadline.left_s(),
+        )
 
     def _add_time(self) -> None:
         """Enter the time since the last entry, so that a kill loses no more than one trial's."""
