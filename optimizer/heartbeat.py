@@ -22,6 +22,7 @@ from optimizer.candidate import Candidate
 from optimizer.files import PRIVATE_FILE
 from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
+from optimizer.redaction import redact
 from optimizer.words import duration
 
 if TYPE_CHECKING:
@@ -101,7 +102,7 @@ class Heartbeat(Observer):
         self._inner.trial_finished(trial, is_best=is_best)
 
     def waiting(self, reason: str) -> None:
-        self._waiting = reason
+        self._waiting = redact(reason)
         self._inner.waiting(reason)
 
     def silent(self, line: str) -> None:

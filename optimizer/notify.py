@@ -13,6 +13,7 @@ from optimizer.candidate import JsonValue
 from optimizer.config import Config
 from optimizer.errors import ConfigError
 from optimizer.records import StudyView
+from optimizer.redaction import redact, remember
 from optimizer.words import count, money, percent
 
 logger = logging.getLogger(__name__)
@@ -33,6 +34,7 @@ def webhook_url(config: Config) -> str | None:
     if not url.startswith(("http://", "https://")):
         what = "holds no http:// or https:// address" if url else "is not set"
         raise ConfigError(f"notify.webhook_env: environment variable {name!r} {what}; run: export {name}=https://...")
+    remember(url)  # whoever knows such an address can write to it
     return url
 
 
@@ -81,7 +83,7 @@ def send(url: str, message: Mapping[str, JsonValue]) -> None:
 
 
 def _post(url: str, message: Mapping[str, JsonValue]) -> None:
-    body = json.dumps(message).encode()
+    body = redact(json.dumps(message)).encode()
     try:
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
         with urllib.request.urlopen(request, timeout=TIMEOUT_S):

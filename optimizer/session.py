@@ -32,6 +32,7 @@ from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
 from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
+from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.study import Ticket
 from optimizer.track import NoTracker
@@ -207,7 +208,11 @@ class Session:
             self.deepen(n_races=n_races)
 
     def tell_rejected(self, ticket: Ticket, rejection: Rejection, duration_s: float) -> None:
-        facts: dict[str, JsonValue] = {"state": "rejected", "reason": rejection.reason, "duration_s": duration_s}
+        facts: dict[str, JsonValue] = {
+            "state": "rejected",
+            "reason": redact(rejection.reason),
+            "duration_s": duration_s,
+        }
         if isinstance(rejection, RejectedProposal):
             self.journal.put_candidate(rejection.proposal.candidate)
             facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}

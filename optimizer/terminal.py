@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optimizer.errors import Paused, UserError
+from optimizer.redaction import RedactingFormatter, redact
 
 EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
 
@@ -80,7 +81,7 @@ class LogFile(logging.FileHandler):
 def log_to(path: Path) -> None:
     """Send log records to a file from now on, those that were held included."""
     file = LogFile(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     held = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
     root.addHandler(file)
@@ -92,8 +93,10 @@ def log_to(path: Path) -> None:
 
 def _say(error: BaseException, kind: str, code: int, *, is_debug: bool) -> int:
     if is_debug:
-        console(is_error=True).print_exception()
-    text = " ".join(str(error).split())
+        with (err := console(is_error=True)).capture() as captured:
+            err.print_exception()
+        sys.stderr.write(redact(captured.get()))
+    text = redact(" ".join(str(error).split()))
     Console(stderr=True, soft_wrap=True).print(f"[bold red]{kind}:[/] {escape(text)}", highlight=False)
     sys.stderr.flush()
     return code

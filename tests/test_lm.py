@@ -32,9 +32,9 @@ from optimizer.lm.backend import AttemptError, Backend, CallRequest, tokens_at_m
 from optimizer.lm.flow import Flow
 from optimizer.lm.model import PROBE, Model, Pricing, RetryPolicy, require_prices
 from optimizer.lm.provider import ProviderBackend, borrow_provider
-from optimizer.lm.provider_errors import redacted
 from optimizer.lm.retry import MAX_RETRY_AFTER_S
 from optimizer.prompt import Choice, Json, Message, Text
+from optimizer.redaction import redacted
 from tests.fake_server import (
     Body,
     FakeServer,

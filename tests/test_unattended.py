@@ -16,10 +16,11 @@ from typing import Any
 
 import pytest
 
-from optimizer import heartbeat
+from optimizer import background, heartbeat
 from optimizer.budget import expected_left_s
+from optimizer.commands import show_status, stop_study
 from optimizer.config_file import load_config
-from optimizer.errors import Paused
+from optimizer.errors import Paused, StudyError
 from optimizer.files import is_claimed
 from optimizer.heartbeat import Heartbeat, read_live
 from optimizer.job import open_job
@@ -67,7 +68,9 @@ def study(folder: Path, observer: Observer | None = None) -> None:
 
 
 @pytest.mark.slow
-def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(folder: Path) -> None:
+def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """`run --detach` returns at once, `status` tells what goes on, `stop` ends it within its time, `run` goes on."""
     gate = Gate(30)
     with FakeServer(gate) as server:
@@ -81,13 +84,14 @@ def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(fol
         assert re.search(rf"process {pid} on .*\ntrial \d+: .*\nverdict expected: ", told)
         assert "no call has failed" in told
         assert (folder / "runs/fruit/output.txt").stat().st_mode & 0o077 == 0
-        again = subprocess.run(command("run", "study.yaml", "--detach"), cwd=folder, capture_output=True, text=True)
-        assert (again.returncode, "another process" in again.stderr) == (2, True)
+        with pytest.raises(StudyError, match="another process"):
+            background.detach(["run", "study.yaml"], folder / "runs/fruit")
 
         os.kill(pid, signal.SIGKILL)
         while is_claimed(folder / "runs/fruit"):
             time.sleep(0.01)
-        assert "interrupted" in optimizer(folder, "status", "fruit")
+        show_status("fruit", folder / "runs")
+        assert "interrupted" in capsys.readouterr().out
         n_seen = gate.n_seen
         optimizer(folder, "run", "study.yaml", "--detach")
         while gate.n_seen == n_seen:
@@ -96,11 +100,14 @@ def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(fol
         ended = optimizer(folder, "stop", "fruit")  # though no reply ever comes
         assert time.monotonic() - started < 30
         assert "study fruit stopped: paused" in ended
-        assert "paused: user; the same `optimizer run` continues it" in optimizer(folder, "status", "fruit")
-        assert "study fruit is not running: paused" in optimizer(folder, "stop", "fruit")
+        show_status("fruit", folder / "runs")
+        assert "paused: user; the same `optimizer run` continues it" in capsys.readouterr().out
+        stop_study("fruit", folder / "runs")
+        assert "study fruit is not running: paused" in capsys.readouterr().out
         gate.is_open.set()
-        assert "Verdict" in optimizer(folder, "run", "study.yaml")
-    assert "finished" in optimizer(folder, "status", "fruit")
+        study(folder)
+    show_status("fruit", folder / "runs")
+    assert "finished" in capsys.readouterr().out
 
 
 @pytest.mark.slow

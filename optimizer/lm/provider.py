@@ -21,7 +21,8 @@ from optimizer.config import LM
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
 from optimizer.lm.grammar import only_json
-from optimizer.lm.provider_errors import attempt_error, redacted, secrets_in
+from optimizer.lm.provider_errors import attempt_error, secrets_in
+from optimizer.redaction import redacted, remember
 
 MAX_STOPS = 4  # OpenAI's limit
 DEFAULT_TIMEOUT_S = 600.0
@@ -57,6 +58,7 @@ class ProviderBackend:
         self._lm = lm
         self._timeout_s = timeout_s
         self._secrets = secrets
+        remember(*secrets)
         self._sends_schema = sends_schema
         self._owns_lm = owns_lm
         self._abandoned: Future[None] = Future()
