@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from optimizer.config_file import load_config
 from optimizer.errors import StudyError
 from optimizer.files import PRIVATE_FILE, is_claimed, make_private_folder
 from optimizer.heartbeat import Live, read_live
@@ -127,3 +128,37 @@ def _wait_until_free(run_dir: Path) -> bool:
             return False
         time.sleep(POLL_S)
     return True
+
+
+def run_detached(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None = None) -> int:
+    """Start a study in the background and say how to follow and end it."""
+    config = load_config(config_path, [*overrides, f"name={fork}"] if fork else overrides)
+    flags = [flag for override in overrides for flag in ("--set", override)]
+    flags += ["--fork", fork] if fork else []
+    arguments = ["run", str(config_path), *flags, "--runs-dir", str(runs_dir)]
+    code, said = detach(arguments, runs_dir / config.name)
+    if code:
+        print(said, file=sys.stderr)
+        return code
+    name = config.name + runs_flag(runs_dir)
+    print(f"{said}\nsee how far it is: optimizer status {name}\nend it: optimizer stop {name}")
+    return 0
+
+
+def stop_study(name: str, runs_dir: Path) -> int:
+    """Ask the process that runs a study to stop, wait for it, and say how the study stands."""
+    from optimizer.saved import open_saved
+
+    was_running = stop(runs_dir / name)
+    view = open_saved(runs_dir, name).view()
+    what = "stopped" if was_running else "is not running"
+    n_calls = count(sum(view.spend.calls.values()))
+    print(f"study {name} {what}: {view.state}, {len(view.trials)} trials, {n_calls} calls")
+    if view.state != "finished":
+        print("the same `optimizer run` continues it; nothing that was paid for is paid for again")
+    return 0
+
+
+def runs_flag(runs_dir: Path) -> str:
+    """Return what a command needs after the name of a study to find it."""
+    return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"

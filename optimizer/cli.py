@@ -84,13 +84,14 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool)
 @_set
 @_runs_dir
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
+@click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
 @_debug
-def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, detach: bool, debug: bool) -> None:
+def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, detach: bool, fork: str | None, debug: bool) -> None:
     """Search for a better prompt as CONFIG says; a study that exists is continued."""
-    from optimizer import commands
+    from optimizer import background, commands
 
-    run_it = commands.run_detached if detach else commands.run_study
-    _guard(debug, lambda: run_it(config, overrides, runs_dir))
+    run_it = background.run_detached if detach else commands.run_study
+    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork))
 
 
 @app.command()
@@ -99,9 +100,9 @@ def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, detach: bool, 
 @_debug
 def stop(study: str, runs_dir: Path, debug: bool) -> None:
     """Stop the process that runs STUDY, from any terminal of this machine; the study can be continued."""
-    from optimizer import commands
+    from optimizer import background
 
-    _guard(debug, lambda: commands.stop_study(study, runs_dir))
+    _guard(debug, lambda: background.stop_study(study, runs_dir))
 
 
 @app.command()

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from optimizer.background import runs_flag
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
@@ -22,6 +24,8 @@ from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
 from optimizer.words import count, duration, money, percent
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from optimizer.candidate import Candidate
     from optimizer.job import Job
     from optimizer.records import StudyView
@@ -87,40 +91,11 @@ def _print_data(job: Job) -> None:
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
-def run_detached(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
-    """Start a study in the background and say how to follow and end it."""
-    from optimizer import background
-
+def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None = None) -> int:
+    """Carry out a study and print what came of it; as a fork, a new one that may use the replies of the old."""
     config = load_config(config_path, overrides)
-    flags = [flag for override in overrides for flag in ("--set", override)]
-    arguments = ["run", str(config_path), *flags, "--runs-dir", str(runs_dir)]
-    code, said = background.detach(arguments, runs_dir / config.name)
-    if code:
-        print(said, file=sys.stderr)
-        return code
-    name = config.name + _runs_flag(runs_dir)
-    print(f"{said}\nsee how far it is: optimizer status {name}\nend it: optimizer stop {name}")
-    return 0
-
-
-def stop_study(name: str, runs_dir: Path) -> int:
-    """Ask the process that runs a study to stop, wait for it, and say how the study stands."""
-    from optimizer import background
-    from optimizer.saved import open_saved
-
-    was_running = background.stop(runs_dir / name)
-    view = open_saved(runs_dir, name).view()
-    what = "stopped" if was_running else "is not running"
-    n_calls = count(sum(view.spend.calls.values()))
-    print(f"study {name} {what}: {view.state}, {len(view.trials)} trials, {n_calls} calls")
-    if view.state != "finished":
-        print("the same `optimizer run` continues it; nothing that was paid for is paid for again")
-    return 0
-
-
-def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
-    """Carry out a study and print what came of it."""
-    config = load_config(config_path, overrides)
+    source = None if fork is None else _fork_source(config.name, fork, runs_dir)
+    config = config if fork is None else load_config(config_path, [*overrides, f"name={fork}"])
     hold_logs()
     out = console()
     with out.status("opening data and models") if out.is_terminal else out:
@@ -130,6 +105,7 @@ def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> in
         from optimizer.run import run
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+        job = replace(job, fork_of=source)
     stop_on_signals()
     try:
         with storage_errors():
@@ -141,6 +117,14 @@ def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> in
         job.close()
     _print_summary(view, job, runs_dir)
     return 0
+
+
+def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
+    from optimizer.saved import open_saved
+
+    if fork == name:
+        raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
+    return open_saved(runs_dir, name).journal.engine
 
 
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
@@ -157,7 +141,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         return 0
     out = console()
     out.print(trial_table(view, saved.program()))
-    print_summary(out, view, prompts, runs_flag=_runs_flag(runs_dir))
+    print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
     return 0
 
 
@@ -283,7 +267,7 @@ def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
     from optimizer.summary import print_summary
 
     prompts = {candidate.id: render(job.program, candidate) for candidate in (view.seed, view.best)}
-    print_summary(console(), view, prompts, runs_flag=_runs_flag(runs_dir))
+    print_summary(console(), view, prompts, runs_flag=runs_flag(runs_dir))
 
 
 def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
@@ -291,7 +275,3 @@ def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
 
     program = saved.program()
     return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}
-
-
-def _runs_flag(runs_dir: Path) -> str:
-    return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"

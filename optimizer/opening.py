@@ -5,6 +5,7 @@ Nothing is paid here. What was opened is closed in the opposite order, also when
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 from collections.abc import Callable, Sequence
@@ -15,10 +16,11 @@ from typing import cast
 import numpy as np
 
 from optimizer.budget import Deadline, open_caps
-from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, content_hash
+from optimizer.candidate import Candidate, Example, JsonValue, content_hash
 from optimizer.errors import StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.files import claim, make_private_folder
+from optimizer.fork import copy_replies, differences
 from optimizer.heartbeat import forget_live
 from optimizer.job import Job
 from optimizer.journal import Caps, Journal, open_engine
@@ -30,6 +32,8 @@ from optimizer.propose.starts import diverse_starts
 from optimizer.race import FloatArray, RaceRule
 from optimizer.saved import leave_pointer
 from optimizer.study import RacePruner, Study
+
+logger = logging.getLogger(__name__)
 
 Pairs = dict[int, tuple[FloatArray, FloatArray]]
 
@@ -87,6 +91,10 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
         owner=f"{socket.gethostname()}:{os.getpid()}",
     )
     resources.callback(journal.engine.dispose)
+    if job.fork_of is not None and journal.load_study() is None:
+        resources.callback(job.fork_of.dispose)
+        n_replies = copy_replies(job.fork_of, journal.engine)
+        logger.info("%d replies of the study that this one is forked from can be used again", n_replies)
     record = open_record(journal, job, seed)
     wall_s, is_finished = cast(float, record["wall_s"]), record["state"] == "finished"
     caps = open_caps(job.config.budget, test_calls=2 * job.n_test * len(seed.parts))
@@ -146,12 +154,16 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
             }
         )
         return open_record(journal, job, seed)
-    known = cast("dict[str, JsonValue]", record["identity"])
-    changed = [key for key in identity if canonical_json(identity[key]) != canonical_json(known.get(key))]
+    changed = differences(
+        cast("dict[str, JsonValue]", record["identity"]),
+        identity,
+        known_facts=cast("dict[str, JsonValue]", record["facts"]),
+        facts=job.facts,
+    )
     if changed:
         raise StudyError(
-            f"study {job.config.name!r} was started with another {', '.join(changed)}; change `name` to start "
-            f"a new study, or undo the change to continue this one"
+            f"study {job.config.name!r} was started with another {', '.join(changed)}; undo the change to continue it, "
+            "or begin a new study that reuses its replies: optimizer run CONFIG --fork NAME"
         )
     journal.adopt_orphans()
     if record["state"] == "paused":

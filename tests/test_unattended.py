@@ -17,8 +17,9 @@ from typing import Any
 import pytest
 
 from optimizer import background, heartbeat
+from optimizer.background import stop_study
 from optimizer.budget import expected_left_s
-from optimizer.commands import show_status, stop_study
+from optimizer.commands import show_status
 from optimizer.config_file import load_config
 from optimizer.errors import Paused, StudyError
 from optimizer.files import is_claimed
