@@ -91,6 +91,21 @@ class Deadline:
         return left is None or left > final_s
 
 
+def expected_left_s(
+    *, n_done: int, n_all: int, elapsed_s: float, final_s: float, deadline_s: float | None
+) -> float | None:
+    """Return the seconds until the verdict if trials keep their pace, the deadline at the latest; None without a pace.
+
+    Args:
+        elapsed_s: what the `n_done` trials took, earlier sessions included.
+        final_s: what finalists and final test are expected to take.
+    """
+    if not n_done or elapsed_s < 1:
+        return deadline_s
+    by_pace = elapsed_s * max(0, n_all - n_done) / n_done + final_s
+    return by_pace if deadline_s is None else min(by_pace, deadline_s)
+
+
 def next_time(finish_by: str, now: datetime) -> datetime:
     """Return the first moment after `now` at which local clocks show `finish_by` ("HH:MM")."""
     hour, minute = map(int, finish_by.split(":"))

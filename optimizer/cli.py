@@ -19,6 +19,7 @@ Examples:
   optimizer check configs/quickstart.yaml        is everything there, what will it cost
   optimizer run configs/quickstart.yaml          search; run it again to continue
   optimizer run my.yaml --set search.trials=80   change a setting for this run
+  optimizer run my.yaml --detach                 in the background; `status` and `stop` work from anywhere
   optimizer show quickstart                      what came of it
   optimizer export quickstart --format markdown  take the prompt away
   optimizer ui quickstart                        the whole search in a browser
@@ -82,12 +83,26 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool)
 @_config
 @_set
 @_runs_dir
+@click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
+@click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
 @_debug
-def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool) -> None:
+def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, detach: bool, fork: str | None, debug: bool) -> None:
     """Search for a better prompt as CONFIG says; a study that exists is continued."""
-    from optimizer import commands
+    from optimizer import background, commands
 
-    _guard(debug, lambda: commands.run_study(config, overrides, runs_dir))
+    run_it = background.run_detached if detach else commands.run_study
+    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork))
+
+
+@app.command()
+@_study
+@_runs_dir
+@_debug
+def stop(study: str, runs_dir: Path, debug: bool) -> None:
+    """Stop the process that runs STUDY, from any terminal of this machine; the study can be continued."""
+    from optimizer import background
+
+    _guard(debug, lambda: background.stop_study(study, runs_dir))
 
 
 @app.command()

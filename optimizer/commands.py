@@ -8,12 +8,14 @@ import subprocess
 import sys
 import webbrowser
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
 from rich.table import Table
 
+from optimizer.background import runs_flag
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
@@ -22,6 +24,8 @@ from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
 from optimizer.words import count, duration, money, percent
 
 if TYPE_CHECKING:
+    from sqlalchemy import Engine
+
     from optimizer.candidate import Candidate
     from optimizer.job import Job
     from optimizer.records import StudyView
@@ -87,27 +91,40 @@ def _print_data(job: Job) -> None:
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
-def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
-    """Carry out a study and print what came of it."""
+def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None = None) -> int:
+    """Carry out a study and print what came of it; as a fork, a new one that may use the replies of the old."""
     config = load_config(config_path, overrides)
+    source = None if fork is None else _fork_source(config.name, fork, runs_dir)
+    config = config if fork is None else load_config(config_path, [*overrides, f"name={fork}"])
     hold_logs()
     out = console()
     with out.status("opening data and models") if out.is_terminal else out:
+        from optimizer.database import storage_errors
         from optimizer.job import open_job
         from optimizer.progress import Progress
         from optimizer.run import run
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+        job = replace(job, fork_of=source)
     stop_on_signals()
-    make_private_folder(job.run_dir)
-    log_to(job.run_dir / "log.txt")
     try:
+        with storage_errors():
+            make_private_folder(job.run_dir)
+            log_to(job.run_dir / "log.txt")
         with Progress(out) as progress:
             view = run(job, progress)
     finally:
         job.close()
     _print_summary(view, job, runs_dir)
     return 0
+
+
+def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
+    from optimizer.saved import open_saved
+
+    if fork == name:
+        raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
+    return open_saved(runs_dir, name).journal.engine
 
 
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
@@ -124,12 +141,13 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         return 0
     out = console()
     out.print(trial_table(view, saved.program()))
-    print_summary(out, view, prompts, runs_flag=_runs_flag(runs_dir))
+    print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
     return 0
 
 
 def show_status(name: str | None, runs_dir: Path) -> int:
     """Print how far one study is, or a line for each."""
+    from optimizer import background
     from optimizer.saved import open_saved, study_names
     from optimizer.tables import status_cells
 
@@ -138,9 +156,13 @@ def show_status(name: str | None, runs_dir: Path) -> int:
     for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
         table.add_column(head)
     for each in names or [None]:
-        view = open_saved(runs_dir, each).view()
-        table.add_row(*status_cells(view))
+        saved = open_saved(runs_dir, each)
+        view, live = saved.view(), background.live(saved.run_dir)
+        table.add_row(*status_cells(view, is_running=live is not None))
     console().print(table, highlight=False)
+    if name:
+        for line in background.lines(view, saved.journal.n_failed(), live):
+            console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
@@ -245,7 +267,7 @@ def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
     from optimizer.summary import print_summary
 
     prompts = {candidate.id: render(job.program, candidate) for candidate in (view.seed, view.best)}
-    print_summary(console(), view, prompts, runs_flag=_runs_flag(runs_dir))
+    print_summary(console(), view, prompts, runs_flag=runs_flag(runs_dir))
 
 
 def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
@@ -253,7 +275,3 @@ def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
 
     program = saved.program()
     return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}
-
-
-def _runs_flag(runs_dir: Path) -> str:
-    return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"

@@ -176,6 +176,9 @@ class LM(Model):
     retry_for: float = Field(
         600.0, ge=0, description="Seconds for which a call that fails for a passing reason is tried again."
     )
+    outage_for: float = Field(
+        14400.0, ge=0, description="Seconds for which a model that has answered is waited for while it answers nobody."
+    )
     price_in: float | None = Field(
         None, ge=0, description="USD for a million input tokens; default: DSPy's price list."
     )
@@ -282,6 +285,12 @@ class Tracking(Model):
     register_winner: bool = Field(True, description="Put the winner into the MLflow prompt registry.")
 
 
+class Notify(Model):
+    webhook_env: str | None = Field(
+        None, description="Name of the environment variable with a web address that is told of the end or a pause."
+    )
+
+
 class Config(Model):
     """One study. Paths are relative to the file's folder."""
 
@@ -305,6 +314,7 @@ class Config(Model):
         "`postgresql+psycopg://...` for many machines.",
     )
     tracking: Tracking = Field(Tracking(), description="The MLflow view of the study.")
+    notify: Notify = Field(Notify(), description="Who is told when the study ends or pauses.")
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
@@ -330,7 +340,9 @@ class Config(Model):
 
     def fingerprint(self) -> str:
         """Hash of everything that changes results: not budgets, tracking, storage, or how fast calls are made."""
-        dump: Mapping[str, JsonValue] = self.model_dump(mode="json", exclude={"budget", "tracking", "storage", "name"})
+        dump: Mapping[str, JsonValue] = self.model_dump(
+            mode="json", exclude={"budget", "tracking", "storage", "notify", "name"}
+        )
         return content_hash(dump, n_chars=16)
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +12,21 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 
-from optimizer.errors import ConfigError, Paused
+from optimizer.errors import ConfigError, OptimizerError, Paused
 
+BUSY_TIMEOUT_S = 30.0  # how long to wait for a database that another process has locked
+MIN_FREE_BYTES = 16 * 2**20  # below this nothing is spent: a reply that was paid for must find room
+DISK_ERRORS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
+    | {errno.ENOTDIR, errno.EISDIR, errno.EMFILE, errno.ENFILE, errno.ESTALE, errno.ENODEV, errno.ENXIO}
+)
+PASSING = (
+    sqlite3.SQLITE_FULL,
+    sqlite3.SQLITE_BUSY,
+    sqlite3.SQLITE_LOCKED,
+    sqlite3.SQLITE_READONLY,
+    sqlite3.SQLITE_IOERR,
+)
 SCHEMA_LOCK = 0x0B7A1E5  # any number that no other program locks: new tables are made by one process at a time
 
 metadata = sa.MetaData()
@@ -82,7 +98,8 @@ def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
             of the process. Studies that call nothing but in-process models need no more than that.
 
     Raises:
-        ConfigError: the URL is none, its driver is missing, or the database cannot be reached or written.
+        ConfigError: the URL is none, its driver is missing, or the database cannot be reached.
+        Paused: it is there but cannot be written now: full, locked, read-only.
     """
     where = f"storage: {sa.engine.make_url(url).render_as_string()!r}" if "://" in url else f"storage: {url!r}"
     try:
@@ -93,6 +110,8 @@ def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
             "postgresql+psycopg://USER@HOST/NAME"
         ) from error
     except sa.exc.DBAPIError as error:
+        if getattr(error.orig, "sqlite_errorcode", 0) & 0xFF in PASSING:
+            raise _paused(error) from error
         raise ConfigError(f"{where} cannot be opened: {_first_line(error.orig or error)}") from error
 
 
@@ -115,7 +134,7 @@ def prepare_sqlite(engine: sa.Engine, *, is_durable: bool) -> None:
 
     def set_pragmas(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
-        cursor.execute("PRAGMA busy_timeout=30000")
+        cursor.execute(f"PRAGMA busy_timeout={int(1000 * BUSY_TIMEOUT_S)}")
         cursor.execute("PRAGMA journal_mode=WAL")
         cursor.execute(f"PRAGMA synchronous={'FULL' if is_durable else 'NORMAL'}")
         cursor.close()
@@ -132,16 +151,62 @@ def insert_or_ignore(connection: sa.Connection, table: sa.Table, values: Mapping
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
-    """Turn a database that cannot be used (locked, full, gone) into a pause.
+    """Turn a database or disk that cannot be used (locked, full, read-only, gone) into a pause.
+
+    Optuna wraps what SQLAlchemy raises, so causes are looked at, too.
 
     Raises:
         Paused: with reason `storage`.
     """
     try:
         yield
-    except (sa.exc.DBAPIError, sa.exc.TimeoutError) as error:
-        reason = _first_line((isinstance(error, sa.exc.DBAPIError) and error.orig) or error)
-        raise Paused("storage", f"storage: the study's database cannot be used: {reason}") from error
+    except OptimizerError:
+        raise
+    except Exception as error:
+        cause = _storage_cause(error)
+        if cause is None:
+            raise
+        raise _paused(cause) from error
+
+
+def require_space(engine: sa.Engine) -> None:
+    """Refuse to spend when what is paid for might find no room. Databases on other machines are not looked at.
+
+    Raises:
+        Paused: with reason `storage`.
+    """
+    path = engine.url.database
+    if engine.dialect.name != "sqlite" or not path or path == ":memory:":
+        return
+    disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
+    free = disk.f_bavail * disk.f_frsize
+    if free < MIN_FREE_BYTES:
+        raise Paused(
+            "storage",
+            f"storage: {free / 2**20:.1f} MiB are left on the disk of the study's database, {MIN_FREE_BYTES // 2**20} "
+            "are wanted before anything is spent; make room and run again to continue",
+        )
+
+
+def _storage_cause(error: BaseException | None) -> BaseException | None:
+    """Return what the database or the disk said, or None when neither is to blame."""
+    while error is not None:
+        if isinstance(error, sa.exc.DBAPIError | sa.exc.TimeoutError):
+            return error
+        if isinstance(error, OSError) and error.errno in DISK_ERRORS:
+            return error
+        error = error.__cause__
+    return None
+
+
+def _paused(error: BaseException) -> Paused:
+    if isinstance(error, OSError):
+        what = (
+            f"{str(error.filename)!r} cannot be written" if error.filename else "a file of the study cannot be written"
+        )
+        return Paused("storage", f"storage: {what}: {error.strerror}; mend that and run again to continue")
+    reason = _first_line((isinstance(error, sa.exc.DBAPIError) and error.orig) or error)
+    return Paused("storage", f"storage: the study's database cannot be used: {reason}")
 
 
 def _first_line(error: BaseException) -> str:

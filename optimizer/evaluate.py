@@ -17,6 +17,7 @@ from optimizer.lm.model import Model
 from optimizer.metrics import Metric, score
 from optimizer.program import Answer, Program, Refused
 from optimizer.records import Outcome
+from optimizer.redaction import redact
 
 MAX_ERROR_CHARS = 500
 
@@ -160,7 +161,7 @@ class Evaluator:
             score=result.value,
             answer=_with_reasoning(answer),
             text=answer.text,
-            feedback=result.feedback,
+            feedback=None if result.feedback is None else redact(result.feedback),
         )
 
 
@@ -170,7 +171,7 @@ def _with_reasoning(answer: Answer) -> Fields:
 
 
 def _one_line(text: str) -> str:
-    return " ".join(text.split())[:MAX_ERROR_CHARS]
+    return redact(" ".join(text.split()))[:MAX_ERROR_CHARS]
 
 
 def _lanes(model: Model, concurrency: int) -> list[ThreadPoolExecutor]:

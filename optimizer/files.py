@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -29,12 +30,25 @@ def claim(run_dir: Path) -> FileLock:
     """
     lock = FileLock(run_dir / ".lock")
     try:
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=1, poll_interval=0.05)  # somebody may just be looking, see below
     except Timeout:
         raise StudyError(
             f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}"
         ) from None
     return lock
+
+
+def is_claimed(run_dir: Path) -> bool:
+    """Whether a process of this machine runs the study now."""
+    path = run_dir / ".lock"
+    if not path.is_file():
+        return False
+    look = FileLock(path)
+    try:
+        with look.acquire(timeout=0):
+            return False
+    except (Timeout, PermissionError):
+        return True
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -53,6 +67,7 @@ def write_atomically(path: Path, text: str) -> None:
             os.fsync(file.fileno())
         _keep_previous(path)
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
@@ -61,8 +76,8 @@ def write_atomically(path: Path, text: str) -> None:
 def save_best(run_dir: Path, view: StudyView, text: str) -> None:
     """Write the best prompt of a study: `best_prompt.txt` to read, `best_prompt.json` to load."""
     record = {"study": view.name, "state": view.state, "candidate_id": view.best.id, "candidate": view.best.to_json()}
-    write_atomically(run_dir / "best_prompt.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
     write_atomically(run_dir / "best_prompt.txt", text)
+    write_atomically(run_dir / "best_prompt.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
 def _keep_previous(path: Path) -> None:
@@ -72,5 +87,31 @@ def _keep_previous(path: Path) -> None:
     spare = path.with_name(f".{path.name}.{os.getpid()}.old")
     with contextlib.suppress(FileNotFoundError):
         spare.unlink()
-    os.link(path, spare)
+    try:
+        os.link(path, spare)
+    except OSError:  # some file systems know no second names
+        try:
+            shutil.copyfile(path, spare)
+        except OSError:
+            spare.unlink(missing_ok=True)
+            raise
     os.replace(spare, path.with_name(f"{path.name}.previous"))
+
+
+def saved_best(run_dir: Path) -> str | None:
+    """Return the id of the candidate that `save_best` wrote last, None when there is none or it cannot be read."""
+    try:
+        record = json.loads((run_dir / "best_prompt.json").read_text(encoding="utf-8"))
+        return str(record["candidate_id"]) if (run_dir / "best_prompt.txt").is_file() else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where folders can be synced."""
+    with contextlib.suppress(OSError):
+        opened = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(opened)
+        finally:
+            os.close(opened)

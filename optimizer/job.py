@@ -10,6 +10,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import dspy
+import sqlalchemy as sa
 
 from optimizer.budget import affordable_test_rows
 from optimizer.candidate import JsonValue, content_hash
@@ -49,6 +50,7 @@ class Job:
     Attributes:
         run_dir: folder of this study; holds its database, log and best prompt.
         runs_dir: folder of all studies; holds the default MLflow store.
+        fork_of: database of the study whose replies a new one may use.
         folder: where relative paths and the user's modules are looked for.
     """
 
@@ -64,6 +66,7 @@ class Job:
     judge_backend: Backend | None = None
     judge: LateJudge | None = None
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
+    fork_of: sa.Engine | None = None
 
     def __post_init__(self) -> None:
         """Refuse a budget that could not be kept, before anything is created or sent.

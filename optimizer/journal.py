@@ -25,6 +25,7 @@ from optimizer.database import (
     ledger_table,
     open_engine,
     reply_table,
+    require_space,
     spend_table,
     storage_errors,
     study_table,
@@ -175,6 +176,7 @@ class Journal:
         Raises:
             BudgetExhausted: it would pass a cap; nothing was entered.
         """
+        require_space(self.engine)
         with self._writing() as connection:
             totals = self._locked_totals(connection)
             tokens_sum = sum(total.tokens_in + total.tokens_out for total in totals.values()) + tokens
@@ -224,6 +226,14 @@ class Journal:
             tokens_out=sum(total.tokens_out for total in totals.values()),
             cost_usd=sum(total.usd for total in totals.values()),
         )
+
+    def n_failed(self) -> int:
+        """Return how many attempts of calls ended without a reply."""
+        table = ledger_table.c
+        where = (table.study == self.study) & table.state.in_(("released", "unknown"))
+        query = sa.select(sa.func.count()).select_from(ledger_table).where(where)
+        with self._reading() as connection:
+            return int(connection.execute(query).scalar_one())
 
     def spend_of_trials(self) -> dict[int, Spend]:
         """Return calls, tokens and money by trial number."""

@@ -19,6 +19,11 @@ class Models:
     proposer: Model
     judge: Model | None
 
+    def in_flight(self) -> list[tuple[Role, float]]:
+        """Return role and age in seconds of each call that waits for its reply."""
+        models = [model for model in (self.task, self.proposer, self.judge) if model is not None]
+        return [(model.role, age_s) for model in models for age_s in model.in_flight_s()]
+
     def stop(self) -> None:
         """End calls that wait to be tried again; begin no other."""
         for model in (self.task, self.proposer, self.judge):
@@ -41,7 +46,8 @@ def open_models(job: Job, journal: Journal, caps: Caps, on_wait: Callable[[str],
             journal=journal,
             caps=caps,
             pricing=job.prices[role],
-            retry=RetryPolicy(retry_for_s=settings[role].retry_for),
+            retry=RetryPolicy(retry_for_s=settings[role].retry_for, outage_for_s=settings[role].outage_for),
+            max_in_flight=None if backend.is_local else settings[role].concurrency,
             on_wait=on_wait,
         )
 

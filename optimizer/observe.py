@@ -31,6 +31,9 @@ class Observer:
     def waiting(self, reason: str) -> None:
         """A call waits for `reason`; an empty reason: it goes on."""
 
+    def silent(self, line: str) -> None:
+        """Nothing has moved for long; the line says what is waited for."""
+
     def finalists(self, candidates: Sequence[Candidate]) -> None:
         """The search is over; these are scored on all of dev."""
 

@@ -81,6 +81,9 @@ class Progress(Observer):
             self._console.print(f"waiting: {reason}", highlight=False)
         self._waiting = reason
 
+    def silent(self, line: str) -> None:
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+
     def finalists(self, candidates: Sequence[Candidate]) -> None:
         self._phase = f"scoring {len(candidates)} finalists on all dev examples"
 
@@ -108,7 +111,7 @@ class Progress(Observer):
             f"{count(sum(spend.calls.values()))} calls",
             money(spend.cost_usd, is_free=session.job.is_free),
             f"{duration(time.monotonic() - self._started_at)} so far",
-            f"about {duration(left)} left" if (left := self._left_s(session)) is not None else "",
+            f"about {duration(left)} left" if (left := session.expected_left_s()) is not None else "",
         )
         lines: list[RenderableType] = [table, ProgressBar(total=n_all, completed=self._n_trials, width=60)]
         phase = self._phase + (
@@ -118,16 +121,6 @@ class Progress(Observer):
             Text(f"waiting: {self._waiting}" if self._waiting else phase, style="yellow" if self._waiting else "dim")
         )
         return Group(*lines)
-
-    def _left_s(self, session: Session) -> float | None:
-        """Seconds until the verdict if trials keep their pace, the deadline at the latest."""
-        elapsed = time.monotonic() - self._started_at
-        if not self._n_trials or elapsed < 1:
-            return session.deadline.left_s()
-        share = self._n_trials / session.job.config.search.trials
-        by_pace = elapsed * (1 / share - 1) + session.expected_final_s() if share < 1 else session.expected_final_s()
-        deadline = session.deadline.left_s()
-        return by_pace if deadline is None else min(by_pace, deadline)
 
 
 def _best(session: Session) -> float | None:

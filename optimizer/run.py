@@ -4,7 +4,8 @@
     recommend   score the finalists on all of dev, choose one
     final_test  seed against winner on test rows, once
 
-What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.session`.
+What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.opening`; what it says is carried out
+in `optimizer.session`.
 """
 
 from __future__ import annotations
@@ -15,8 +16,11 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from optimizer import verdict
 from optimizer.candidate import Candidate
+from optimizer.database import storage_errors
 from optimizer.errors import BudgetExhausted, Paused
+from optimizer.heartbeat import Heartbeat
 from optimizer.job import Job
+from optimizer.notify import tell, webhook_url
 from optimizer.observe import Observer
 from optimizer.propose import Rejection
 from optimizer.records import StudyView, Verdict
@@ -30,33 +34,52 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
     """Carry out a study, or continue it, and return it with its verdict. A finished study costs nothing.
 
     Raises:
-        Paused: a person or time must act first; run again to continue.
+        Paused: a person or time must act first; run again to continue. Disks and databases that fail end here, too.
         UserError: the study exists and does not fit the job.
     """
-    session = Session(job, observer or Observer())
+    url, heartbeat = webhook_url(job.config), Heartbeat(job.run_dir, observer or Observer())
     try:
+        with storage_errors():
+            session = Session(job, heartbeat)
+        try:
+            was_finished = session.is_finished
+            view = _carry_out(session)
+            if not was_finished:
+                tell(url, session.view)
+            return view
+        except Paused as pause:
+            session.pause(pause.reason)
+            tell(url, session.view, reason=str(pause))
+            raise
+        except KeyboardInterrupt:
+            session.pause("user")
+            raise
+        finally:
+            session.close()
+    finally:
+        heartbeat.close()
+
+
+def _carry_out(session: Session) -> StudyView:
+    """Take the study from wherever it stands to its verdict."""
+    with storage_errors():
+        if not session.is_finished:
+            session.restore()
+        session.mend_best()
         if not session.is_finished:
             reason = search(session)
             winner = recommend(session)
             session.finish(reason, winner, final_test(session, winner))
         return session.view()
-    except Paused as pause:
-        session.pause(pause.reason)
-        raise
-    except KeyboardInterrupt:
-        session.pause("user")
-        raise
-    finally:
-        session.close()
 
 
 def search(session: Session) -> str:
     """Try candidates until there is a reason to stop, and return it."""
 
     def work() -> None:
-        while session.stop_reason() is None:
+        while (ticket := session.ask()) is not None:
             try:
-                run_trial(session, session.ask())
+                run_trial(session, ticket)
             except BudgetExhausted as error:
                 session.budget_used_up(str(error))
 

@@ -6,39 +6,35 @@ database when a study is continued, so a session holds nothing that a kill could
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import os
-import socket
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import cast
 
 import numpy as np
 from optuna.trial import TrialState
 
-from optimizer.budget import Deadline, open_caps
-from optimizer.candidate import Candidate, Example, JsonValue, canonical_json, content_hash
+from optimizer.budget import expected_left_s
+from optimizer.candidate import Candidate, Example, JsonValue
 from optimizer.elite import Elite
-from optimizer.errors import BudgetExhausted, ConfigError, StudyError
-from optimizer.evaluate import Evaluator
-from optimizer.files import claim, make_private_folder, save_best
+from optimizer.errors import BudgetExhausted, ConfigError, Paused
+from optimizer.files import save_best, saved_best
 from optimizer.front import pareto_front
 from optimizer.job import Job
-from optimizer.journal import Journal, open_engine
-from optimizer.models import open_models
 from optimizer.observe import Observer
-from optimizer.propose import Attempt, Rejection
+from optimizer.opening import generator, open_all
+from optimizer.propose import Rejection
 from optimizer.propose.memory import Memory
-from optimizer.propose.proposer import Proposal, Proposer, RejectedProposal
+from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
-from optimizer.propose.starts import diverse_starts
-from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK, FloatArray, RaceRule
+from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
+from optimizer.redaction import redact
 from optimizer.render import render
-from optimizer.saved import leave_pointer
-from optimizer.study import RacePruner, Study, Ticket
+from optimizer.study import Ticket
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
@@ -55,43 +51,42 @@ class Session:
     """An open study. Thread-safe where trials run side by side: `ask`, `tell` and what they change hold a lock."""
 
     def __init__(self, job: Job, observer: Observer) -> None:
-        self.job = job
-        self.observer = observer
-        self.splits = job.splits
-        self.seed = self._seed_candidate()
+        self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
         self._is_stopping = False
-        self._opened_at = time.monotonic()
+        self._began_at = self._opened_at = time.monotonic()
         self._budget_note: str | None = None
         self._told: list[TrialRecord] = []
-        self._pairs: dict[int, tuple[FloatArray, FloatArray]] = {}
-        make_private_folder(job.run_dir)
-        self._claim = claim(job.run_dir)
+        self._opened = opened = open_all(job, observer)
+        self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
+        self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
+        self.models = opened.models
+        self.caps, self.deadline = opened.caps, opened.deadline
+        self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
         try:
-            self._open()
+            self.tracker = NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view)
+            observer.opened(self)
         except BaseException:
-            self._claim.release()
+            opened.close()
             raise
 
-    def _open(self) -> None:
-        job, observer = self.job, self.observer
-        leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
-        owner = f"{socket.gethostname()}:{os.getpid()}"
-        self.journal = Journal(open_engine(job.storage_url, is_durable=job.is_durable), job.config.name, owner=owner)
-        record = self._open_record()
-        self.is_finished = record["state"] == "finished"
-        self._wall_s_before = cast(float, record["wall_s"])
-        self.n_test = job.n_test
-        self.caps = open_caps(job.config.budget, test_calls=2 * self.n_test * self._n_calls)
-        self.deadline = Deadline.of(job.config.budget, spent_s=self._wall_s_before)
-        self.study = self._open_study()
-        self._open_models()
-        self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
-        self._starts = dict(self._diverse_starts())
-        self.study.enqueue_starts(list(self._starts)[: max(1, job.config.search.trials // 3)])
-        self._restore()
-        self.tracker = NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view)
-        observer.opened(self)
+    def restore(self) -> None:
+        """Rebuild what the search knows from finished trials, in their order. Begin with this.
+
+        Raises:
+            Paused: a race that a killed process had not lengthened yet cannot be lengthened now.
+        """
+        for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
+            if trial.state == "running":
+                continue
+            self._told.append(trial)
+            self.memory = self.memory.with_trial(trial)
+            if trial.candidate is not None and trial.outcomes:
+                self.elite.add(trial.candidate, _values(trial.outcomes))
+                if trial.state == "complete":
+                    self.elite.challenge(trial.candidate)
+                if trial.state in RACED:
+                    self._deepen_again()
 
     # -- what the loop asks -------------------------------------------------------------------
 
@@ -114,9 +109,11 @@ class Session:
             return "patience"
         return None
 
-    def ask(self) -> Ticket:
-        """Return the next trial. While the proposer fails, it is one that needs no model."""
-        with self._lock:
+    def ask(self) -> Ticket | None:
+        """Return the next trial, or None when there is a reason to stop. While the proposer fails it needs no model."""
+        with self._lock:  # one decision: side by side, workers would start more trials than are wanted
+            if self.stop_reason() is not None:
+                return None
             if plain := self._plain_operators():
                 logger.warning("the last replies of the proposer were no use; going on without it for a while")
                 rng = self.generator("without proposer", len(self.study.trials()))
@@ -130,7 +127,7 @@ class Session:
             Rejection: there is nothing to score.
         """
         if ticket.start is not None:
-            start = Proposal(candidate=self._starts[ticket.start])
+            start = Proposal(candidate=self._opened.starts[ticket.start])
             predictor = start.candidate.parts[0].predictor
             is_seed = start.candidate == self.seed
             return (
@@ -151,7 +148,7 @@ class Session:
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
         self.journal.put_candidate(candidate)
-        return self._evaluator.outcomes(candidate, examples, trial=trial)
+        return self._opened.evaluator.outcomes(candidate, examples, trial=trial)
 
     def score(self, candidate: Candidate, examples: Sequence[Example]) -> None:
         """Score a candidate on dev examples outside a race, and enter the values."""
@@ -180,11 +177,12 @@ class Session:
         with self._lock:
             self.elite.add(candidate, _values(outcomes))
             n_scored = int((~np.isnan(self.elite.values(candidate))).sum())
-            ticket.trial.report(self.elite.gain(candidate), step=n_scored)
+            if n_scored not in self.study.trials()[ticket.number].intermediate_values:  # a trial that is taken up again
+                ticket.trial.report(self.elite.gain(candidate), step=n_scored)
             incumbent = self.elite.incumbent
             if incumbent is None or incumbent == candidate or not self.job.config.search.racing:
                 return False
-            self._pairs[ticket.number] = self.elite.race_values(candidate)
+            self._opened.pairs[ticket.number] = self.elite.race_values(candidate)
             return bool(ticket.trial.should_prune())
 
     def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
@@ -211,7 +209,11 @@ class Session:
             self.deepen(n_races=n_races)
 
     def tell_rejected(self, ticket: Ticket, rejection: Rejection, duration_s: float) -> None:
-        facts: dict[str, JsonValue] = {"state": "rejected", "reason": rejection.reason, "duration_s": duration_s}
+        facts: dict[str, JsonValue] = {
+            "state": "rejected",
+            "reason": redact(rejection.reason),
+            "duration_s": duration_s,
+        }
         if isinstance(rejection, RejectedProposal):
             self.journal.put_candidate(rejection.proposal.candidate)
             facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}
@@ -227,34 +229,42 @@ class Session:
 
     def finish(self, reason: str, winner: Candidate, verdict: Verdict) -> None:
         """Write the verdict. From here on the study costs nothing."""
-        self.is_finished = True
         records: dict[str, JsonValue] = {
             "best": winner.to_json(),
             "dev": cast(JsonValue, asdict(self.dev_estimate(winner))),
             "verdict": cast(JsonValue, asdict(verdict)),
         }
-        self._close_record("finished", reason, records)
+        self.journal.update_study(records=records)
+        save_best(self.job.run_dir, replace(self.view(), state="finished"), self.render(winner))
+        self._close_record("finished", reason, {})  # last: what it takes to get here again is in the journal
+        self.is_finished = True
         self.tracker.study_finished()
-        view = self.view()
-        save_best(self.job.run_dir, view, self.render(winner))
-        self.observer.finished(view)
+        self.observer.finished(self.view())
 
     def stop(self) -> None:
         """Begin nothing further: another thread has met an error, or the user stops the run."""
         self._is_stopping = True
-        self._models.stop()
+        self.models.stop()
 
     def pause(self, reason: str) -> None:
-        """Write why the study stopped; running it again continues it."""
-        self._close_record("paused", reason, {})
+        """Write why the study stopped, if anything can be written; running it again continues it."""
+        with contextlib.suppress(Paused):
+            self._close_record("paused", reason, {})
         self.tracker.study_finished()
 
+    def mend_best(self) -> None:
+        """Write the best prompt if a kill or a full disk has kept it from being written."""
+        best = self.view().best if self.is_finished else self.elite.incumbent
+        if best is not None and saved_best(self.job.run_dir) != best.id:
+            self._keep(best)
+
     def close(self) -> None:
-        self._models.stop()
-        self._evaluator.close()
-        self.tracker.close()
-        self.journal.engine.dispose()
-        self._claim.release()
+        """End calls under way and close everything; safe after any error."""
+        self.models.stop()
+        try:
+            self.tracker.close()
+        finally:
+            self._opened.close()
 
     def n_chars(self, candidate: Candidate) -> int:
         """Length of a candidate's prompt without an input, in characters."""
@@ -280,7 +290,7 @@ class Session:
 
     def generator(self, *identity: str | int) -> np.random.Generator:
         """Return a generator that depends on the seed and on what it is for, never on an order of calls."""
-        return np.random.default_rng(int(content_hash([self.job.config.search.seed, *identity], n_chars=16), 16))
+        return generator(self.job, *identity)
 
     def render(self, candidate: Candidate) -> str:
         """Return the candidate's prompt as text, with the inputs left open."""
@@ -289,105 +299,7 @@ class Session:
     def view(self) -> StudyView:
         return read_view(self.journal, self.study.trials())
 
-    # -- opening ------------------------------------------------------------------------------------
-
-    @property
-    def _n_calls(self) -> int:
-        """Task calls for one example; an upper bound is not known for modules that loop."""
-        return len(self.seed.parts)
-
-    def _seed_candidate(self) -> Candidate:
-        search, seed = self.job.config.search, self.job.program.seed(self.job.config.prompt)
-        first = {"format": search.formats[0], "temperature": search.temperatures[0], "reasoning": search.reasoning[0]}
-        return Candidate.from_json(seed.to_json() | first)
-
-    def _open_record(self) -> dict[str, JsonValue]:
-        """Load the study's record or create it; refuse one that another configuration made."""
-        record, identity = self.journal.load_study(), self.job.identity()
-        if record is None:
-            self.journal.create_study(
-                {
-                    "config": self.job.config.model_dump(mode="json"),
-                    "identity": identity,
-                    "facts": dict(self.job.facts),
-                    "seed": self.seed.to_json(),
-                    "metric_version": self.job.metric.version,
-                }
-            )
-            return self._open_record()
-        known = cast("dict[str, JsonValue]", record["identity"])
-        changed = [key for key in identity if canonical_json(identity[key]) != canonical_json(known.get(key))]
-        if changed:
-            raise StudyError(
-                f"study {self.job.config.name!r} was started with another {', '.join(changed)}; change `name` to start "
-                f"a new study, or undo the change to continue this one"
-            )
-        self.journal.adopt_orphans()
-        if record["state"] == "paused":
-            self.journal.update_study(state="running", stop_reason="")
-        return record
-
-    def _open_study(self) -> Study:
-        search = self.job.config.search
-        return Study(
-            url=self.job.storage_url,
-            name=self.job.config.name,
-            search=search,
-            operators=self.job.usable_operators,
-            predictors=[part.predictor for part in self.seed.parts],
-            pruner=RacePruner(RaceRule(min_gain=search.min_gain), self._pairs.get),
-            is_durable=self.job.is_durable,
-        )
-
-    def _open_models(self) -> None:
-        job, lms = self.job, self.job.config
-        self._models = open_models(job, self.journal, self.caps, self.observer.waiting)
-        self._evaluator = Evaluator(
-            job.program,
-            self._models.task,
-            job.metric,
-            self.journal,
-            concurrency=1 if job.task_backend.is_local else lms.lm.task.concurrency,
-            on_outcome=self.observer.scored,
-        )
-        self.proposer = Proposer(
-            task=lms.task,
-            seed=self.seed,
-            operators=job.operators,
-            model=self._models.proposer,
-            train=self.splits.train,
-            held_out=[*self.splits.dev, *self.splits.test],
-            max_chars=lms.search.max_prompt_chars,
-            max_demos=lms.search.max_demos,
-            attempt=self._attempts,
-            max_tokens=lms.proposer.max_tokens,
-            temperature=lms.proposer.temperature,
-        )
-
-    def _diverse_starts(self) -> list[tuple[str, Candidate]]:
-        search = self.job.config.search
-        return diverse_starts(
-            self.seed,
-            self.job.config.task,
-            self.splits.train,
-            formats=search.formats,
-            max_demos=search.max_demos,
-            rng=self.generator("starts"),
-        )
-
-    def _restore(self) -> None:
-        """Rebuild what the search knows from finished trials, in their order."""
-        for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
-            if trial.state == "running":
-                continue
-            self._told.append(trial)
-            self.memory = self.memory.with_trial(trial)
-            if trial.candidate is not None and trial.outcomes:
-                self.elite.add(trial.candidate, _values(trial.outcomes))
-                if trial.state == "complete":
-                    self.elite.challenge(trial.candidate)
-                if trial.state in RACED:
-                    self._deepen_again()
+    # -- bookkeeping ----------------------------------------------------------------------------------
 
     def _deepen_again(self) -> None:
         """Deepen as after the restored trial; what that cost is in the journal, unless the budget ended there."""
@@ -395,12 +307,6 @@ class Session:
             self.deepen(n_races=self._n_races())
         except BudgetExhausted as error:
             self.budget_used_up(str(error))
-
-    # -- bookkeeping ----------------------------------------------------------------------------------
-
-    def _attempts(self, candidate: Candidate, rows: Sequence[Example], number: int) -> list[Attempt]:
-        outcomes = self.evaluate(candidate, rows, trial=number)
-        return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
     def _plain_operators(self) -> list[str]:
         """Operators that need no model, while the proposer is given a rest; else none."""
@@ -422,11 +328,14 @@ class Session:
         self._told.append(trial)
         self.memory = self.memory.with_trial(trial)
         if is_best and self.elite.incumbent is not None:
-            self.journal.update_study(records={"best": self.elite.incumbent.to_json()})
-            save_best(self.job.run_dir, self.view(), self.render(self.elite.incumbent))
+            self._keep(self.elite.incumbent)
         self._add_time()
         self.tracker.trial_finished(number)
         self.observer.trial_finished(trial, is_best=is_best)
+
+    def _keep(self, best: Candidate) -> None:
+        self.journal.update_study(records={"best": best.to_json()})
+        save_best(self.job.run_dir, self.view(), self.render(best))
 
     def _trial_record(self, number: int) -> TrialRecord:
         trial = self.study.trials()[number]
@@ -440,7 +349,18 @@ class Session:
     def expected_final_s(self) -> float:
         """Seconds that the finalists and the final test are expected to take, at the pace so far."""
         n_left = 2 * self.n_test + len(self.splits.dev) - self.elite.n_raced
-        return FINAL_SLACK * (self._evaluator.seconds_per_row or 0.0) * n_left
+        return FINAL_SLACK * (self._opened.evaluator.seconds_per_row or 0.0) * n_left
+
+    def expected_left_s(self) -> float | None:
+        """Seconds until the verdict if trials keep their pace; None before there is one."""
+        elapsed_s = self._opened.wall_s + time.monotonic() - self._began_at
+        return expected_left_s(
+            n_done=len(self._told),
+            n_all=self.job.config.search.trials,
+            elapsed_s=elapsed_s,
+            final_s=self.expected_final_s(),
+            deadline_s=self.deadline.left_s(),
+        )
 
     def _add_time(self) -> None:
         """Enter the time since the last entry, so that a kill loses no more than one trial's."""

@@ -77,9 +77,9 @@ class Study:
         self.pruner = pruner
         self._claimed: set[int] = set()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        storage = open_storage(url, is_durable=is_durable)
+        self._storage = open_storage(url, is_durable=is_durable)
         self._study = optuna.create_study(
-            storage=storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
+            storage=self._storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
         )
 
     def enqueue_starts(self, names: Sequence[str]) -> None:
@@ -117,6 +117,11 @@ class Study:
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in order of number."""
         return self._study.get_trials(deepcopy=False)
+
+    def close(self) -> None:
+        """Close the connections to the database."""
+        self._storage.remove_session()
+        self._storage.engine.dispose()
 
     def n_finished(self) -> int:
         return sum(trial.state in FINISHED for trial in self.trials())

@@ -12,13 +12,14 @@ from optimizer.render import render
 from optimizer.words import count, duration, money, percent, points
 
 
-def status_cells(view: StudyView) -> list[str]:
+def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     """One line of `optimizer status`."""
     trial = view.trial_of(view.best)
     best = f"{percent(trial.score)} (trial {trial.number + 1})" if trial else "-"
     verdict = view.verdict
     said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
-    state = view.state + (f": {view.stop_reason}" if view.state == "paused" else "")
+    state: str = "interrupted" if view.state == "running" and not is_running else view.state
+    state += f": {view.stop_reason}" if view.state == "paused" else ""
     calls = count(sum(view.spend.calls.values()))
     return [
         view.name,

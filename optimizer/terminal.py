@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from optimizer.errors import Paused, UserError
+from optimizer.redaction import RedactingFormatter, redact
 
 EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
 
@@ -70,10 +71,17 @@ def hold_logs() -> None:
     warnings.simplefilter("default")
 
 
+class LogFile(logging.FileHandler):
+    """A log file of which a full disk costs lines and nothing else."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Say nothing: the run's own writers find the disk full, too, and pause the study."""
+
+
 def log_to(path: Path) -> None:
     """Send log records to a file from now on, those that were held included."""
-    file = logging.FileHandler(path, encoding="utf-8")
-    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    file = LogFile(path, encoding="utf-8")
+    file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
     root = logging.getLogger()
     held = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
     root.addHandler(file)
@@ -85,8 +93,10 @@ def log_to(path: Path) -> None:
 
 def _say(error: BaseException, kind: str, code: int, *, is_debug: bool) -> int:
     if is_debug:
-        console(is_error=True).print_exception()
-    text = " ".join(str(error).split())
+        with (err := console(is_error=True)).capture() as captured:
+            err.print_exception()
+        sys.stderr.write(redact(captured.get()))
+    text = redact(" ".join(str(error).split()))
     Console(stderr=True, soft_wrap=True).print(f"[bold red]{kind}:[/] {escape(text)}", highlight=False)
     sys.stderr.flush()
     return code

@@ -13,6 +13,7 @@ from optimizer.job import Job
 from optimizer.journal import Journal
 from optimizer.program import Program
 from optimizer.records import StudyView
+from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.saved import SavedStudy
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
@@ -51,7 +52,7 @@ def _projection(config: Config, program: Program, engine: Engine, splits: Splits
         artifact_root=default_artifact_root(runs_dir),
         storage_id=storage_id(engine),
         render=lambda candidate: render(program, candidate),
-        redact=shown_uri,  # a storage or tracking URI may hold a password
+        redact=lambda text: redact(shown_uri(text)),  # a storage or tracking URI may hold a password
         experiment=config.tracking.experiment,
         register=config.tracking.register_winner,
         splits=tuple(

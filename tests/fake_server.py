@@ -150,6 +150,11 @@ class FakeServer:
         with self._lock:
             self._script.extend(faults)
 
+    def forget_script(self) -> None:
+        """Let `answer` decide from now on."""
+        with self._lock:
+            self._script.clear()
+
     def close(self) -> None:
         self._closing.set()
         self._http.shutdown()

@@ -85,6 +85,9 @@ class Scripted:
         self.seen: list[str] = []
         self._lock = threading.Lock()
 
+    def abandon(self, after_s: float) -> None:
+        """Nothing is under way for long."""
+
     def use_lane(self, lane: int) -> None:
         """There is one."""
 

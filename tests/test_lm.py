@@ -29,11 +29,12 @@ from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
 from optimizer.journal import Caps, Journal, open_engine
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, tokens_at_most
-from optimizer.lm.model import Model, Pricing, RetryPolicy, require_prices
+from optimizer.lm.flow import Flow
+from optimizer.lm.model import PROBE, Model, Pricing, RetryPolicy, require_prices
 from optimizer.lm.provider import ProviderBackend, borrow_provider
-from optimizer.lm.provider_errors import redacted
 from optimizer.lm.retry import MAX_RETRY_AFTER_S
 from optimizer.prompt import Choice, Json, Message, Text
+from optimizer.redaction import redacted
 from tests.fake_server import (
     Body,
     FakeServer,
@@ -268,11 +269,12 @@ def test_a_failing_call_is_typed_counted_and_never_kept(
         model.call(ask("q"))
     assert caught.value.kind == kind
     assert "\n" not in str(caught.value)
-    assert len(server.calls) == n_attempts == len(ledger_states(journal))  # every request is one of ours
+    n_probes = int(n_attempts > 1)  # is the model there? then it was the request
+    assert len(server.calls) == n_attempts + n_probes == len(ledger_states(journal))  # every request is one of ours
     assert journal.spend().calls.get("task", 0) >= server.n_billed
     assert n_kept(journal) == 0
     assert model.call(ask("q")).text == "reply to q"
-    assert len(server.calls) == n_attempts + 1
+    assert len(server.calls) == n_attempts + n_probes + 1
 
 
 USABLE_ONCE: dict[str, tuple[Fault, str, str]] = {
@@ -399,24 +401,108 @@ def test_a_request_that_always_breaks_the_server_is_given_up(journal: Journal, o
         assert sum("poison" in call.prompt for call in server.calls) == 5
 
 
-def test_an_outage_is_waited_out(journal: Journal, opened: Open) -> None:
-    """While no call is answered many equal failures are no reason to give one up, nor is a late one after it."""
-    together, numbers = threading.Barrier(4), itertools.count()
+def test_an_outage_is_waited_out_by_one_call(journal: Journal, opened: Open) -> None:
+    """While nothing is answered one call looks after the model and the others wait; no request is given up."""
+    numbers = itertools.count()
 
-    def answer(body: Body) -> str | Fault:
-        del body
-        number = next(numbers)
-        if number < 40:
-            together.wait(10)
-        return error(500) if number < 40 or number in (41, 43) else "back"
+    def answer(_body: Body) -> str | Fault:
+        return error(500) if next(numbers) < 40 else "back"
 
     with FakeServer(answer) as server:
-        backend = opened(settings(server))
-        model = model_of(backend, journal, Clock(), retry_for_s=1e9)
+        model = model_of(opened(settings(server)), journal, Clock(), retry_for_s=1e9)
         with ThreadPoolExecutor(4) as pool:
             texts = [reply_.text for reply_ in pool.map(model.call, [ask(f"q{i}") for i in range(4)])]
+        prompts = [call.prompt for call in server.calls]
     assert texts == ["back"] * 4
-    assert len(server.calls) == 46
+    assert sum(prompt == PROBE.messages[0].content for prompt in prompts[:40]) >= 28
+    assert len(prompts) <= 50
+
+
+def test_an_outage_is_waited_out_longer_once_the_model_has_answered(
+    server: FakeServer, backend: Backend, journal: Journal, clock: Clock
+) -> None:
+    """A model that worked is worth hours of waiting; one that never did is given up when retries end."""
+    policy = RetryPolicy(retry_for_s=60, outage_for_s=4000, clock=clock, wait=clock.wait)
+    pricing = Pricing(per_million=(1.0, 4.0))
+
+    def fresh() -> Model:
+        return Model(backend, role="task", journal=journal, caps=NO_CAPS, pricing=pricing, retry=policy)
+
+    server.script(*[reset()] * 12)
+    with pytest.raises(Paused, match=r"gave up after \d+ tries"):
+        fresh().call(ask("q"))
+    assert 30 < clock.now_s < 75
+    server.forget_script()
+    model, began_s = fresh(), clock.now_s
+    model.call(ask("warm"))
+    server.script(*[reset()] * 60)
+    assert model.call(ask("q")).text == "reply to q"
+    assert 600 < clock.now_s - began_s < 4000
+
+
+def test_a_rate_limit_cuts_the_calls_in_flight_once_and_they_grow_again() -> None:
+    """Eight calls that hear of one limit halve what is in flight, not more; replies bring it back one by one."""
+    clock, stop = Clock(), threading.Event()
+    flow = Flow(8, clock)
+    limited = AttemptError("rate_limit", "slow down", is_retryable=True, retry_after_s=20.0)
+    with ExitStack() as slots:
+        for _ in range(8):
+            slots.enter_context(flow.slot(stop))
+        for _ in range(8):
+            flow.failed(limited, is_suspect=False)
+    assert flow.limit == 4
+    flow.answered()
+    assert flow.limit == 4  # the episode is not over
+    clock.now_s = 21.0
+    flow.failed(limited, is_suspect=False)
+    assert flow.limit in (1, 2)
+    clock.now_s = 60.0
+    limits = []
+    for _ in range(60):
+        flow.answered()
+        limits.append(flow.limit)
+    assert limits == sorted(limits)
+    assert limits[-1] == 8
+    assert limits[5] < 5
+
+
+def test_no_more_calls_are_in_flight_than_the_limit_allows(journal: Journal, opened: Open) -> None:
+    """After a rate limit the server sees half as many calls at once, and all of them are answered in the end."""
+    lock, now, peaks = threading.Lock(), [0], [0, 0]
+    is_limited, numbers = threading.Barrier(8), itertools.count()
+
+    def answer(body: Body) -> str | Fault:
+        is_first = "warm" in body["messages"][-1]["content"]
+        with lock:
+            now[0] += 1
+            peaks[0 if is_first else 1] = max(peaks[0 if is_first else 1], now[0])
+        try:
+            if is_first and next(numbers) < 8:
+                is_limited.wait(10)
+                return rate_limited()
+            time.sleep(0.02)
+            return "fine"
+        finally:
+            with lock:
+                now[0] -= 1
+
+    with FakeServer(answer) as server:
+        policy = RetryPolicy(retry_for_s=1e6, clock=(clock := Clock()), wait=clock.wait)
+        model = Model(
+            opened(settings(server)),
+            role="task",
+            journal=journal,
+            caps=NO_CAPS,
+            pricing=Pricing(per_million=(1.0, 4.0)),
+            retry=policy,
+            max_in_flight=8,
+        )
+        with ThreadPoolExecutor(8) as pool:
+            assert {reply_.text for reply_ in pool.map(model.call, [ask(f"warm {i}") for i in range(8)])} == {"fine"}
+            clock.now_s = 0.0
+            list(pool.map(model.call, [ask(f"q{i}") for i in range(12)]))
+    assert peaks[0] == 8
+    assert peaks[1] <= 5
 
 
 def test_stop_ends_a_waiting_call(server: FakeServer, backend: Backend, journal: Journal) -> None:

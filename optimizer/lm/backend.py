@@ -104,6 +104,10 @@ class Backend(Protocol):
         """
         ...
 
+    def abandon(self, after_s: float) -> None:
+        """End the attempts that are still under way after some seconds; none begins after this."""
+        ...
+
     def close(self) -> None:
         """Free what the backend holds; calls after this are errors."""
         ...

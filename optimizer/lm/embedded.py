@@ -66,6 +66,9 @@ class EmbeddedBackend:
                 raise AttemptError("unexpected", f"{self.identity} is closed")
             return engine.complete(request)
 
+    def abandon(self, after_s: float) -> None:
+        """Do nothing: calls in this process are short."""
+
     def close(self) -> None:
         """Unload the model and stop its HTTP servers."""
         for engine in self._engines:

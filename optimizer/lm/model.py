@@ -7,24 +7,30 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from optimizer.candidate import content_hash
 from optimizer.config import LM
-from optimizer.errors import CallError, ConfigError, Paused
+from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
 from optimizer.journal import Caps, Journal
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply, tokens_at_most
+from optimizer.lm.flow import AWAY, Flow
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
+from optimizer.prompt import Message
 from optimizer.records import Role
 
 __all__ = ["Model", "Pricing", "RetryPolicy", "require_prices"]
+
+PROBE = CallRequest(messages=(Message("user", "Answer with the word: ready"),), max_tokens=16)
 
 logger = logging.getLogger(__name__)
 
 MAX_REPLY_CHARS = 1_000_000
 PAUSE_REASONS = {"auth": "provider_auth", "billing": "provider_quota"}
+GRACE_S = 15.0  # for replies that are on their way when the run stops
 WHOLE_MODEL = ("rate_limit", "unavailable")  # failures that say nothing about the request
 
 
@@ -70,6 +76,7 @@ class Model:
     """One role's model.
 
     Args:
+        max_in_flight: most calls at once; fewer are made while the provider limits the rate.
         on_wait: told in one line why a call waits, and an empty line when it goes on.
     """
 
@@ -82,6 +89,7 @@ class Model:
         caps: Caps,
         pricing: Pricing,
         retry: RetryPolicy,
+        max_in_flight: int | None = None,
         on_wait: Callable[[str], None] | None = None,
     ) -> None:
         self.backend = backend
@@ -92,9 +100,11 @@ class Model:
         self._retry = retry
         self._on_wait = on_wait or (lambda _: None)
         self._health = Health()
+        self._flow = Flow(max_in_flight, retry.clock)
         self._stop = threading.Event()
         self._stopped_by = ("user", "the run was told to stop")
         self._local = threading.local()
+        self._sent_at: dict[int, float] = {}
 
     @contextmanager
     def billed_to(self, trial: int | None) -> Iterator[None]:
@@ -122,40 +132,119 @@ class Model:
         kept = self._journal.find_reply(key)
         return kept if kept is not None else self._attempt_until_settled(key, request)
 
+    def in_flight_s(self) -> list[float]:
+        """Seconds for which each call has waited for its reply."""
+        now = time.monotonic()
+        return [now - sent_at for sent_at in list(self._sent_at.values())]
+
     def stop(self) -> None:
-        """Make waiting and coming calls raise `Paused`; used when the run is told to stop."""
+        """Make waiting and coming calls raise `Paused`; those under way get a few seconds to end."""
         self._stop.set()
+        self._flow.wake()
+        if self._sent_at:
+            self.backend.abandon(GRACE_S)
 
     def _attempt_until_settled(self, key: str, request: CallRequest) -> Reply:
         deadline = self._retry.clock() + self._retry.retry_for_s
         with self._health.call() as history:
             while True:
-                if self._stop.is_set():
-                    raise Paused(*self._stopped_by)
+                if self._flow.away_since is not None:
+                    self._sit_out(history)
+                    deadline = self._retry.clock() + self._retry.retry_for_s
                 try:
-                    reply = self._attempt(key, request)
+                    with self._flow.slot(self._stop):
+                        self._raise_if_stopped()
+                        reply = self._noted_attempt(key, request, history)
                 except AttemptError as error:
-                    history.failed(f"{error.kind}: {error}")
                     self._give_up_or_wait(error, history, deadline)
                 else:
+                    self._flow.answered()
                     history.answered()
                     return reply
 
-    def _attempt(self, key: str, request: CallRequest) -> Reply:
+    def _noted_attempt(self, key: str, request: CallRequest, history: CallHistory) -> Reply:
+        try:
+            return self._attempt(key, request)
+        except AttemptError as error:
+            history.failed(f"{error.kind}: {error}")
+            self._flow.failed(error, is_suspect=history.is_suspect)
+            raise
+
+    def _sit_out(self, history: CallHistory) -> None:
+        """Wait until the model is back. One call looks after it; the others cost the provider nothing.
+
+        Raises:
+            CallError: the model answers at once, so the request that failed five times is to blame.
+            Paused: the model stays away.
+        """
+        if not self._flow.probing.acquire(blocking=False):
+            self._flow.wait_while_away(self._stop)
+            self._raise_if_stopped()
+            history.forgive()
+            return
+        try:
+            self._probe_until_back(history)
+        finally:
+            self._flow.probing.release()
+            self._flow.wake()
+
+    def _probe_until_back(self, history: CallHistory) -> None:
+        n_probes, last = 0, history.failures[-1] if history.failures else "no reply"
+        while (since := self._flow.away_since) is not None:
+            self._raise_if_stopped()
+            failure = self._probe()
+            if failure is None:
+                self._flow.answered()
+                history.answered()
+                if n_probes == 0 and history.is_suspect:  # a moment ago it failed, and another request does not
+                    kind, _, message = last.partition(": ")
+                    raise CallError(kind, f"{self.backend.identity}: {message}")
+                history.forgive()
+                return
+            n_probes, last = n_probes + 1, failure
+            patience_s = self._retry.retry_for_s
+            if self._health.n_answers:
+                patience_s = max(patience_s, self._retry.outage_for_s)
+            delay_s = self._retry.delay_s(n_probes, None)
+            if self._retry.clock() + delay_s > since + patience_s:
+                raise self._paused("provider", f"gave up after {n_probes} tries: {last.partition(': ')[2]}")
+            self._wait(delay_s, f"no call is answered ({last})")
+
+    def _probe(self) -> str | None:
+        """Ask for a word. Return None if the model is there, else what went wrong."""
+        try:
+            self._attempt(None, PROBE)
+        except AttemptError as error:
+            if error.is_fatal:
+                raise self._paused(PAUSE_REASONS.get(error.kind, "provider"), str(error)) from error
+            return f"{error.kind}: {error}" if error.kind in AWAY else None
+        except (CallError, BudgetExhausted):
+            return None  # it spoke, or nobody may ask: then the calls themselves find out
+        return None
+
+    def _raise_if_stopped(self) -> None:
+        if self._stop.is_set():
+            raise Paused(*self._stopped_by)
+
+    def _attempt(self, key: str | None, request: CallRequest) -> Reply:
+        """Make one metered attempt; its reply is kept under `key` if that is given."""
         tokens_in = tokens_at_most(*(message.content for message in request.messages))
         call_id = self._journal.reserve(
             self.role,
-            key,
+            key or self.key(request),
             tokens=tokens_in + request.max_tokens,
             usd=self._pricing.usd(tokens_in, request.max_tokens),
             caps=self._caps,
             trial=getattr(self._local, "trial", None),
         )
+        self._sent_at[call_id] = time.monotonic()
         try:
             reply = self.backend.complete(request)
         except AttemptError as error:
             self._journal.release(call_id, was_billed=error.is_billed)
             raise
+        finally:
+            del self._sent_at[call_id]
         usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
         self._journal.settle(call_id, reply, usd=usd, keep_as=key if _is_valid(reply) else None)
         if len(reply.text) > MAX_REPLY_CHARS:
@@ -169,6 +258,8 @@ class Model:
             raise self._paused(PAUSE_REASONS.get(error.kind, "provider"), str(error)) from error
         if not error.is_retryable or (error.kind not in WHOLE_MODEL and history.is_deterministic):
             raise CallError(error.kind, f"{self.backend.identity}: {error}") from error
+        if self._flow.away_since is not None:
+            return  # waited for with all others
         delay_s = self._retry.delay_s(len(history.failures), error.retry_after_s)
         if self._retry.clock() + delay_s > deadline:
             message = f"gave up after {len(history.failures)} tries: {error}"
@@ -187,6 +278,7 @@ class Model:
         """Let no other call of this model try either: all would fail alike."""
         self._stopped_by = (reason, f"lm.{self.role}: {self.backend.identity}: {message}")
         self._stop.set()
+        self._flow.wake()
         return Paused(*self._stopped_by)
 
 

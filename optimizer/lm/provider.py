@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
-from concurrent.futures import Future
-from threading import Thread
-from typing import Literal, cast
+from collections.abc import Iterable
+from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
+from threading import Thread, Timer
+from typing import Any, Literal, cast
 from urllib.parse import urlsplit
 
 import dspy
@@ -20,6 +22,7 @@ from optimizer.errors import ConfigError
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
 from optimizer.lm.grammar import only_json
 from optimizer.lm.provider_errors import attempt_error, secrets_in
+from optimizer.redaction import redacted, remember
 
 MAX_STOPS = 4  # OpenAI's limit
 DEFAULT_TIMEOUT_S = 600.0
@@ -55,20 +58,32 @@ class ProviderBackend:
         self._lm = lm
         self._timeout_s = timeout_s
         self._secrets = secrets
+        remember(*secrets)
         self._sends_schema = sends_schema
         self._owns_lm = owns_lm
+        self._abandoned: Future[None] = Future()
 
     def complete(self, request: CallRequest) -> Reply:
         future: Future[Reply] = Future()
         Thread(target=self._work, args=(request, future), name="attempt", daemon=True).start()
-        try:
-            return future.result(self._timeout_s)
-        except TimeoutError:
-            message = f"no complete reply within {self._timeout_s:g} s"
-            raise AttemptError("timeout", message, is_retryable=True, is_billed=True) from None
+        either: tuple[Future[Any], ...] = (future, self._abandoned)
+        done = wait(either, self._timeout_s, FIRST_COMPLETED).done
+        if future in done:
+            return future.result()
+        message = "given up because the run stops" if done else f"no complete reply within {self._timeout_s:g} s"
+        raise AttemptError("timeout", message, is_retryable=True, is_billed=True)
 
     def use_lane(self, lane: int) -> None:
         """The provider distributes its calls itself."""
+
+    def abandon(self, after_s: float) -> None:
+        def end() -> None:
+            with contextlib.suppress(InvalidStateError):  # told twice
+                self._abandoned.set_result(None)
+
+        timer = Timer(after_s, end)
+        timer.daemon = True
+        timer.start()
 
     def close(self) -> None:
         if self._owns_lm:
@@ -89,7 +104,7 @@ class ProviderBackend:
                 raise attempt_error(error, self._secrets) from None
             except (ValueError, TypeError) as error:  # refused before anything was sent
                 raise AttemptError("invalid_request", str(error)) from None
-        return _reply(request, response)
+        return _reply(request, response, self._secrets)
 
     def _request(self, request: CallRequest) -> lm15.Request:
         is_reasoning = REASONING_MODELS.match(self._lm.model) is not None
@@ -154,12 +169,13 @@ def listed_price(model: str) -> tuple[float | None, float | None]:
     return price_in, price_out
 
 
-def _reply(request: CallRequest, response: lm15.Response) -> Reply:
+def _reply(request: CallRequest, response: lm15.Response, secrets: Iterable[str]) -> Reply:
     usage = response.usage
     refusal = next((part.text for part in response.message.parts if isinstance(part, lm15.RefusalPart)), None)
     text = response.text or refusal or ""
     if not text and usage.output_tokens is None:
         raise AttemptError("server", "the reply holds neither text nor usage", is_retryable=True, is_billed=True)
+    text = redacted(text, secrets)
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
     tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
     if tokens_in is None or tokens_out is None:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import base64
 import os
-import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
 from dspy.utils import exceptions as errors
 
 from optimizer.lm.backend import AttemptError
+from optimizer.redaction import MIN_SECRET_CHARS, SECRET_NAMES, redacted
 
 MAX_MESSAGE_CHARS = 300
-MIN_SECRET_CHARS = 8  # shorter ones are placeholders; masking them would only garble messages
-SECRET_NAMES = re.compile(r"KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 
 
 class Meaning(NamedTuple):
@@ -86,14 +83,6 @@ def secrets_in(connection: Mapping[str, object]) -> tuple[str, ...]:
             found |= {parts.username or "", parts.password or "", parts.query}
     long_enough = [secret for secret in found if len(secret) >= MIN_SECRET_CHARS]
     return tuple(sorted(long_enough, key=len, reverse=True))
-
-
-def redacted(text: str, secrets: Iterable[str]) -> str:
-    """Mask secrets as they are, URL-quoted or in base64."""
-    for secret in secrets:
-        for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
-            text = text.replace(form, "***")
-    return text
 
 
 def _meaning(error: errors.DSPyError) -> Meaning:

@@ -20,10 +20,12 @@ class RetryPolicy:
     """How long a call that fails for a passing reason is tried again.
 
     Attributes:
+        outage_for_s: how long a model that has answered before is waited for while it answers nobody, if longer.
         wait: sleeps for some seconds, or until the event is set.
     """
 
     retry_for_s: float
+    outage_for_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
     wait: Callable[[threading.Event, float], object] = threading.Event.wait
 
@@ -64,20 +66,30 @@ class CallHistory:
         self.failures: list[str] = []
 
     def failed(self, failure: str) -> None:
-        """Note a failure. It is this request's own fault if others were answered meanwhile, or if it fails alone."""
+        """Note a failure. It is this request's own fault if others were answered meanwhile."""
         health = self._health
         with health.lock:
             if not self.failures:
                 self._n_answers_before = health.n_answers
             health.failing.add(self)
-            if health.n_answers > self._n_answers_seen or len(health.failing) == 1:
+            if health.n_answers > self._n_answers_seen:
                 self._at_fault[failure] += 1
             self._n_answers_seen = health.n_answers
         self.failures.append(failure)
 
+    def forgive(self) -> None:
+        """Forget the failures: the model was away."""
+        self.failures.clear()
+        self._at_fault.clear()
+
     def answered(self) -> None:
         with self._health.lock:
             self._health.n_answers += 1
+
+    @property
+    def is_suspect(self) -> bool:
+        """Whether this request has failed the same way so often that it may be the reason."""
+        return max(Counter(self.failures).values(), default=0) >= MAX_SAME_FAILURES
 
     @property
     def is_model_down(self) -> bool:

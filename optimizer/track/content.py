@@ -34,7 +34,14 @@ STUDY_STATUS: Mapping[StudyState, RunStatus] = {"running": "RUNNING", "paused": 
 PREVIEW_CHARS = 200
 REASON_CHARS = 500
 PARAM_CHARS = 500  # far below the store's 6000: a longer value is a text to read, and config.json has it
-NO_PARAM = ("budget", "tracking", "storage", "prompt", "name")  # may change between sessions, or are shown elsewhere
+NO_PARAM = (
+    "budget",
+    "tracking",
+    "storage",
+    "notify",
+    "prompt",
+    "name",
+)  # may change between sessions, or are shown elsewhere
 PARAM_KEY = re.compile(r"[A-Za-z0-9_\-. :/]{1,250}")
 
 

@@ -1,0 +1,81 @@
+"""What keeps a study from being continued, said readably, and a new study that reuses what the old one paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import sqlalchemy as sa
+
+from optimizer.candidate import JsonValue, canonical_json
+from optimizer.database import insert_or_ignore, reply_table, storage_errors
+
+MAX_SHOWN_CHARS = 40
+Record = Mapping[str, JsonValue]
+
+
+def differences(known: Record, wanted: Record, *, known_facts: Record, facts: Record) -> list[str]:
+    """Say what of a study's identity changed, one phrase each; empty when it can be continued.
+
+    Args:
+        known: what the study was started with, as `Job.identity` gives it; `wanted` likewise for now.
+        known_facts: row counts and fingerprints of the splits, to name those that changed; `facts` likewise.
+    """
+    changed = [key for key in wanted if canonical_json(wanted[key]) != canonical_json(known.get(key))]
+    return [_phrase(key, known.get(key), wanted[key], known_facts, facts) for key in changed]
+
+
+def _phrase(key: str, old: JsonValue, new: JsonValue, old_facts: Record, facts: Record) -> str:
+    if key == "data":
+        return f"data ({_changed_splits(old_facts, facts)})"
+    if key in ("program", "metric"):
+        return f"{key} (its settings or its source code)"
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [
+            name for name in sorted({*old, *new}) if canonical_json(old.get(name)) != canonical_json(new.get(name))
+        ]
+        return f"{key} ({', '.join(f'{name}: {_change(old.get(name), new.get(name))}' for name in names)})"
+    return f"{key} ({_change(old, new)})"
+
+
+def _changed_splits(old: Record, new: Record) -> str:
+    hashes, old_hashes = _table(new, "fingerprints"), _table(old, "fingerprints")
+    n_rows, n_old = _table(new, "n_rows"), _table(old, "n_rows")
+    splits = [split for split in hashes if hashes[split] != old_hashes.get(split)]
+    told = [
+        f"{split}: {_change(n_old.get(split), n_rows.get(split))} rows"
+        if n_old.get(split) != n_rows.get(split)
+        else f"{split}: other rows"
+        for split in splits
+    ]
+    return ", ".join(told) or "other rows"
+
+
+def _table(facts: Record, name: str) -> Record:
+    return cast(Record, facts.get(name) or {})
+
+
+def _change(old: JsonValue, new: JsonValue) -> str:
+    return f"{_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: JsonValue) -> str:
+    if value is None:
+        return "default"
+    text = canonical_json(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 3]}..."
+
+
+def copy_replies(source: sa.Engine, target: sa.Engine) -> int:
+    """Copy the replies that one journal holds into another and return how many that were.
+
+    Replies are named by everything that they depend on, so those that no longer apply are never asked for.
+    """
+    if source.url == target.url:
+        return 0  # one database of many studies shares its replies anyway
+    with storage_errors(), source.connect() as reading:
+        rows = [row._asdict() for row in reading.execute(sa.select(reply_table))]
+    with storage_errors(), target.begin() as writing:
+        for row in rows:
+            insert_or_ignore(writing, reply_table, row)
+    return len(rows)

@@ -1,0 +1,103 @@
+"""How many calls a model gets at once: fewer while it limits the rate, none but a probe while it is away.
+
+Additive increase, multiplicative decrease, as in congestion control; one cut for each episode of rate limits, because
+all calls in flight hear of the same one. Source: Chiu and Jain (1989), doi:10.1016/0169-7552(89)90019-6.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from optimizer.lm.backend import AttemptError
+
+CUT = 0.5  # of the calls in flight are left after a rate limit
+EPISODE_S = 15.0  # rate limits that arrive within this time are the same one
+OPEN_AFTER = 5  # failures without any reply between them: the model is away
+LIMITED = "rate_limit"
+AWAY = ("server", "transport", "timeout", "unavailable", "unexpected")
+
+
+class Flow:
+    """The calls of one model. Safe to use from all threads.
+
+    Args:
+        max_in_flight: most calls at once; None for models in this process.
+    """
+
+    def __init__(self, max_in_flight: int | None, clock: Callable[[], float]) -> None:
+        self._max = max_in_flight
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._limit = float(max_in_flight or 0)
+        self._n_in_flight = 0
+        self._episode_ends_at = float("-inf")
+        self._n_failed_in_row = 0
+        self._away_since: float | None = None
+        self.probing = threading.Lock()  # held by the one call that looks whether the model is back
+
+    @property
+    def limit(self) -> int | None:
+        """Calls that may be in flight now; None without a limit."""
+        return None if self._max is None else max(1, int(self._limit))
+
+    @property
+    def away_since(self) -> float | None:
+        """When the model was found to be away; None while it answers."""
+        return self._away_since
+
+    @contextmanager
+    def slot(self, stop: threading.Event) -> Iterator[None]:
+        """Wait until one more call may be in flight, or until the run stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: stop.is_set() or self._has_room())
+            self._n_in_flight += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_in_flight -= 1
+                self._changed.notify()
+
+    def answered(self) -> None:
+        """Note a reply: the model is there, and may take a little more."""
+        with self._changed:
+            self._n_failed_in_row, self._away_since = 0, None
+            if self._max is not None and self._clock() >= self._episode_ends_at:
+                self._limit = min(self._max, self._limit + 1 / max(1.0, self._limit))
+            self._changed.notify_all()
+
+    def failed(self, error: AttemptError, *, is_suspect: bool) -> None:
+        """Note a failure: a rate limit cuts, once an episode; a row of others means that the model may be away.
+
+        Args:
+            is_suspect: this request alone has failed so often that it is time to look.
+        """
+        with self._changed:
+            if error.kind == LIMITED:
+                self._n_failed_in_row = 0  # it answers
+                self._cut(error.retry_after_s or 0.0)
+            elif error.kind in AWAY:
+                self._n_failed_in_row += 1
+                if (is_suspect or self._n_failed_in_row >= OPEN_AFTER) and self._away_since is None:
+                    self._away_since = self._clock()
+
+    def wait_while_away(self, stop: threading.Event) -> None:
+        """Wait until another call's probe was answered, or nobody probes, or the run stops."""
+        with self._changed:
+            self._changed.wait_for(lambda: stop.is_set() or self._away_since is None or not self.probing.locked())
+
+    def wake(self) -> None:
+        """Let all that wait here look again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def _has_room(self) -> bool:
+        return self._max is None or self._n_in_flight < max(1, int(self._limit))
+
+    def _cut(self, retry_after_s: float) -> None:
+        now = self._clock()
+        if now >= self._episode_ends_at:
+            self._limit = max(1.0, CUT * min(self._limit, max(1, self._n_in_flight)))
+        self._episode_ends_at = max(self._episode_ends_at, now + max(EPISODE_S, min(retry_after_s, 900.0)))

@@ -1,0 +1,232 @@
+"""Opens what a study stands on: its claim, journal, Optuna study, models, evaluator, proposer and starts.
+
+Nothing is paid here. What was opened is closed in the opposite order, also when opening fails half-way.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from typing import cast
+
+import numpy as np
+
+from optimizer.budget import Deadline, open_caps
+from optimizer.candidate import Candidate, Example, JsonValue, content_hash
+from optimizer.errors import StudyError
+from optimizer.evaluate import Evaluator
+from optimizer.files import claim, make_private_folder
+from optimizer.fork import copy_replies, differences
+from optimizer.heartbeat import forget_live
+from optimizer.job import Job
+from optimizer.journal import Caps, Journal, open_engine
+from optimizer.models import Models, open_models
+from optimizer.observe import Observer
+from optimizer.propose import Attempt
+from optimizer.propose.proposer import Proposer
+from optimizer.propose.starts import diverse_starts
+from optimizer.race import FloatArray, RaceRule
+from optimizer.saved import leave_pointer
+from optimizer.study import RacePruner, Study
+
+logger = logging.getLogger(__name__)
+
+Pairs = dict[int, tuple[FloatArray, FloatArray]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Opened:
+    """What a study stands on.
+
+    Attributes:
+        pairs: by trial number, the paired values of incumbent and candidate, for the pruner.
+        wall_s: seconds that earlier sessions took.
+    """
+
+    seed: Candidate
+    journal: Journal
+    caps: Caps
+    deadline: Deadline
+    study: Study
+    models: Models
+    evaluator: Evaluator
+    proposer: Proposer
+    starts: dict[str, Candidate]
+    pairs: Pairs = field(default_factory=dict)
+    wall_s: float
+    is_finished: bool
+    resources: ExitStack
+
+    def close(self) -> None:
+        """End calls under way and close everything, the claim last."""
+        self.resources.close()
+
+
+def open_all(job: Job, observer: Observer) -> Opened:
+    """Open a study, or create it.
+
+    Raises:
+        StudyError: another process runs it, or another configuration made it.
+        Paused: its database or folder cannot be used.
+    """
+    make_private_folder(job.run_dir)
+    with ExitStack() as resources:
+        resources.callback(claim(job.run_dir).release)
+        forget_live(job.run_dir)
+        leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
+        opened = _open_within(resources, job, observer)
+        return opened(resources.pop_all())
+
+
+def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable[[ExitStack], Opened]:
+    """Open in order; what is returned takes over the resources."""
+    seed, pairs = seed_candidate(job), Pairs()
+    journal = Journal(
+        open_engine(job.storage_url, is_durable=job.is_durable),
+        job.config.name,
+        owner=f"{socket.gethostname()}:{os.getpid()}",
+    )
+    resources.callback(journal.engine.dispose)
+    if job.fork_of is not None and journal.load_study() is None:
+        resources.callback(job.fork_of.dispose)
+        n_replies = copy_replies(job.fork_of, journal.engine)
+        logger.info("%d replies of the study that this one is forked from can be used again", n_replies)
+    record = open_record(journal, job, seed)
+    wall_s, is_finished = cast(float, record["wall_s"]), record["state"] == "finished"
+    caps = open_caps(job.config.budget, test_calls=2 * job.n_test * len(seed.parts))
+    study = open_study(job, seed, pairs)
+    resources.callback(study.close)
+    models = open_models(job, journal, caps, observer.waiting)
+    evaluator = open_evaluator(job, models, journal, observer)
+    resources.callback(evaluator.close)
+    resources.callback(models.stop)
+    starts = dict(_diverse_starts(job, seed))
+    study.enqueue_starts(list(starts)[: max(1, job.config.search.trials // 3)])
+    proposer = open_proposer(job, seed, models, journal, evaluator)
+    return lambda taken: Opened(
+        seed=seed,
+        journal=journal,
+        caps=caps,
+        deadline=Deadline.of(job.config.budget, spent_s=wall_s),
+        study=study,
+        models=models,
+        evaluator=evaluator,
+        proposer=proposer,
+        starts=starts,
+        pairs=pairs,
+        wall_s=wall_s,
+        is_finished=is_finished,
+        resources=taken,
+    )
+
+
+def seed_candidate(job: Job) -> Candidate:
+    """Return the prompt that the user has, in the first of each setting."""
+    search, seed = job.config.search, job.program.seed(job.config.prompt)
+    first = {"format": search.formats[0], "temperature": search.temperatures[0], "reasoning": search.reasoning[0]}
+    return Candidate.from_json(seed.to_json() | first)
+
+
+def generator(job: Job, *identity: str | int) -> np.random.Generator:
+    """Return a generator that depends on the seed and on what it is for, never on an order of calls."""
+    return np.random.default_rng(int(content_hash([job.config.search.seed, *identity], n_chars=16), 16))
+
+
+def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonValue]:
+    """Load the study's record or create it.
+
+    Raises:
+        StudyError: another configuration made it.
+    """
+    record, identity = journal.load_study(), job.identity()
+    if record is None:
+        journal.create_study(
+            {
+                "config": job.config.model_dump(mode="json"),
+                "identity": identity,
+                "facts": dict(job.facts),
+                "seed": seed.to_json(),
+                "metric_version": job.metric.version,
+            }
+        )
+        return open_record(journal, job, seed)
+    changed = differences(
+        cast("dict[str, JsonValue]", record["identity"]),
+        identity,
+        known_facts=cast("dict[str, JsonValue]", record["facts"]),
+        facts=job.facts,
+    )
+    if changed:
+        raise StudyError(
+            f"study {job.config.name!r} was started with another {', '.join(changed)}; undo the change to continue it, "
+            "or begin a new study that reuses its replies: optimizer run CONFIG --fork NAME"
+        )
+    journal.adopt_orphans()
+    if record["state"] == "paused":
+        journal.update_study(state="running", stop_reason="")
+    return record
+
+
+def open_study(job: Job, seed: Candidate, pairs: Pairs) -> Study:
+    """Open Optuna's side of the study."""
+    search = job.config.search
+    return Study(
+        url=job.storage_url,
+        name=job.config.name,
+        search=search,
+        operators=job.usable_operators,
+        predictors=[part.predictor for part in seed.parts],
+        pruner=RacePruner(RaceRule(min_gain=search.min_gain), pairs.get),
+        is_durable=job.is_durable,
+    )
+
+
+def open_evaluator(job: Job, models: Models, journal: Journal, observer: Observer) -> Evaluator:
+    return Evaluator(
+        job.program,
+        models.task,
+        job.metric,
+        journal,
+        concurrency=1 if job.task_backend.is_local else job.config.lm.task.concurrency,
+        on_outcome=observer.scored,
+    )
+
+
+def open_proposer(job: Job, seed: Candidate, models: Models, journal: Journal, evaluator: Evaluator) -> Proposer:
+    """Return what makes new candidates. It may try one on train rows, which is entered under the trial."""
+
+    def attempt(candidate: Candidate, rows: Sequence[Example], number: int) -> list[Attempt]:
+        journal.put_candidate(candidate)
+        outcomes = evaluator.outcomes(candidate, rows, trial=number)
+        return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
+
+    config, splits = job.config, job.splits
+    return Proposer(
+        task=config.task,
+        seed=seed,
+        operators=job.operators,
+        model=models.proposer,
+        train=splits.train,
+        held_out=[*splits.dev, *splits.test],
+        max_chars=config.search.max_prompt_chars,
+        max_demos=config.search.max_demos,
+        attempt=attempt,
+        max_tokens=config.proposer.max_tokens,
+        temperature=config.proposer.temperature,
+    )
+
+
+def _diverse_starts(job: Job, seed: Candidate) -> list[tuple[str, Candidate]]:
+    search = job.config.search
+    return diverse_starts(
+        seed,
+        job.config.task,
+        job.splits.train,
+        formats=search.formats,
+        max_demos=search.max_demos,
+        rng=generator(job, "starts"),
+    )

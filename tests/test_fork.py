@@ -1,0 +1,66 @@
+"""Changed studies: refused with a readable difference, or begun anew with what was paid for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.commands import run_study
+from optimizer.errors import StudyError
+from optimizer.fork import differences
+from tests.fake_server import FakeServer
+from tests.test_main_job import answer, config, labelled_rows, shown, write
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled_rows()))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def small(url: str, **changes: Any) -> dict[str, Any]:
+    settings = config(url, tracking={"enabled": False}, **changes)
+    settings["search"]["trials"] = 4
+    settings["data"]["max_rows"] = {"dev": 20, "test": 20}
+    return settings
+
+
+@pytest.mark.slow
+def test_a_changed_study_is_refused_readably_and_a_fork_reuses_its_replies(folder: Path) -> None:
+    """Another metric scores the answers that are there without a call; the old study stays as it was."""
+    with FakeServer(answer) as server:
+        write(folder, small(server.url))
+        assert run_study(Path("study.yaml"), (), Path("runs")) == 0
+        before, n_calls = shown(folder), len(server.calls)
+        write(folder, small(server.url, metric="exact_match"))
+        with pytest.raises(StudyError, match=r"another metric \(.*\); undo .* --fork NAME$"):
+            run_study(Path("study.yaml"), (), Path("runs"))
+        assert run_study(Path("study.yaml"), (), Path("runs"), fork="fruit-exact") == 0
+        assert len(server.calls) == n_calls
+        assert run_study(Path("study.yaml"), (), Path("runs"), fork="fruit-exact") == 0  # the same line continues it
+        write(folder, {**small(server.url), "prompt": "Which team takes the box?"})
+        with pytest.raises(StudyError, match=r'prompt \("Which team packs.*" -> "Which team takes'):
+            run_study(Path("study.yaml"), (), Path("runs"))
+        assert len(server.calls) == n_calls
+    forked = shown(folder, "fruit-exact")
+    assert (forked["state"], forked["test"]["winner"]) == ("finished", before["test"]["winner"])
+    assert forked["calls"]["task"] == 0
+    assert shown(folder) == before
+
+
+def test_differences_name_what_changed() -> None:
+    """Settings are shown before and after, data by split and number of rows; what did not change is not named."""
+    known: dict[str, Any] = {"data": "a", "metric": "m", "search": {"seed": 1, "block": 5}, "task model": "x"}
+    wanted: dict[str, Any] = {"data": "b", "metric": "m", "search": {"seed": 2}, "task model": "x@http://y"}
+    old: dict[str, Any] = {"fingerprints": {"dev": "1", "test": "2"}, "n_rows": {"dev": 40, "test": 50}}
+    new: dict[str, Any] = {"fingerprints": {"dev": "3", "test": "4"}, "n_rows": {"dev": 45, "test": 50}}
+    assert differences(known, wanted, known_facts=old, facts=new) == [
+        "data (dev: 40 -> 45 rows, test: other rows)",
+        "search (block: 5 -> default, seed: 1 -> 2)",
+        'task model ("x" -> "x@http://y")',
+    ]
+    assert differences(known, known, known_facts=old, facts=new) == []
