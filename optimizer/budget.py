@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
+from optimizer.caps import Caps
 from optimizer.config import Budget
 from optimizer.errors import ConfigError
-from optimizer.journal import Caps
 
 TEST_SHARE = 0.4  # at most this share of the task calls goes into the final test
 SPEND_KEPT_BACK = 0.25  # share of tokens and money that only the final test may use
+FINALISTS_SHARE = 0.2  # at most this share of the search's task calls goes into scoring finalists on all of dev
 MIN_TEST_ROWS = 10
 
 
@@ -36,14 +37,21 @@ def affordable_test_rows(budget: Budget, *, n_test: int, calls_per_example: int)
     return min(n_test, affordable)
 
 
-def open_caps(budget: Budget, *, test_calls: int) -> Caps:
-    """Turn the configured caps into the form that the journal enforces, with the final test kept back."""
+def open_caps(budget: Budget, *, test_calls: int, finalist_calls: int = 0) -> Caps:
+    """Turn the configured caps into the form that the journal enforces, with finalists and final test kept back.
+
+    Args:
+        test_calls: task calls of the final test.
+        finalist_calls: task calls that would score all finalists on all of dev; they get `FINALISTS_SHARE` at most.
+    """
+    n_search = (budget.task_calls or 0) - test_calls
     return Caps(
         calls={"task": budget.task_calls, "proposer": budget.proposer_calls, "judge": None},
         tokens=budget.tokens,
         usd=budget.usd,
         kept_back_calls=test_calls if budget.task_calls is not None else 0,
         kept_back_share=SPEND_KEPT_BACK,
+        finalist_calls=max(0, min(finalist_calls, int(FINALISTS_SHARE * n_search))),
     )
 
 

@@ -240,7 +240,7 @@ class Search(Model):
     racing: bool = Field(
         True, description="Stop scoring a candidate that will hardly win; `false` scores each one on all of dev."
     )
-    block: int = Field(10, ge=2, description="Dev examples scored between two race decisions.")
+    block: int = Field(5, ge=2, description="Dev examples scored between two race decisions.")
     in_flight: int = Field(
         1, ge=1, le=64, description="Candidates in the race at once. 1 makes runs repeatable bit for bit."
     )

@@ -18,6 +18,7 @@ from typing import NamedTuple, cast, get_args
 import sqlalchemy as sa
 
 from optimizer.candidate import Candidate, JsonValue
+from optimizer.caps import Caps
 from optimizer.database import (
     candidate_table,
     evaluation_table,
@@ -37,40 +38,6 @@ from optimizer.records import Outcome, Role, Spend
 __all__ = ["Caps", "Journal", "open_engine"]
 
 ROLES = cast("tuple[Role, ...]", get_args(Role))
-
-
-class Caps:
-    """Hard limits on spend; None means no limit. `kept_back` task calls are left for the final test until it begins."""
-
-    def __init__(
-        self,
-        *,
-        calls: Mapping[Role, int | None],
-        tokens: int | None,
-        usd: float | None,
-        kept_back_calls: int = 0,
-        kept_back_share: float = 0.0,
-    ) -> None:
-        self.calls = calls
-        self.tokens = tokens
-        self.usd = usd
-        self.kept_back_calls = kept_back_calls
-        self.kept_back_share = kept_back_share
-
-    def release_reserve(self) -> None:
-        """Let the final test use what was kept back for it."""
-        self.kept_back_calls, self.kept_back_share = 0, 0.0
-
-    def exceeded(self, role: Role, calls: int, tokens: float, usd: float) -> str | None:
-        """Return which cap the given totals pass, in words, or None."""
-        cap = self.calls.get(role)
-        if cap is not None and calls > cap - (self.kept_back_calls if role == "task" else 0):
-            return f"budget.{role}_calls: {cap}"
-        if self.tokens is not None and tokens > self.tokens * (1 - self.kept_back_share):
-            return f"budget.tokens: {self.tokens}"
-        if self.usd is not None and usd > self.usd * (1 - self.kept_back_share):
-            return f"budget.usd: {self.usd}"
-        return None
 
 
 class Total(NamedTuple):

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from optimizer.caps import Caps
 from optimizer.job import Job
-from optimizer.journal import Caps, Journal
+from optimizer.journal import Journal
 from optimizer.lm.model import Model, RetryPolicy
 from optimizer.records import Role
 

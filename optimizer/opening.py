@@ -17,13 +17,14 @@ import numpy as np
 
 from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
+from optimizer.caps import Caps
 from optimizer.errors import StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.files import claim, make_private_folder
 from optimizer.fork import copy_replies, differences
 from optimizer.heartbeat import forget_live
 from optimizer.job import Job
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.journal import Journal, open_engine
 from optimizer.models import Models, open_models
 from optimizer.observe import Observer
 from optimizer.propose import Attempt
@@ -97,7 +98,12 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
         logger.info("%d replies of the study that this one is forked from can be used again", n_replies)
     record = open_record(journal, job, seed)
     wall_s, is_finished = cast(float, record["wall_s"]), record["state"] == "finished"
-    caps = open_caps(job.config.budget, test_calls=2 * job.n_test * len(seed.parts))
+    n_calls, n_finalists = len(seed.parts), job.config.search.finalists  # calls of one row
+    caps = open_caps(
+        job.config.budget,
+        test_calls=2 * job.n_test * n_calls,
+        finalist_calls=n_finalists * len(job.splits.dev) * n_calls,
+    )
     study = open_study(job, seed, pairs)
     resources.callback(study.close)
     models = open_models(job, journal, caps, observer.waiting)

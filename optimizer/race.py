@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
-FIRST_BLOCKS = 2  # the length of the first races
-RACES_PER_BLOCK = 2  # the incumbent is scored on a further block after so many races, and races grow with it
+FIRST_BLOCKS = 4  # the length of the first races
+RACES_PER_BLOCK = 4  # the incumbent is scored on a further block after so many races, and races grow with it
 ROUNDING = 1e-9  # a candidate that can just reach the gain is not dropped over the last digit of a sum
 
 

@@ -139,6 +139,7 @@ def recommend(session: Session) -> Candidate:
     if not finalists:
         raise Paused("error_rate", f"no candidate could be scored: {session.why_nothing()}")
     session.observer.finalists(finalists)
+    session.caps.release_finalists()
     for candidate in [*finalists, session.seed]:  # the seed last: it matters only to people who compare dev scores
         try:
             session.score(candidate, session.splits.dev)

@@ -97,6 +97,16 @@ def test_the_final_test_is_kept_back_until_it_begins() -> None:
     assert caps.exceeded("task", 1, 1001, 0) == "budget.tokens: 1000"
 
 
+def test_finalists_have_calls_of_their_own_until_the_search_is_over() -> None:
+    """The search leaves a fifth of its calls to the finalists; they leave the final test's."""
+    caps = open_caps(Budget(task_calls=100), test_calls=40, finalist_calls=30)
+    assert caps.exceeded("task", 48, 0, 0) is None
+    assert caps.exceeded("task", 49, 0, 0) == "budget.task_calls: 100"
+    caps.release_finalists()
+    assert caps.exceeded("task", 60, 0, 0) is None
+    assert caps.exceeded("task", 61, 0, 0) == "budget.task_calls: 100"
+
+
 def test_no_caps_never_stop() -> None:
     """With nothing configured no total is too large."""
     caps = open_caps(Budget(), test_calls=40)

@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 
 from optimizer.candidate import Candidate, Example, Fields, Part
+from optimizer.caps import Caps
 from optimizer.config import InputField, OutputField, Task
 from optimizer.errors import BudgetExhausted, CallError, MetricError, Paused, ProgramError
 from optimizer.evaluate import Evaluator
 from optimizer.formats import UnreadableReply
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.journal import Journal, open_engine
 from optimizer.lm.backend import AttemptError, CallRequest, Reply
 from optimizer.lm.model import Model, Pricing, RetryPolicy
 from optimizer.metrics import Metric, Score, from_function

@@ -20,9 +20,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from optimizer.candidate import Candidate, Part
+from optimizer.caps import Caps
 from optimizer.database import ledger_table, prepare_sqlite, reply_table
 from optimizer.errors import BudgetExhausted, Paused
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.journal import Journal, open_engine
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
 
@@ -168,7 +169,8 @@ def test_what_a_killed_process_left_reserved_is_spent(url: str, journal: Journal
     """A process that dies between reservation and reply leaves a call that the next owner counts as spent."""
     script = """
 import os, sys
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.caps import Caps
+from optimizer.journal import Journal, open_engine
 
 journal = Journal(open_engine(sys.argv[1]), "night", owner="here:1")  # the same name as the next owner's
 journal.reserve("task", "k", tokens=100, usd=0.01, caps=Caps(calls={}, tokens=None, usd=None))
@@ -234,7 +236,8 @@ def test_several_processes_open_and_use_a_new_database_at_once(url: str) -> None
     script = """
 import sys
 from optimizer.errors import BudgetExhausted
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.caps import Caps
+from optimizer.journal import Journal, open_engine
 
 journal = Journal(open_engine(sys.argv[1]), "night", owner=sys.argv[2])
 journal.create_study({"by": sys.argv[2]})

@@ -23,10 +23,11 @@ import dspy
 import pytest
 import sqlalchemy as sa
 
+from optimizer.caps import Caps
 from optimizer.config import LM
 from optimizer.database import ledger_table, reply_table
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.journal import Journal, open_engine
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, tokens_at_most
 from optimizer.lm.flow import Flow

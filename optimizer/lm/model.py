@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 
 from optimizer.candidate import content_hash
+from optimizer.caps import Caps
 from optimizer.config import LM
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
-from optimizer.journal import Caps, Journal
+from optimizer.journal import Journal
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply, tokens_at_most
 from optimizer.lm.flow import AWAY, Flow
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy

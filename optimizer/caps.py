@@ -1,0 +1,48 @@
+"""Hard limits on what a study may spend, and what of it is kept back. Pure; the journal enforces them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optimizer.records import Role
+
+
+class Caps:
+    """Hard limits on spend; None means no limit. Some is kept back for the finalists and for the final test."""
+
+    def __init__(
+        self,
+        *,
+        calls: Mapping[Role, int | None],
+        tokens: int | None,
+        usd: float | None,
+        kept_back_calls: int = 0,
+        kept_back_share: float = 0.0,
+        finalist_calls: int = 0,
+    ) -> None:
+        self.calls = calls
+        self.tokens = tokens
+        self.usd = usd
+        self.kept_back_calls = kept_back_calls
+        self.kept_back_share = kept_back_share
+        self.finalist_calls = finalist_calls
+
+    def release_finalists(self) -> None:
+        """The search is over: let finalists use what was kept back for them."""
+        self.finalist_calls = 0
+
+    def release_reserve(self) -> None:
+        """Let the final test use what was kept back for it."""
+        self.kept_back_calls, self.kept_back_share, self.finalist_calls = 0, 0.0, 0
+
+    def exceeded(self, role: Role, calls: int, tokens: float, usd: float) -> str | None:
+        """Return which cap the given totals pass, in words, or None."""
+        cap = self.calls.get(role)
+        kept_back = self.kept_back_calls + self.finalist_calls if role == "task" else 0
+        if cap is not None and calls > cap - kept_back:
+            return f"budget.{role}_calls: {cap}"
+        if self.tokens is not None and tokens > self.tokens * (1 - self.kept_back_share):
+            return f"budget.tokens: {self.tokens}"
+        if self.usd is not None and usd > self.usd * (1 - self.kept_back_share):
+            return f"budget.usd: {self.usd}"
+        return None
