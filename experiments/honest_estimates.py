@@ -168,7 +168,7 @@ def true_score(job: Job, candidate: Candidate, pool: list[Example]) -> float:
 def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
     """Coverage, bias and false promotions of one world, with 95% Wilson intervals where they are shares."""
     chosen = [each for each in found if not each["is_seed"]]
-    bias = {key: round(100 * float(np.mean([e[key] - e["true_winner"] for e in found])), 2) for key in ("dev", "dev_raw")}
+    bias = {key: 100 * float(np.mean([e[key] - e["true_winner"] for e in found])) for key in ("dev", "dev_raw")}
     covered = sum(each["low"] <= each["true_difference"] <= each["high"] for each in chosen)
     dev_covered = sum(each["dev_low"] <= each["true_winner"] <= each["dev_high"] for each in found)
     wrong = sum(each["decision"] == "promote" and each["true_difference"] <= 0 for each in found)
@@ -178,10 +178,8 @@ def summary(found: list[dict[str, Any]]) -> dict[str, Any]:
         "winner is not the seed": len(chosen),
         "test interval covers": [covered, *(round(x, 3) for x in wilson(covered, len(chosen), 0.95))],
         "dev interval covers": [dev_covered, *(round(x, 3) for x in wilson(dev_covered, n, 0.95))],
-        "dev bias, points": bias["dev"],
-        "uncorrected dev bias, points": bias["dev_raw"],
-            100 * float(np.mean([e["dev_raw"] - e["true_winner"] for e in found])), 2
-        ),
+        "dev bias, points": round(bias["dev"], 2),
+        "uncorrected dev bias, points": round(bias["dev_raw"], 2),
         "promoted": sum(each["decision"] == "promote" for each in found),
         "promoted though no better": [wrong, *(round(x, 3) for x in wilson(wrong, n, 0.95))],
         "mean true gain, points": round(100 * float(np.mean([e["true_difference"] for e in found])), 2),

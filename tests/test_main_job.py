@@ -56,7 +56,7 @@ def config(url: str, **changes: Any) -> dict[str, Any]:
         "data": {"source": "rows.jsonl"},
         "metric": "accuracy",
         "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
-        "search": {"trials": 12, "formats": ["chat", "plain"], "max_demos": 2},
+        "search": {"trials": 16, "formats": ["chat", "plain"], "max_demos": 2},
         **changes,
     }
 
