@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from optimizer.crash_points import crash_point
 from optimizer.errors import StudyError
 from optimizer.records import StudyView
 
@@ -65,6 +66,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        crash_point("export")
         _keep_previous(path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
