@@ -416,7 +416,6 @@ def tracker_away(folder: Path) -> Figures:
     assert outline(view) == outline(whole)
     store = folder / "server.db"
     flags = ["--backend-store-uri", f"sqlite:///{store}", "--port", str(port), "--workers", "1"]
-    command = [sys.executable, "-m", "mlflow", "server", *flags]
     with (folder / "server.log").open("wb") as log:
         mlflow = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *flags], cwd=folder, stdout=log, stderr=log
