@@ -637,6 +637,23 @@ def test_a_missing_key_is_one_clear_line(server: FakeServer, monkeypatch: pytest
         open_backend(settings(server, api_key_env="MY_SERVICE"))
 
 
+def test_a_key_comes_from_a_file_or_a_command(server: FakeServer, opened: Open, tmp_path: Path) -> None:
+    """Both give the key that is sent; a file that others can read and a command that fails are one line each."""
+    path = tmp_path / "key"
+    path.write_text(SECRET + "\n")
+    with pytest.raises(ConfigError, match=r"can be read by others; run: chmod 600"):
+        open_backend(settings(server, api_key_file=str(path)))
+    path.chmod(0o600)
+    for source in (settings(server, api_key_file=str(path)), settings(server, api_key_command=f"cat {path}")):
+        opened(source).complete(ask("q"))
+        assert server.calls[-1].headers["authorization"] == f"Bearer {SECRET}"
+    for command in ("false", "no-such-program-anywhere", "echo two words"):
+        with pytest.raises(ConfigError, match="lm: api_key_command: "):
+            open_backend(settings(server, api_key_command=command))
+    with pytest.raises(ConfigError, match="api_key_env and api_key_file: give one of them"):
+        open_backend(settings(server, api_key_env="X", api_key_file=str(path)))
+
+
 def test_the_usual_key_does_not_go_to_another_endpoint(
     server: FakeServer, backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
