@@ -1,11 +1,13 @@
-"""What studies survive, in figures: `uv run python -m experiments.faults [--quick]`.
+"""What studies survive, in figures: `uv run python -m experiments.faults`.
 
 Real studies in processes of their own against a server on a loopback socket; see tests/faults.py for each scenario.
-Writes experiments/results/faults.json. Takes about ten minutes on two cores, with --quick three.
+Writes experiments/results/faults.json. `--kills`, `--named` and `--away` make it shorter or longer; words choose
+scenarios by name.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import random
 import subprocess
@@ -22,9 +24,8 @@ RESULTS = Path(__file__).parent / "results" / "faults.json"
 SEED = 7
 
 
-def suite(*, is_quick: bool) -> dict[str, Callable[[Path], Figures]]:
+def suite(*, n_random: int, n_each: int, away_s: float) -> dict[str, Callable[[Path], Figures]]:
     """Name each scenario of the suite."""
-    n_random, n_each, away_s = (20, 2, 10.0) if is_quick else (200, 8, 300.0)
     rng = random.Random(SEED)
     one_by_one, eight = faults.random_kills(n_random // 2, rng), faults.random_kills(n_random // 2, rng)
     named = faults.named_kills(n_each, rng)
@@ -61,12 +62,16 @@ def tests(folder: Path, path: str) -> Figures:
 
 
 def main() -> None:
-    is_quick = "--quick" in sys.argv
-    wanted = [word for word in sys.argv[1:] if not word.startswith("-")]
-    figures: dict[str, Figures] = json.loads(RESULTS.read_text()) if wanted and RESULTS.is_file() else {}
+    options = argparse.ArgumentParser(description=__doc__)
+    options.add_argument("--kills", type=int, default=200, help="at random moments")
+    options.add_argument("--named", type=int, default=8, help="kills at each named point")
+    options.add_argument("--away", type=float, default=300.0, help="seconds for which the provider is away")
+    options.add_argument("words", nargs="*")
+    given = options.parse_args()
+    figures: dict[str, Figures] = json.loads(RESULTS.read_text()) if given.words and RESULTS.is_file() else {}
     failed = []
-    for name, scenario in suite(is_quick=is_quick).items():
-        if wanted and not any(word in name for word in wanted):
+    for name, scenario in suite(n_random=given.kills, n_each=given.named, away_s=given.away).items():
+        if given.words and not any(word in name for word in given.words):
             continue
         started = time.monotonic()
         with tempfile.TemporaryDirectory() as folder:
