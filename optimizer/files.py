@@ -48,8 +48,10 @@ def is_claimed(run_dir: Path) -> bool:
     try:
         with look.acquire(timeout=0):
             return False
-    except (Timeout, PermissionError):
+    except Timeout:
         return True
+    except OSError:  # nobody can run it here
+        return False
 
 
 def write_atomically(path: Path, text: str) -> None:
