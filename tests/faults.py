@@ -275,6 +275,8 @@ def outbox_kills(folder: Path, n: int) -> Figures:
             child.stdout.readline()
             codes.append(int(child.stdout.readline()))
     assert codes[-1] == 0
+    track = [sys.executable, "-m", "optimizer", "track", "fruit", "--runs-dir", str(folder / "runs")]
+    subprocess.run(track, check=True, capture_output=True, timeout=120)  # a slow store is left behind in time
     n_trials = len(open_saved(folder / "runs", "fruit").view().trials)
     with closing(sqlite3.connect(folder / "runs/mlflow.db")) as connection:
         names = Counter(name for (name,) in connection.execute("SELECT name FROM runs"))
