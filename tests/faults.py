@@ -29,7 +29,7 @@ from optimizer.job import open_job
 from optimizer.records import StudyView
 from optimizer.run import run
 from optimizer.saved import open_saved
-from optimizer.track import free_port
+from optimizer.track import free_port, ui_command
 from tests.fake_server import (
     Body,
     FakeServer,
@@ -417,11 +417,9 @@ def tracker_away(folder: Path) -> Figures:
         seconds = time.monotonic() - started
     assert outline(view) == outline(whole)
     store = folder / "server.db"
-    flags = ["--backend-store-uri", f"sqlite:///{store}", "--port", str(port), "--workers", "1"]
+    command, extra = ui_command(f"sqlite:///{store}", port=port)
     with (folder / "server.log").open("wb") as log:
-        mlflow = subprocess.Popen(
-            [sys.executable, "-m", "mlflow", "server", *flags], cwd=folder, stdout=log, stderr=log
-        )
+        mlflow = subprocess.Popen(command, cwd=folder, stdout=log, stderr=log, env={**os.environ, **extra})
         try:
             wait_for(f"http://127.0.0.1:{port}/health", mlflow)
             for _ in range(2):
