@@ -55,9 +55,6 @@ class KeptReplies:
             self._file.execute("INSERT OR IGNORE INTO reply VALUES (?, ?)", (key, json.dumps(asdict(reply))))
             return reply
 
-    def abandon(self, after_s: float) -> None:
-        self._inner.abandon(after_s)
-
     def close(self) -> None:
         """Leave everything open: one model serves all runs of a process."""
 
