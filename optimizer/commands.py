@@ -140,7 +140,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
         return 0
     out = console()
-    out.print(trial_table(view, saved.program()))
+    out.print(trial_table(view, saved.program(), width=out.width))
     print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
     return 0
 

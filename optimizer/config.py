@@ -167,6 +167,10 @@ class LM(Model):
     api_key_env: str | None = Field(
         None, description="Name of the environment variable that holds the key; never the key itself."
     )
+    api_key_file: str | None = Field(None, description="File that holds the key and that only you can read.")
+    api_key_command: str | None = Field(
+        None, description="Command that prints the key, for example of a password manager; run without a shell."
+    )
     temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature.")
     max_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
     concurrency: int = Field(

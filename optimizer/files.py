@@ -10,6 +10,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from optimizer.crash_points import crash_point
 from optimizer.errors import StudyError
 from optimizer.records import StudyView
 
@@ -47,8 +48,10 @@ def is_claimed(run_dir: Path) -> bool:
     try:
         with look.acquire(timeout=0):
             return False
-    except (Timeout, PermissionError):
+    except Timeout:
         return True
+    except OSError:  # nobody can run it here
+        return False
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -65,6 +68,7 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
+        crash_point("export")
         _keep_previous(path)
         os.replace(temporary, path)
         _sync_folder(path.parent)

@@ -127,8 +127,11 @@ class Heartbeat(Observer):
 
     def _beat(self) -> None:
         while not self._closing.wait(BEAT_S):
-            self._write()
-            self.watch()
+            try:
+                self._write()
+                self.watch()
+            except Exception as error:  # border: a convenience must not end; type and message are kept
+                logger.debug("no sign of life: %s: %s", type(error).__name__, error)
 
     def watch(self) -> None:
         """Say what is waited for when nothing has moved for long; once, and again after as long a time."""

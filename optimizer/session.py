@@ -19,6 +19,7 @@ from optuna.trial import TrialState
 
 from optimizer.budget import expected_left_s
 from optimizer.candidate import Candidate, Example, JsonValue
+from optimizer.crash_points import crash_point
 from optimizer.elite import Elite
 from optimizer.errors import BudgetExhausted, ConfigError, Paused
 from optimizer.files import save_best, saved_best
@@ -79,6 +80,7 @@ class Session:
         for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
             if trial.state == "running":
                 continue
+            crash_point("resume")
             self._told.append(trial)
             self.memory = self.memory.with_trial(trial)
             if trial.candidate is not None and trial.outcomes:

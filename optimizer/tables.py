@@ -11,6 +11,8 @@ from optimizer.records import StudyView, TrialRecord
 from optimizer.render import render
 from optimizer.words import count, duration, money, percent, points
 
+OTHER_COLUMNS = 71  # characters that the columns besides the reason take
+
 
 def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     """One line of `optimizer status`."""
@@ -33,8 +35,13 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     ]
 
 
-def trial_table(view: StudyView, program: Program) -> Table:
-    """One line a trial. A star marks the front of score against length, among trials that ran their whole race."""
+def trial_table(view: StudyView, program: Program, *, width: int) -> Table:
+    """One line a trial. A star marks the front of score against length, among trials that ran their whole race.
+
+    Args:
+        width: of the terminal in characters; where it is narrow the reasons are cut, not the figures.
+    """
+    n_reason = max(9, width - OTHER_COLUMNS)
     n_chars = [len(render(program, trial.candidate)) if trial.candidate else 0 for trial in view.trials]
     raced = [i for i, trial in enumerate(view.trials) if trial.state == "complete"]
     front = pareto_front([view.trials[i].score or 0.0 for i in raced], [n_chars[i] for i in raced])
@@ -44,14 +51,14 @@ def trial_table(view: StudyView, program: Program) -> Table:
         table.add_column(head, overflow="ellipsis", no_wrap=True)
     for i, trial in enumerate(view.trials):
         length = f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else ""
-        table.add_row(*_trial_cells(trial, length), style="green" if trial.candidate == view.best else None)
+        table.add_row(*_trial_cells(trial, length, n_reason), style="green" if trial.candidate == view.best else None)
     return table
 
 
-def _trial_cells(trial: TrialRecord, length: str) -> list[str]:
+def _trial_cells(trial: TrialRecord, length: str, n_reason: int) -> list[str]:
     difference = points(trial.difference) if trial.difference is not None else ""
     calls = str(trial.task_calls + trial.proposer_calls)
     rows = str(len(trial.outcomes)) if trial.outcomes else ""
     score = percent(trial.score) if trial.score is not None else ""
     number, made_by = str(trial.number + 1), trial.recipe.operator
-    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(trial.reason[:80])]
+    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(trial.reason[:n_reason])]

@@ -11,8 +11,9 @@ import pytest
 from optimizer.commands import run_study
 from optimizer.errors import StudyError
 from optimizer.fork import differences
+from optimizer.saved import open_saved
 from tests.fake_server import FakeServer
-from tests.test_main_job import answer, config, labelled_rows, shown, write
+from tests.test_main_job import answer, config, labelled_rows, write
 
 
 @pytest.fixture
@@ -35,7 +36,7 @@ def test_a_changed_study_is_refused_readably_and_a_fork_reuses_its_replies(folde
     with FakeServer(answer) as server:
         write(folder, small(server.url))
         assert run_study(Path("study.yaml"), (), Path("runs")) == 0
-        before, n_calls = shown(folder), len(server.calls)
+        before, n_calls = open_saved(Path("runs"), "fruit").view(), len(server.calls)
         write(folder, small(server.url, metric="exact_match"))
         with pytest.raises(StudyError, match=r"another metric \(.*\); undo .* --fork NAME$"):
             run_study(Path("study.yaml"), (), Path("runs"))
@@ -46,10 +47,9 @@ def test_a_changed_study_is_refused_readably_and_a_fork_reuses_its_replies(folde
         with pytest.raises(StudyError, match=r'prompt \("Which team packs.*" -> "Which team takes'):
             run_study(Path("study.yaml"), (), Path("runs"))
         assert len(server.calls) == n_calls
-    forked = shown(folder, "fruit-exact")
-    assert (forked["state"], forked["test"]["winner"]) == ("finished", before["test"]["winner"])
-    assert forked["calls"]["task"] == 0
-    assert shown(folder) == before
+    forked = open_saved(Path("runs"), "fruit-exact").view()
+    assert (forked.state, forked.best, forked.spend.calls) == ("finished", before.best, {})
+    assert open_saved(Path("runs"), "fruit").view() == before
 
 
 def test_differences_name_what_changed() -> None:

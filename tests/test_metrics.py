@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -531,3 +532,18 @@ def test_two_modules_of_one_name_are_refused(tmp_path: Path) -> None:
     open_metric(config("namesake_metric:rate"), folder=tmp_path / "one")
     with pytest.raises(ProgramError, match=r"'namesake_metric' is already loaded from '.*one.*'; rename '.*two.*'"):
         open_metric(config("namesake_metric:rate"), folder=tmp_path / "two")
+
+
+def test_a_metric_that_hangs_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A function that does not return is given up and named; it never becomes a score."""
+    over = threading.Event()
+    monkeypatch.setattr("optimizer.metrics.user_metric.LIMIT_S", 0.05)
+
+    def hangs(_example: Example, _answer: Fields) -> float:
+        over.wait(10)
+        return 0.0
+
+    example = Example(id="row-1", inputs={"q": "x"}, outputs={"answer": "y"})
+    with pytest.raises(MetricError, match=r"metric '.*hangs', example 'row-1': has not returned within 0\.05 s"):
+        score(from_function(hangs), example, {"answer": "y"})
+    over.set()

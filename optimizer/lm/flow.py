@@ -58,7 +58,7 @@ class Flow:
         finally:
             with self._changed:
                 self._n_in_flight -= 1
-                self._changed.notify()
+                self._changed.notify_all()
 
     def answered(self) -> None:
         """Note a reply: the model is there, and may take a little more."""

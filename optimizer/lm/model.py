@@ -8,17 +8,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 from optimizer.candidate import content_hash
 from optimizer.caps import Caps
-from optimizer.config import LM
+from optimizer.crash_points import crash_point
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
 from optimizer.journal import Journal
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply, tokens_at_most
 from optimizer.lm.flow import AWAY, Flow
+from optimizer.lm.pricing import Pricing, require_prices
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
 from optimizer.prompt import Message
 from optimizer.records import Role
@@ -33,44 +34,6 @@ MAX_REPLY_CHARS = 1_000_000
 PAUSE_REASONS = {"auth": "provider_auth", "billing": "provider_quota"}
 GRACE_S = 15.0  # for replies that are on their way when the run stops
 WHOLE_MODEL = ("rate_limit", "unavailable")  # failures that say nothing about the request
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pricing:
-    """USD for a million tokens, in and out; (0, 0) for local models, None when unknown."""
-
-    per_million: tuple[float, float] | None
-
-    @classmethod
-    def of(cls, backend: Backend, settings: LM) -> Pricing:
-        """Return what the configuration says, else what DSPy's price list says of a provider's own endpoint."""
-        if backend.is_local:
-            return cls(per_million=(0.0, 0.0))
-        price_in, price_out = settings.price_in, settings.price_out
-        if settings.api_base is None and (price_in is None or price_out is None):
-            from optimizer.lm.provider import listed_price  # DSPy takes a second to import
-
-            listed_in, listed_out = listed_price(settings.model)
-            price_in = listed_in if price_in is None else price_in
-            price_out = listed_out if price_out is None else price_out
-        return cls(per_million=None if price_in is None or price_out is None else (price_in, price_out))
-
-    def usd(self, tokens_in: int, tokens_out: int) -> float:
-        """Return the price of a call; 0 when it is unknown, which `require_prices` keeps from passing for free."""
-        price_in, price_out = self.per_million or (0.0, 0.0)
-        return (tokens_in * price_in + tokens_out * price_out) / 1e6
-
-
-def require_prices(usd_cap: float | None, prices: Mapping[Role, Pricing]) -> None:
-    """Refuse a money cap that could not be kept.
-
-    Raises:
-        ConfigError: there is a cap and a price is unknown.
-    """
-    unknown = [role for role, pricing in prices.items() if pricing.per_million is None]
-    if usd_cap is not None and unknown:
-        keys = " and ".join(f"lm.{role}.price_in, lm.{role}.price_out" for role in unknown)
-        raise ConfigError(f"budget.usd: {usd_cap:g} cannot be kept without prices; set {keys} (USD per million tokens)")
 
 
 class Model:
@@ -147,6 +110,7 @@ class Model:
 
     def _attempt_until_settled(self, key: str, request: CallRequest) -> Reply:
         deadline = self._retry.clock() + self._retry.retry_for_s
+        was_odd = False
         with self._health.call() as history:
             while True:
                 if self._flow.away_since is not None:
@@ -158,10 +122,12 @@ class Model:
                         reply = self._noted_attempt(key, request, history)
                 except AttemptError as error:
                     self._give_up_or_wait(error, history, deadline)
-                else:
-                    self._flow.answered()
-                    history.answered()
-                    return reply
+                    continue
+                self._flow.answered()
+                history.answered()
+                if _is_usable(reply) or self.backend.is_local or was_odd:
+                    return self._of_fair_size(reply)
+                was_odd = True  # empty, declined or endless: hosted models do that now and then, so once more
 
     def _noted_attempt(self, key: str, request: CallRequest, history: CallHistory) -> Reply:
         try:
@@ -238,6 +204,7 @@ class Model:
             caps=self._caps,
             trial=getattr(self._local, "trial", None),
         )
+        crash_point("reserve")
         self._sent_at[call_id] = time.monotonic()
         try:
             reply = self.backend.complete(request)
@@ -246,8 +213,13 @@ class Model:
             raise
         finally:
             del self._sent_at[call_id]
+        crash_point("reply")
         usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
         self._journal.settle(call_id, reply, usd=usd, keep_as=key if _is_valid(reply) else None)
+        crash_point("commit")
+        return reply
+
+    def _of_fair_size(self, reply: Reply) -> Reply:
         if len(reply.text) > MAX_REPLY_CHARS:
             raise CallError("unexpected", f"{self.backend.identity}: a reply of {len(reply.text)} characters")
         return reply
@@ -284,8 +256,12 @@ class Model:
 
 
 def _is_valid(reply: Reply) -> bool:
-    """Whether a reply may be used again: complete and not empty."""
-    return reply.finish_reason == "stop" and bool(reply.text.strip()) and len(reply.text) <= MAX_REPLY_CHARS
+    """Whether a reply may be used again: complete and usable."""
+    return reply.finish_reason == "stop" and _is_usable(reply)
+
+
+def _is_usable(reply: Reply) -> bool:
+    return reply.finish_reason != "filtered" and bool(reply.text.strip()) and len(reply.text) <= MAX_REPLY_CHARS
 
 
 def _request_json(request: CallRequest) -> dict[str, object]:

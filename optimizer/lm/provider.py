@@ -21,6 +21,7 @@ from optimizer.config import LM
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
 from optimizer.lm.grammar import only_json
+from optimizer.lm.keys import read_key
 from optimizer.lm.provider_errors import attempt_error, secrets_in
 from optimizer.redaction import redacted, remember
 
@@ -128,11 +129,11 @@ def open_provider(settings: LM) -> ProviderBackend:
     """Open the model that the configuration names. Nothing is sent yet.
 
     Raises:
-        ConfigError: the name or the endpoint is malformed, or the key's environment variable is not set.
+        ConfigError: the name or the endpoint is malformed, or the key cannot be had.
     """
     if settings.api_base is not None:
         _check_endpoint(settings.api_base)
-    connection = {"api_base": settings.api_base, "api_key": _read_key(settings)}
+    connection = {"api_base": settings.api_base, "api_key": read_key(settings)}
     given = {key: value for key, value in connection.items() if value is not None}
     try:
         lm = dspy.LM(settings.model, cache=False, num_retries=0, timeout=settings.timeout + SOCKET_GRACE_S, **given)
@@ -211,14 +212,3 @@ def _check_endpoint(url: str) -> None:
             f"lm: api_base: the address of {shown!r} holds a user, password or query; keep only the address, put the "
             f"key into an environment variable and name it in api_key_env"
         )
-
-
-def _read_key(settings: LM) -> str | None:
-    """Return the key from the environment variable that the configuration names."""
-    if settings.api_key_env is None:
-        return "none" if settings.api_base else None  # servers without keys still want the header
-    key = os.environ.get(settings.api_key_env)
-    if not key:
-        name = settings.api_key_env
-        raise ConfigError(f"lm: api_key_env: environment variable {name!r} is not set; run: export {name}=...")
-    return key

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import copy_context
 from dataclasses import dataclass
+from threading import Thread
 
 from optimizer.candidate import Example, Fields, content_hash
-from optimizer.errors import ProgramError
+from optimizer.errors import MetricError, ProgramError
 from optimizer.metrics.metric import Metric, Score, checked, mean_value
 from optimizer.stats import FloatArray
+
+LIMIT_S = 300.0  # for one answer; a metric may ask a model of its own
 
 
 def from_function(function: Callable[..., object], *, name: str | None = None) -> Metric:
@@ -38,10 +44,34 @@ class UserMetric:
     is_mean: bool = True
 
     def __call__(self, example: Example, answer: Fields, /) -> Score:
-        return checked(self.call(example, answer))
+        return checked(_in_time(lambda: self.call(example, answer)))
 
     def aggregate(self, examples: Sequence[Example], answers: Sequence[Fields | None], values: FloatArray) -> float:
         return mean_value(examples, answers, values)
+
+
+def _in_time(call: Callable[[], object]) -> object:
+    """Call in a thread of its own, because nothing can end a function that hangs; it is left behind.
+
+    Raises:
+        MetricError: it has not returned in time.
+    """
+    future: Future[object] = Future()
+    context = copy_context()
+
+    def work() -> None:
+        try:
+            future.set_result(context.run(call))
+        except BaseException as error:
+            future.set_exception(error)
+
+    Thread(target=work, name="metric", daemon=True).start()
+    try:
+        return future.result(LIMIT_S)
+    except FutureTimeout:
+        if future.done():
+            raise  # the function's own
+        raise MetricError(f"has not returned within {LIMIT_S:g} s") from None
 
 
 def _calling(function: Callable[..., object], where: str) -> Callable[[Example, Fields], object]:

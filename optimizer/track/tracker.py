@@ -9,6 +9,7 @@ from collections.abc import Callable
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from optimizer.crash_points import crash_point
 from optimizer.errors import ConfigError
 from optimizer.records import StudyView
 from optimizer.track.mlflow_view import MlflowView, foreign_errors, is_refusal
@@ -127,6 +128,7 @@ class Tracker:
             self._record(error)
             self._settle(entry, is_given_up=True)
             return
+        crash_point("outbox")
         self._settle(entry, is_given_up=False)
 
     def _settle(self, entry: Entry, *, is_given_up: bool) -> None:

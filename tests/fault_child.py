@@ -1,0 +1,62 @@
+"""Runs studies in processes that can be killed. Imports everything once and forks, so that a start takes no time.
+
+Reads one JSON object a line: `config` and `runs_dir`, and perhaps `crash`, a point and a number. Writes the process id,
+and when the process has ended its exit status.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any
+
+import mlflow  # noqa: F401  the slow ones first, once
+
+from optimizer import crash_points
+from optimizer.config_file import load_config
+from optimizer.errors import OptimizerError
+from optimizer.job import open_job
+from optimizer.run import run
+from optimizer.terminal import stop_on_signals
+
+
+def main() -> None:
+    for line in sys.stdin:
+        request = json.loads(line)
+        pid = os.fork()
+        if pid == 0:
+            os._exit(carry_out(request))
+        say(pid)
+        say(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]))
+
+
+def carry_out(request: dict[str, Any]) -> int:
+    """Run one study to its end; 3 is a pause."""
+    stop_on_signals()
+    if request.get("crash"):
+        crash_points.crash_at(*request["crash"])
+    path = Path(request["config"])
+    try:
+        job = open_job(load_config(path), folder=path.parent, runs_dir=Path(request["runs_dir"]))
+        try:
+            run(job)
+        finally:
+            job.close()
+    except OptimizerError as error:
+        print(error, file=sys.stderr)
+        return 3
+    except Exception:
+        traceback.print_exc()
+        return 1
+    return 0
+
+
+def say(number: int) -> None:
+    print(number, flush=True)
+
+
+if __name__ == "__main__":
+    main()
