@@ -12,10 +12,12 @@ from pathlib import Path
 import click
 
 from optimizer import __version__
+from optimizer.cli_people import add_commands
 from optimizer.errors import did_you_mean
 
 EXAMPLES = """\b
 Examples:
+  optimizer init tickets.csv                     write a configuration for your examples
   optimizer check configs/quickstart.yaml        is everything there, what will it cost
   optimizer run configs/quickstart.yaml          search; run it again to continue
   optimizer run my.yaml --set search.trials=80   change a setting for this run
@@ -172,6 +174,9 @@ def ui(study: str | None, port: int, browser: bool, runs_dir: Path, debug: bool)
     from optimizer import commands
 
     _guard(debug, lambda: commands.serve_ui(study, runs_dir, port=port, opens_browser=browser))
+
+
+add_commands(app)
 
 
 def main() -> None:

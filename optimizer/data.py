@@ -86,10 +86,14 @@ def load_splits(config: Config, *, folder: Path) -> Splits:
         given: dict[SplitName, str] = {"test": files.test, "dev": files.dev, "train": files.train}
         sources = [(f"data.files.{name}", source, (name,)) for name, source in given.items()]
     pools = [
-        _Pool(table=open_table(source, folder=folder, columns=plan.columns.values(), key=key), names=names, key=key)
-        for key, source, names in sources
+        _Pool(table=_open(source, plan, folder=folder, key=key), names=names, key=key) for key, source, names in sources
     ]
     return _split(pools, plan)
+
+
+def _open(source: str, plan: _Plan, *, folder: Path, key: str) -> Table:
+    data, columns = plan.data, plan.columns.values()
+    return open_table(source, folder=folder, columns=columns, key=key, encoding=data.encoding, sheet=data.sheet)
 
 
 def splits_from_rows(

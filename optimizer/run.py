@@ -145,6 +145,8 @@ def recommend(session: Session) -> Candidate:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
             break  # what is left is kept for the test
+    if session.aims_at_worst_slice:
+        return session.by_worst_slice(finalists)[0]
     tolerance = search_settings.min_gain if "cost" in search_settings.objective else 0.0
     return verdict.choose_winner(session.elite, finalists, session.n_chars, tolerance=tolerance)
 
@@ -159,14 +161,16 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
     session.caps.release_reserve()
     session.observer.final_started(winner, len(rows))
     try:
-        return verdict.judge(
+        old, (new, usd_per_row) = session.evaluate(session.seed, rows), session.evaluate_priced(winner, rows)
+        found = verdict.judge(
             session.job.metric,
             rows,
-            seed=session.evaluate(session.seed, rows),
-            winner=session.evaluate(winner, rows),
+            seed=old,
+            winner=new,
             is_same=winner == session.seed,
             confidence=session.job.config.search.confidence,
             rng=session.generator("final test"),
         )
     except verdict.TooManyFailures as error:
         raise Paused("error_rate", f"{error}; run again when the model is back") from error
+    return session.held_to_rules(found, winner, usd_per_row=usd_per_row)

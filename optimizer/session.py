@@ -35,6 +35,8 @@ from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verd
 from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.study import Ticket
+from optimizer.rules import Facts, held_to
+from optimizer.slices import WorstSlice, by_worst_slice, slice_scores
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
@@ -149,6 +151,35 @@ class Session:
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
         self.journal.put_candidate(candidate)
         return self._opened.evaluator.outcomes(candidate, examples, trial=trial)
+
+    def evaluate_priced(self, candidate: Candidate, examples: Sequence[Example]) -> tuple[list[Outcome], float | None]:
+        """Evaluate, and return the mean price of one example; None when every reply was known already."""
+        before = self.journal.spend()
+        outcomes, after = self.evaluate(candidate, examples), self.journal.spend()
+        n_calls = after.calls.get("task", 0) - before.calls.get("task", 0)
+        return outcomes, (after.cost_usd - before.cost_usd) / n_calls * self._n_calls if n_calls else None
+
+    def held_to_rules(self, verdict: Verdict, winner: Candidate, *, usd_per_row: float | None) -> Verdict:
+        """Add the groups to a verdict, and turn `promote` into `keep` when the winner breaks a rule."""
+        config, by_id = self.job.config, {example.id: example for example in self.splits.test}
+        rows = [by_id[outcome.example_id] for outcome in verdict.seed_outcomes]
+        groups, settings = self.job.groups, config.metric.slices
+        outcomes = (verdict.seed_outcomes, verdict.winner_outcomes)
+        facts = Facts(
+            slices=slice_scores(self.job.metric, groups, rows, *outcomes) if groups else (),
+            n_chars=(self.n_chars(self.seed), self.n_chars(winner)),
+            usd_per_row=usd_per_row,
+        )
+        return held_to(verdict, facts, config.constraints, max_loss=settings.max_loss if settings else None)
+
+    @property
+    def aims_at_worst_slice(self) -> bool:
+        return isinstance(self.job.metric, WorstSlice)
+
+    def by_worst_slice(self, candidates: Sequence[Candidate]) -> list[Candidate]:
+        """Return the candidates, the one that serves its worst group best first."""
+        assert self.job.groups is not None
+        return by_worst_slice(self.elite, candidates, [self.job.groups.name(example) for example in self.splits.dev])
 
     def score(self, candidate: Candidate, examples: Sequence[Example]) -> None:
         """Score a candidate on dev examples outside a race, and enter the values."""
@@ -282,6 +313,11 @@ class Session:
             scores = [self.elite.estimate(candidate) for candidate in ranked]
             front = pareto_front(scores, [self.n_chars(candidate) for candidate in ranked])
             ranked = [ranked[i] for i in reversed(front)]
+        growth, n_seed = self.job.config.constraints.prompt_growth, self.n_chars(self.seed)
+        if growth is not None:
+            ranked = [each for each in ranked if each == self.seed or self.n_chars(each) <= growth * n_seed]
+        if self.aims_at_worst_slice:
+            ranked = self.by_worst_slice(ranked[: 3 * search.finalists])
         return ranked[: search.finalists]
 
     def dev_estimate(self, winner: Candidate) -> DevEstimate:

@@ -16,6 +16,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.words import count, duration, money, percent, points
 
 MAX_PROMPT_LINES = 24
+MAX_SLICES = 8
 STOP_WORDS = {
     "trials": "all trials done",
     "budget": "the budget is used up",
@@ -61,6 +62,8 @@ def _test_json(verdict: Verdict) -> dict[str, JsonValue]:
         "p_value": verdict.p_value,
         "test_name": verdict.test_name,
         "confidence": verdict.confidence,
+        "slices": [asdict(each) for each in verdict.slices],
+        "broken_rules": list(verdict.broken_rules),
     }
 
 
@@ -111,6 +114,12 @@ def _scores(view: StudyView) -> RenderableType:
         table.add_row("test, never seen", str(verdict.n), *scores)
         interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
         notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
+        for each in verdict.slices[:MAX_SLICES]:
+            scores = (percent(each.seed), percent(each.winner), points(each.difference))
+            table.add_row(f"  {each.name[:24]}", str(each.n), *scores)
+        if len(verdict.slices) > MAX_SLICES:
+            notes.append(Text(f"{len(verdict.slices) - MAX_SLICES} more groups, none of them with a worse difference"))
+        notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
         scores = (percent(dev.seed), percent(dev.winner), points(dev.winner - dev.seed))
         table.add_row("dev, searched on", str(dev.n), *scores)

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "optimizer"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
-    "splits", "words",
+    "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data",
 )  # fmt: skip
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
@@ -23,7 +23,9 @@ EDGES = {
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
     "rich": {"progress", "summary", "terminal", "commands", "tables"},
-    "click": {"cli"},
+    "click": {"cli", "cli_people", "commands_init"},
+    "python_calamine": {"spreadsheets"},
+    "charset_normalizer": {"text_files"},
     "phonenumbers": {"personal_data"},
     "stdnum": {"personal_data"},
 }
