@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
     from optimizer.check import estimate, probes
+    from optimizer.commands_privacy import print_privacy
     from optimizer.job import open_job
 
     config = load_config(config_path, overrides)
@@ -43,6 +44,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     try:
         _print_data(job)
+        print_privacy(out, job)
         found = list(probes(job))
         for probe in found:
             reply = " ".join(probe.reply.split())[:40]

@@ -219,7 +219,9 @@ class Tracking(Model):
     )
     experiment: str = Field("prompt-optimizer", description="MLflow experiment that the study is logged under.")
     rows: Literal["full", "ids"] = Field(
-        "full", description="How rows that a prompt shows appear in MLflow: in full, or as their ids."
+        "full",
+        description="How rows that a prompt shows appear in MLflow: in full, or as their ids. With `ids` the winner is "
+        "not registered; `optimizer export` has it.",
     )
     register_winner: bool = Field(True, description="Put the winner into the MLflow prompt registry.")
 

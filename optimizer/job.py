@@ -22,6 +22,7 @@ from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend, CallRequest
 from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
+from optimizer.privacy import require_local
 from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompt import Message, spec_of_task
 from optimizer.propose import Operator, open_operators
@@ -167,6 +168,7 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
     Raises:
         UserError: something does not exist or does not fit; one line says what.
     """
+    require_local(config)
     splits = load_splits(config, folder=folder)
     operators = open_operators(config.search.operators, folder=folder)
     program = open_program(config, folder=folder)

@@ -22,7 +22,7 @@ EDGES = {
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
-    "rich": {"progress", "summary", "terminal", "commands", "tables"},
+    "rich": {"progress", "summary", "terminal", "commands", "commands_privacy", "tables"},
     "click": {"cli", "cli_people", "commands_init"},
     "python_calamine": {"spreadsheets"},
     "charset_normalizer": {"text_files"},
