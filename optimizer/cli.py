@@ -19,6 +19,7 @@ EXAMPLES = """\b
 Examples:
   optimizer init tickets.csv                     write a configuration for your examples
   optimizer check configs/quickstart.yaml        is everything there, what will it cost
+  optimizer check my.yaml --probe                is the night worth it
   optimizer run configs/quickstart.yaml          search; run it again to continue
   optimizer run my.yaml --set search.trials=80   change a setting for this run
   optimizer run my.yaml --detach                 in the background; `status` and `stop` work from anywhere
@@ -27,7 +28,8 @@ Examples:
   optimizer ui quickstart                        the whole search in a browser
 
 \b
-Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug.
+Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug,
+4 `check --probe` advises against the run.
 """
 
 
@@ -74,10 +76,16 @@ def app() -> None:
 @_set
 @_runs_dir
 @_debug
-def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool) -> None:
+@click.option("--probe", is_flag=True, help="Ask a few dozen rows and advise: go, more data, another metric, or stop.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool, probe: bool, is_json: bool) -> None:
     """Validate CONFIG, show the data, call each model once, estimate calls, time and cost."""
     from optimizer import commands
 
+    if probe or is_json:
+        from optimizer.commands_probe import probe_config
+
+        _guard(debug, lambda: probe_config(config, overrides, runs_dir, is_json=is_json, is_probed=probe))
     _guard(debug, lambda: commands.check_config(config, overrides, runs_dir))
 
 
