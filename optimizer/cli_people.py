@@ -13,6 +13,10 @@ import click
 
 _debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
+_runs_dir = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
+)
+
 
 def _guard(is_debug: bool, call: Callable[[], int]) -> None:
     from optimizer.terminal import guarded
@@ -75,6 +79,50 @@ def init(
     _guard(debug, lambda: init_study(wishes, ask, is_forced=force))
 
 
+@click.command()
+@click.argument("study")
+@click.argument("text")
+@click.option("--like", default="seed", metavar="SEED", help="Layout and examples: of `seed`, `best`, or a trial N.")
+@click.option("--predictor", metavar="NAME", help="Which prompt of a program with several.")
+@_runs_dir
+@_debug
+def suggest(study: str, text: str, like: str, predictor: str | None, runs_dir: Path, debug: bool) -> None:
+    """Add your own prompt TEXT (or @FILE) to a running or paused STUDY as its next trial."""
+    from optimizer.commands_review import suggest_prompt
+
+    _guard(debug, lambda: suggest_prompt(study, text, runs_dir, like=like, predictor=predictor))
+
+
+@click.command()
+@click.argument("study")
+@click.option("--veto", "vetoed", type=int, multiple=True, metavar="N", help="A trial that must not win; repeatable.")
+@click.option("--edit", "edited", type=int, metavar="N", help="Edit the prompt of a trial and race the result.")
+@click.option("--text", metavar="TEXT", help="With --edit: the new prompt (or @FILE) instead of an editor.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@_runs_dir
+@_debug
+def review(
+    study: str,
+    vetoed: tuple[int, ...],
+    edited: int | None,
+    text: str | None,
+    is_json: bool,
+    runs_dir: Path,
+    debug: bool,
+) -> None:
+    """Show the finalists of STUDY side by side, with dev rows on which they differ; veto or edit one."""
+    from optimizer.commands_review import review_study
+
+    def edit(old: str) -> str | None:
+        return click.edit(old, extension=".txt")
+
+    _guard(
+        debug,
+        lambda: review_study(study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit),
+    )
+
+
 def add_commands(app: click.Group) -> None:
     """Enter the commands of this module."""
-    app.add_command(init)
+    for command in (init, suggest, review):
+        app.add_command(command)

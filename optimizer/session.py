@@ -34,13 +34,14 @@ from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
-from optimizer.study import Ticket
+from optimizer.study import PERSON, Ticket
 from optimizer.rules import Facts, held_to
 from optimizer.slices import WorstSlice, by_worst_slice, slice_scores
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import read_view, trial_records
+from optimizer.wishes import suggestions, vetoes
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +96,7 @@ class Session:
     def stop_reason(self) -> str | None:
         """Return why no further trial should begin, or None."""
         search = self.job.config.search
+        self._take_suggestions()
         trials = self.study.trials()
         started = sum(trial.state != TrialState.WAITING for trial in trials)
         if self._is_stopping:
@@ -131,12 +133,29 @@ class Session:
         if ticket.start is not None:
             start = Proposal(candidate=self._opened.starts[ticket.start])
             predictor = start.candidate.parts[0].predictor
-            is_seed = start.candidate == self.seed
-            return (
-                start if is_seed else self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
-            )
+            if start.candidate == self.seed:
+                return start
+            return self._checked_start(start, predictor, is_persons=ticket.start.startswith(PERSON))
         rng = self.generator("trial", ticket.number)
         return self.proposer.propose(ticket.recipe, number=ticket.number, elite=self.elite, memory=self.memory, rng=rng)
+
+    def _checked_start(self, start: Proposal, predictor: str, *, is_persons: bool) -> Proposal:
+        """Pass a start through the gate. A person may try next to the same again: a word can be the point."""
+        try:
+            return self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
+        except RejectedProposal as rejection:
+            if is_persons and rejection.reason.startswith("nearly"):
+                return start
+            raise
+
+    def _take_suggestions(self) -> None:
+        """Make trials of the prompts that people gave since the last look."""
+        with self._lock:
+            for wish_id, candidate in suggestions(self.journal):
+                name = f"{PERSON} {wish_id}"
+                self._starts[name] = candidate
+                if self.elite.incumbent is not None:  # the seed comes first: everything is compared with it
+                    self.study.put_first(name)
 
     def check_baseline(self, candidate: Candidate) -> None:
         """Try the seed on one row before the search begins, so that a broken set-up stops here and not at dawn.
@@ -308,7 +327,8 @@ class Session:
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
-        search, ranked = self.job.config.search, self.elite.ranked()
+        vetoed = vetoes(self.journal)
+        search, ranked = self.job.config.search, [each for each in self.elite.ranked() if each.id not in vetoed]
         if "cost" in search.objective:
             scores = [self.elite.estimate(candidate) for candidate in ranked]
             front = pareto_front(scores, [self.n_chars(candidate) for candidate in ranked])

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "optimizer"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
-    "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data", "advice",
+    "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data", "advice", "review",
 )  # fmt: skip
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
@@ -22,7 +22,16 @@ EDGES = {
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
-    "rich": {"progress", "summary", "terminal", "commands", "commands_privacy", "commands_probe", "tables"},
+    "rich": {
+        "progress",
+        "summary",
+        "terminal",
+        "commands",
+        "commands_privacy",
+        "commands_probe",
+        "commands_review",
+        "tables",
+    },
     "click": {"cli", "cli_people", "commands_init"},
     "python_calamine": {"spreadsheets"},
     "charset_normalizer": {"text_files"},
