@@ -72,6 +72,16 @@ def print_summary(console: Console, view: StudyView, prompts: Mapping[str, str],
     console.print(Group(*_blocks(view, prompts, runs_flag)), highlight=False)
 
 
+def one_line(view: StudyView) -> str:
+    """Return the verdict in one line, for `--quiet`."""
+    verdict = view.verdict
+    if verdict is None:
+        return f"{view.name}: {view.state}, no verdict yet"
+    scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)}"
+    interval = f"{points(verdict.low)} to {points(verdict.high)}"
+    return f"{view.name}: {verdict.decision}, {scores} on {verdict.n} test rows, difference {interval}"
+
+
 def _blocks(view: StudyView, prompts: Mapping[str, str], runs_flag: str) -> list[RenderableType]:
     blocks: list[RenderableType] = [Text(), _headline(view), Text()]
     blocks.append(_prompt_panel("Your prompt", view.seed, prompts))

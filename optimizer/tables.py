@@ -11,6 +11,8 @@ from optimizer.records import StudyView, TrialRecord
 from optimizer.render import render
 from optimizer.words import count, duration, money, percent, points
 
+STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
+
 
 def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     """One line of `optimizer status`."""
@@ -39,12 +41,17 @@ def trial_table(view: StudyView, program: Program) -> Table:
     raced = [i for i, trial in enumerate(view.trials) if trial.state == "complete"]
     front = pareto_front([view.trials[i].score or 0.0 for i in raced], [n_chars[i] for i in raced])
     starred = {raced[i] for i in front}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls", "why"):
-        table.add_column(head, overflow="ellipsis", no_wrap=True)
-    for i, trial in enumerate(view.trials):
-        length = f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else ""
-        table.add_row(*_trial_cells(trial, length), style="green" if trial.candidate == view.best else None)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
+    cells = [
+        _trial_cells(trial, f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else "")
+        for i, trial in enumerate(view.trials)
+    ]
+    for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
+        table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
+    table.add_column("why", overflow="fold")
+    for trial, row in zip(view.trials, cells, strict=True):
+        table.add_row(*row, style="green" if trial.candidate == view.best else None)
     return table
 
 

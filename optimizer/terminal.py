@@ -39,8 +39,8 @@ def stop_on_signals() -> None:
         signal.signal(each, stop)
 
 
-def console(*, is_error: bool = False) -> Console:
-    return Console(stderr=is_error, soft_wrap=False)
+def console(*, is_error: bool = False, is_silent: bool = False) -> Console:
+    return Console(stderr=is_error, soft_wrap=False, quiet=is_silent)
 
 
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:

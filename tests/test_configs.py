@@ -85,7 +85,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     path: Path = request.param
     config = load_config(path, SMALL)
     if config.lm.task.model == "embedded":
-        quick = ["search.trials=2", "search.max_demos=1", "search.formats=[plain]", "data.max_rows.test=10"]
+        quick = ["search.trials=2", "search.max_demos=0", "search.formats=[plain]", "data.max_rows.test=10"]
         job = open_job(load_config(path, [*SMALL, *quick]), folder=CONFIGS, runs_dir=tmp_path)
         yield job
         job.close()
