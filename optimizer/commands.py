@@ -90,7 +90,7 @@ def _print_data(job: Job) -> None:
         out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
     gain = provable_gain(report.n["test"])
     out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
-    for warning in (*report.warnings, *report.bad_rows[:5]):
+    for warning in (*report.warnings, *report.bad_rows[1:5]):
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 

@@ -34,6 +34,6 @@ def _print(written: Written) -> None:
     out.print(f"metric: {draft.metric}, {draft.metric_reason}", highlight=False, markup=False)
     rows = ", ".join(f"{n} {name}" for name, n in report.n.items())
     out.print(f"rows: {rows}", highlight=False, markup=False)
-    for warning in report.warnings[:5]:
+    for warning in (*draft.notes, *report.warnings[:5]):
         out.print(f"note: {warning}", highlight=False, markup=False)
     out.print(f"Wrote {written.path}. Read it, then: optimizer check {written.path}", highlight=False, markup=False)

@@ -22,6 +22,7 @@ class Draft:
         columns: field name to column, for all fields.
         outputs: by field name.
         n_rows: usable rows in the source.
+        group_column: a column that could divide the rows into groups; empty for none.
         notes: sentences for the top of the file.
     """
 
@@ -41,6 +42,7 @@ class Draft:
     sheet: str | None = None
     n_bad: int = 0
     is_private: bool = False
+    group_column: str = ""
     notes: tuple[str, ...] = ()
 
     @property
@@ -147,11 +149,12 @@ def _data(draft: Draft) -> list[str]:
 
 
 def _metric(draft: Draft) -> list[str]:
+    group = _text(draft.group_column) if draft.group_column else "COLUMN"
     return [
         f"# How an answer is scored, from 0 to 1: {draft.metric_reason}.",
         "metric:",
         f"  name: {draft.metric}",
-        "  # slices: {by: COLUMN, max_loss: 0.05} # no group of rows may get worse by more than this",
+        f"  # slices: {{by: {group}, max_loss: 0.05}} # no group of rows may get worse by more than this",
     ]
 
 
@@ -163,6 +166,7 @@ def _models(draft: Draft) -> list[str]:
     lines = []
     if draft.is_private:
         lines += ["# Nothing leaves this machine: any other address is refused.", "privacy: local", ""]
+        lines += ["# MLflow shows the ids of rows instead of the rows.", "tracking:", "  rows: ids", ""]
     return [
         *lines,
         "# The models: the one that the prompt is for, and the one that writes new prompts.",

@@ -20,6 +20,7 @@ from optimizer.config_text import Draft, config_text
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
 from optimizer.errors import ConfigError, DataError, UserError
+from optimizer.privacy import require_local
 from optimizer.propose_task import (
     MAX_EMPTY_SHARE,
     MIN_ROWS,
@@ -29,6 +30,8 @@ from optimizer.propose_task import (
     field_names,
     guess_output,
     is_empty,
+    other_outputs,
+    pick_group,
     pick_inputs,
     pick_metric,
     pick_output,
@@ -187,7 +190,8 @@ class Dialogue:
             sheet=wishes.sheet,
             n_bad=n_bad,
             is_private=wishes.is_private,
-            notes=tuple(_notes(guesses)),
+            group_column=pick_group(columns, [*inputs, *outputs]),
+            notes=tuple(_notes(guesses, others=[] if wishes.outputs else other_outputs(columns, inputs, outputs))),
         )
         return Written(path=path, draft=draft, splits=_written(draft, path))
 
@@ -237,9 +241,13 @@ def _refuse_poor(source: str, rows: Sequence[Fields], outputs: Sequence[str], co
         )
 
 
-def _notes(guesses: dict[str, OutputGuess]) -> list[str]:
+def _notes(guesses: dict[str, OutputGuess], others: Sequence[str]) -> list[str]:
     n = len(guesses)
-    return [f"{n} outputs; the metric looks at the first one. `metric.parts` weighs several."] if n > 1 else []
+    notes = [f"{n} outputs; the metric looks at the first one. `metric.parts` weighs several."] if n > 1 else []
+    if others:
+        chosen = ", ".join(map(repr, guesses))
+        notes.append(f"{chosen} was taken for the answer; {', '.join(map(repr, others))} may be one, too (--output).")
+    return notes
 
 
 def _words(columns: Sequence[str]) -> str:
@@ -268,7 +276,9 @@ def _written(draft: Draft, path: Path) -> Splits:
     except OSError as error:
         raise ConfigError(f"--config: {str(path)!r} cannot be written: {error.strerror or error}") from error
     try:
-        return load_splits(load_config(path), folder=path.resolve().parent)
+        config = load_config(path)
+        require_local(config)
+        return load_splits(config, folder=path.resolve().parent)
     except UserError:
         path.unlink() if before is None else path.write_bytes(before)
         raise

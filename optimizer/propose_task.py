@@ -22,7 +22,7 @@ def _set(words: str) -> frozenset[str]:
 
 
 OUTPUT_NAMES = _set(
-    "label labels answer output target category class intent team expected summary translation reply "
+    "urgency severity diagnosis status code grade label labels answer output target category class intent team expected summary translation reply "
     "completion response topic sentiment result score rating gold reference queue priority decision "
     "verdict"
 )
@@ -114,6 +114,18 @@ def pick_output(columns: Mapping[str, Column], inputs: Sequence[str]) -> str:
     named = [column for column in left if column.words & OUTPUT_NAMES]
     few = [column for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
     return (named or few or left)[-1].name
+
+
+def other_outputs(columns: Mapping[str, Column], inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """Return columns that might be the answer as well."""
+    left = [column for name, column in columns.items() if name not in (*inputs, *outputs)]
+    return [column.name for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
+
+
+def pick_group(columns: Mapping[str, Column], used: Sequence[str]) -> str:
+    """Return a column that divides the rows into a few groups, or an empty text."""
+    left = [column for name, column in columns.items() if name not in used and not column.words & IGNORED_NAMES]
+    return next((column.name for column in left if is_label_like(column) and column.n_different <= 12), "")
 
 
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:

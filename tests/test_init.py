@@ -175,6 +175,25 @@ def test_questions_are_asked_for_what_flags_leave_open(tmp_path: Path) -> None:
     assert "--goal 'Sort customers'" in dialogue.wishes.as_flags()
 
 
+def test_a_private_study_with_a_model_elsewhere_is_not_written(tmp_path: Path) -> None:
+    """What `check` would refuse is refused at once."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    with pytest.raises(ConfigError, match="privacy: local, but"):
+        written(tmp_path, "a.csv", is_private=True, model="openai/gpt-4.1-mini")
+    assert not (tmp_path / "study.yaml").exists()
+    config = load_config(written(tmp_path, "a.csv", is_private=True).path)
+    assert (config.privacy, config.tracking.rows) == ("local", "ids")
+
+
+def test_a_doubtful_answer_column_is_said(tmp_path: Path) -> None:
+    """Where several columns could be the answer, the others are named, and offered as groups."""
+    table = [{**row, "Region": ("Nord", "Süd")[i % 2]} for i, row in enumerate(rows())]
+    (tmp_path / "a.csv").write_text(as_csv(table, ","), encoding="utf-8")
+    result = written(tmp_path, "a.csv")
+    assert result.draft.notes == ("'Team' was taken for the answer; 'Region' may be one, too (--output).",)
+    assert "slices: {by: Region," in result.path.read_text(encoding="utf-8")
+
+
 def column(*values: object) -> Column:
     return columns_of([{"c": value} for value in values])["c"]  # type: ignore[dict-item]
 
