@@ -93,6 +93,7 @@ class Dialogue:
     def __init__(self, wishes: Wishes, ask: Ask | None) -> None:
         self.wishes = wishes
         self._ask = ask
+        self._guesses_output = not wishes.outputs and ask is None
 
     def run(self, *, is_forced: bool) -> Written:
         """Ask, write the file, and load it.
@@ -191,7 +192,9 @@ class Dialogue:
             n_bad=n_bad,
             is_private=wishes.is_private,
             group_column=pick_group(columns, [*inputs, *outputs]),
-            notes=tuple(_notes(guesses, others=[] if wishes.outputs else other_outputs(columns, inputs, outputs))),
+            notes=tuple(
+                _notes(guesses, others=other_outputs(columns, inputs, outputs) if self._guesses_output else [])
+            ),
         )
         return Written(path=path, draft=draft, splits=_written(draft, path))
 

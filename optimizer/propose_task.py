@@ -22,9 +22,9 @@ def _set(words: str) -> frozenset[str]:
 
 
 OUTPUT_NAMES = _set(
-    "urgency severity diagnosis status code grade label labels answer output target category class intent team expected summary translation reply "
-    "completion response topic sentiment result score rating gold reference queue priority decision "
-    "verdict"
+    "urgency severity diagnosis status code grade label labels answer output target category class "
+    "intent team expected summary translation reply completion response topic sentiment result score "
+    "rating gold reference queue priority decision verdict"
 )
 INPUT_NAMES = _set(
     "text message question input context document article passage prompt email mail body title "
