@@ -17,7 +17,7 @@ from optimizer.render import render
 from optimizer.review import Difference, Finalist, differences, finalists
 from optimizer.saved import SavedStudy, open_saved
 from optimizer.terminal import console, hold_logs
-from optimizer.wishes import reworded, suggest, veto, vetoes
+from optimizer.wishes import refuse_finished, reworded, suggest, veto, vetoes
 from optimizer.words import percent
 
 SIDE_BY_SIDE = 100  # columns of the terminal from which panels stand beside each other
@@ -27,6 +27,7 @@ def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor
     """Add a person's prompt to a study as its next trial."""
     saved = open_saved(runs_dir, name)
     view = saved.view()
+    refuse_finished(view)
     base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
     candidate = reworded(base, text_of(text), predictor)
     _say_suggested(name, is_new=suggest(saved.journal, view, candidate), state=view.state)

@@ -174,6 +174,7 @@ class Dialogue:
         guesses = {column: guess_output(columns[column]) for column in outputs}
         n_bad = n_broken + sum(any(is_empty(row.get(column)) for column in [*inputs, *outputs]) for row in rows)
         metric, reason = pick_metric(columns[outputs[0]], guesses[outputs[0]])
+        others = other_outputs(columns, inputs, outputs)
         draft = Draft(
             name=name,
             goal=wishes.goal or "",

@@ -29,7 +29,7 @@ def suggest(journal: Journal, view: StudyView, candidate: Candidate) -> bool:
     Raises:
         StudyError: the study is finished, or the prompt lost a placeholder of the seed.
     """
-    _refuse_finished(view)
+    refuse_finished(view)
     _refuse_wrong_placeholders(view, candidate)
     if any(trial.candidate == candidate for trial in view.trials):
         return False
@@ -44,7 +44,7 @@ def veto(journal: Journal, view: StudyView, candidate: Candidate) -> None:
     Raises:
         StudyError: the study is finished, or the candidate is the seed.
     """
-    _refuse_finished(view)
+    refuse_finished(view)
     if candidate == view.seed:
         raise StudyError("your own prompt cannot be vetoed: it is what everything is compared with")
     _add(journal, "veto", candidate.id)
@@ -77,7 +77,8 @@ def reworded(base: Candidate, text: str, predictor: str | None) -> Candidate:
     return base.with_part(replace(part, instructions=text.strip()))
 
 
-def _refuse_finished(view: StudyView) -> None:
+def refuse_finished(view: StudyView) -> None:
+    """Raise `StudyError` when a study has its verdict."""
     if view.state == "finished":
         raise StudyError(
             f"study {view.name!r} is finished and its test rows are used; start a new one with another name "
