@@ -115,9 +115,7 @@ def run(
 
     if detach:
         _guard(debug, lambda: background.run_detached(config, overrides, runs_dir, fork=fork))
-    _guard(
-        debug, lambda: commands.run_study(config, overrides, runs_dir, fork=fork, is_quiet=quiet, is_json=is_json)
-    )
+    _guard(debug, lambda: commands.run_study(config, overrides, runs_dir, fork=fork, is_quiet=quiet, is_json=is_json))
 
 
 @app.command()

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from optimizer.candidate import Candidate
     from optimizer.job import Job
-    from optimizer.program import Program
     from optimizer.records import StudyView
     from optimizer.saved import SavedStudy
 
@@ -116,8 +115,9 @@ def run_study(
         from optimizer.database import storage_errors
         from optimizer.job import open_job
         from optimizer.progress import Progress
+        from optimizer.render import prompts_of
         from optimizer.run import run
-        from optimizer.summary import one_line
+        from optimizer.summary import one_line, print_json
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
         job = replace(job, fork_of=source)
@@ -131,7 +131,7 @@ def run_study(
     finally:
         job.close()
     if is_json:
-        _print_json(view, _rendered(view, job.program))
+        print_json(view, prompts_of(job.program, view))
     elif is_quiet:
         print(one_line(view))
     else:
@@ -150,14 +150,14 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     """Print one study: the verdict, the prompts, and its trials."""
     from optimizer.saved import open_saved
-    from optimizer.summary import print_summary
+    from optimizer.summary import print_json, print_summary
     from optimizer.tables import trial_table
 
     saved = open_saved(runs_dir, name)
     view = saved.view()
     prompts = _prompts(saved, view)
     if is_json:
-        _print_json(view, prompts)
+        print_json(view, prompts)
         return 0
     out = console()
     out.print(trial_table(view, saved.program()))
@@ -173,7 +173,8 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
 
     names: list[str | None] = [name] if name else [*study_names(runs_dir)]
     if is_json:
-        rows = [status_cells(open_saved(runs_dir, each).view()) for each in names or [None]]
+        studies = [open_saved(runs_dir, each) for each in names or [None]]
+        rows = [status_cells(one.view(), is_running=background.live(one.run_dir) is not None) for one in studies]
         print(json.dumps([dict(zip(STATUS_KEYS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -287,22 +288,13 @@ def _wait_until_up(base: str, server: subprocess.Popen[bytes], log: Path) -> Non
 
 
 def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
+    from optimizer.render import prompts_of
     from optimizer.summary import print_summary
 
-    print_summary(console(), view, _rendered(view, job.program), runs_flag=runs_flag(runs_dir))
-
-
-def _print_json(view: StudyView, prompts: dict[str, str]) -> None:
-    from optimizer.summary import summary_json
-
-    print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
+    print_summary(console(), view, prompts_of(job.program, view), runs_flag=runs_flag(runs_dir))
 
 
 def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
-    return _rendered(view, saved.program())
+    from optimizer.render import prompts_of
 
-
-def _rendered(view: StudyView, program: Program) -> dict[str, str]:
-    from optimizer.render import render
-
-    return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}
+    return prompts_of(saved.program(), view)

@@ -193,9 +193,7 @@ class Dialogue:
             n_bad=n_bad,
             is_private=wishes.is_private,
             group_column=pick_group(columns, [*inputs, *outputs]),
-            notes=tuple(
-                _notes(guesses, others=other_outputs(columns, inputs, outputs) if self._guesses_output else [])
-            ),
+            notes=tuple(_notes(guesses, others=others if self._guesses_output else [])),
         )
         return Written(path=path, draft=draft, splits=_written(draft, path))
 

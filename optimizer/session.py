@@ -23,6 +23,7 @@ from optimizer.elite import Elite
 from optimizer.errors import BudgetExhausted, ConfigError, Paused
 from optimizer.files import save_best, saved_best
 from optimizer.front import pareto_front
+from optimizer.held import WIDER, allowed, by_aim
 from optimizer.job import Job
 from optimizer.observe import Observer
 from optimizer.opening import generator, open_all
@@ -35,13 +36,11 @@ from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verd
 from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.study import PERSON, Ticket
-from optimizer.rules import Facts, held_to
-from optimizer.slices import WorstSlice, by_worst_slice, slice_scores
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import read_view, trial_records
-from optimizer.wishes import suggestions, vetoes
+from optimizer.wishes import suggestions
 
 logger = logging.getLogger(__name__)
 
@@ -135,25 +134,20 @@ class Session:
             predictor = start.candidate.parts[0].predictor
             if start.candidate == self.seed:
                 return start
-            return self._checked_start(start, predictor, is_persons=ticket.start.startswith(PERSON))
+            try:
+                return self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
+            except RejectedProposal as rejection:
+                if ticket.start.startswith(PERSON) and rejection.reason.startswith("nearly"):
+                    return start  # to a person, one word can be the point
+                raise
         rng = self.generator("trial", ticket.number)
         return self.proposer.propose(ticket.recipe, number=ticket.number, elite=self.elite, memory=self.memory, rng=rng)
-
-    def _checked_start(self, start: Proposal, predictor: str, *, is_persons: bool) -> Proposal:
-        """Pass a start through the gate. A person may try next to the same again: a word can be the point."""
-        try:
-            return self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
-        except RejectedProposal as rejection:
-            if is_persons and rejection.reason.startswith("nearly"):
-                return start
-            raise
 
     def _take_suggestions(self) -> None:
         """Make trials of the prompts that people gave since the last look."""
         with self._lock:
             for wish_id, candidate in suggestions(self.journal):
-                name = f"{PERSON} {wish_id}"
-                self._starts[name] = candidate
+                self._opened.starts[name := f"{PERSON} {wish_id}"] = candidate
                 if self.elite.incumbent is not None:  # the seed comes first: everything is compared with it
                     self.study.put_first(name)
 
@@ -170,35 +164,6 @@ class Session:
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
         self.journal.put_candidate(candidate)
         return self._opened.evaluator.outcomes(candidate, examples, trial=trial)
-
-    def evaluate_priced(self, candidate: Candidate, examples: Sequence[Example]) -> tuple[list[Outcome], float | None]:
-        """Evaluate, and return the mean price of one example; None when every reply was known already."""
-        before = self.journal.spend()
-        outcomes, after = self.evaluate(candidate, examples), self.journal.spend()
-        n_calls = after.calls.get("task", 0) - before.calls.get("task", 0)
-        return outcomes, (after.cost_usd - before.cost_usd) / n_calls * self._n_calls if n_calls else None
-
-    def held_to_rules(self, verdict: Verdict, winner: Candidate, *, usd_per_row: float | None) -> Verdict:
-        """Add the groups to a verdict, and turn `promote` into `keep` when the winner breaks a rule."""
-        config, by_id = self.job.config, {example.id: example for example in self.splits.test}
-        rows = [by_id[outcome.example_id] for outcome in verdict.seed_outcomes]
-        groups, settings = self.job.groups, config.metric.slices
-        outcomes = (verdict.seed_outcomes, verdict.winner_outcomes)
-        facts = Facts(
-            slices=slice_scores(self.job.metric, groups, rows, *outcomes) if groups else (),
-            n_chars=(self.n_chars(self.seed), self.n_chars(winner)),
-            usd_per_row=usd_per_row,
-        )
-        return held_to(verdict, facts, config.constraints, max_loss=settings.max_loss if settings else None)
-
-    @property
-    def aims_at_worst_slice(self) -> bool:
-        return isinstance(self.job.metric, WorstSlice)
-
-    def by_worst_slice(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Return the candidates, the one that serves its worst group best first."""
-        assert self.job.groups is not None
-        return by_worst_slice(self.elite, candidates, [self.job.groups.name(example) for example in self.splits.dev])
 
     def score(self, candidate: Candidate, examples: Sequence[Example]) -> None:
         """Score a candidate on dev examples outside a race, and enter the values."""
@@ -327,18 +292,12 @@ class Session:
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
-        vetoed = vetoes(self.journal)
-        search, ranked = self.job.config.search, [each for each in self.elite.ranked() if each.id not in vetoed]
+        search, ranked = self.job.config.search, allowed(self, self.elite.ranked())
         if "cost" in search.objective:
             scores = [self.elite.estimate(candidate) for candidate in ranked]
             front = pareto_front(scores, [self.n_chars(candidate) for candidate in ranked])
             ranked = [ranked[i] for i in reversed(front)]
-        growth, n_seed = self.job.config.constraints.prompt_growth, self.n_chars(self.seed)
-        if growth is not None:
-            ranked = [each for each in ranked if each == self.seed or self.n_chars(each) <= growth * n_seed]
-        if self.aims_at_worst_slice:
-            ranked = self.by_worst_slice(ranked[: 3 * search.finalists])
-        return ranked[: search.finalists]
+        return by_aim(self, ranked[: search.finalists * WIDER])[: search.finalists]
 
     def dev_estimate(self, winner: Candidate) -> DevEstimate:
         """Return what the search believes of the winner on dev."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -65,6 +66,11 @@ def _test_json(verdict: Verdict) -> dict[str, JsonValue]:
         "slices": [asdict(each) for each in verdict.slices],
         "broken_rules": list(verdict.broken_rules),
     }
+
+
+def print_json(view: StudyView, prompts: Mapping[str, str]) -> None:
+    """Print the study as JSON alone."""
+    print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
 
 
 def print_summary(console: Console, view: StudyView, prompts: Mapping[str, str], *, runs_flag: str) -> None:
