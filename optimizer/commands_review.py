@@ -18,7 +18,7 @@ from optimizer.review import Difference, Finalist, differences, finalists
 from optimizer.saved import SavedStudy, open_saved
 from optimizer.terminal import console, hold_logs
 from optimizer.wishes import refuse_finished, reworded, suggest, veto, vetoes
-from optimizer.words import percent
+from optimizer.words import percent, visible
 
 SIDE_BY_SIDE = 100  # columns of the terminal from which panels stand beside each other
 
@@ -135,7 +135,7 @@ def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:
     score = f"{percent(each.trial.score)} on {len(each.trial.outcomes)} dev rows"
     marks = " (yours)" if each.is_seed else " (vetoed)" if each.is_vetoed else ""
     width = max(30, out.width // 3 - 2) if out.width >= SIDE_BY_SIDE else None
-    text = Text(render(saved.program(), each.candidate))
+    text = Text(visible(render(saved.program(), each.candidate)))
     return Panel(text, title=f"trial {each.number}{marks}", subtitle=score, title_align="left", width=width)
 
 

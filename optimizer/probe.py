@@ -24,6 +24,7 @@ from optimizer.metrics.values import normalise
 from optimizer.program import Refused
 from optimizer.prompt import Message, as_text
 from optimizer.propose.rows import clip, fields_text, pick_rows
+from optimizer.words import visible
 
 MAX_ROWS = 24  # asked with each of the two prompts
 MAX_REPEATED = 8  # rows that are asked again
@@ -106,7 +107,7 @@ def questions(job: Job, unsettled: Sequence[Unsettled]) -> list[str]:
         lines = job.proposer_backend.complete(request).text.splitlines()
     except AttemptError:
         return plain[:MAX_QUESTIONS]
-    asked = [line.strip(" -*0123456789.)\t") for line in lines if "?" in line or "\uff1f" in line]
+    asked = [visible(line).strip(" -*0123456789.)\t") for line in lines if "?" in line or "\uff1f" in line]
     return asked[:MAX_QUESTIONS] or plain[:MAX_QUESTIONS]
 
 
@@ -241,8 +242,8 @@ def _unsettled(rows: Sequence[Example], draws: list[list[Asked]]) -> tuple[Unset
             normalise(as_text(fields_text(each.answer))): fields_text(each.answer) for each in asked if each.answer
         }
         if len(answers) > 1:
-            shown = tuple(clip(text, 60) for text in answers.values())
-            found.append(Unsettled(example_id=row.id, shown=clip(fields_text(row.inputs), 80), answers=shown))
+            shown = tuple(visible(clip(text, 60)) for text in answers.values())
+            found.append(Unsettled(example_id=row.id, shown=visible(clip(fields_text(row.inputs), 80)), answers=shown))
     return tuple(sorted(found, key=lambda each: -len(each.answers)))
 
 

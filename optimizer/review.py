@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from optimizer.candidate import Candidate, Example
 from optimizer.propose.rows import clip, fields_text
 from optimizer.records import Outcome, StudyView, TrialRecord
+from optimizer.words import visible
 
 N_FINALISTS = 3
 N_DIFFERENCES = 5
@@ -82,9 +83,9 @@ def _difference(
 ) -> Difference:
     return Difference(
         example_id=example_id,
-        shown=clip(fields_text(row.inputs), 200) if row else f"row {example_id}",
-        expected=clip(fields_text(row.outputs), 80) if row else "",
-        answers={number: _answer(outcome) for number, outcome in outcomes.items()},
+        shown=visible(clip(fields_text(row.inputs), 200)) if row else f"row {example_id}",
+        expected=visible(clip(fields_text(row.outputs), 80)) if row else "",
+        answers={number: visible(_answer(outcome)) for number, outcome in outcomes.items()},
         values=values,
     )
 

@@ -163,8 +163,8 @@ def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
     for what, command in (
         ("see the whole search", f"optimizer ui {view.name}"),
         ("take the prompt away", f"optimizer export {view.name} --format markdown"),
-        ("use it on your own data", "copy configs/quickstart.yaml, change it, then: optimizer check FILE"),
+        ("use it on your own data", "optimizer init FILE"),
     ):
-        suffix = runs_flag if command.startswith("optimizer") else ""
+        suffix = "" if command.startswith("optimizer init") else runs_flag
         table.add_row(Text(what, style="dim"), Text(command + suffix, style="cyan"))
     return [table]

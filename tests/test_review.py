@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from optimizer.review import differences, finalists
 from optimizer.run import run
 from optimizer.saved import open_saved
 from optimizer.wishes import reworded
+from optimizer.words import visible
 from tests.fake_server import Body, FakeServer
 
 FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
@@ -214,3 +216,24 @@ def test_a_program_of_two_prompts_asks_which_one() -> None:
     for name in (None, "third"):
         with pytest.raises(StudyError, match="the program has first, second"):
             reworded(two, "new", name)
+
+
+def test_no_text_steers_the_terminal() -> None:
+    """Escape sequences and direction overrides are replaced; scripts, joined emoji and line ends are kept."""
+    assert visible("a\x1b[31mb\u202ec\x9bd") == "a\ufffd[31mb\ufffdc\ufffdd"
+    for text in (
+        "\u05e9\u05dc\u05d5\u05dd",
+        "\U0001f469\u200d\U0001f4bb",
+        "\u8fd4\u91d1\n\tok",
+        "\u0645\u06cc\u200c\u062e",
+    ):
+        assert visible(text) == text
+
+
+def test_a_terminal_without_the_letters_gets_question_marks(tmp_path: Path) -> None:
+    """An old code page is no reason to crash half-way through a message."""
+    command = [sys.executable, "-m", "optimizer", "check", "\u914d\u9054.yaml"]
+    env = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=env)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("error: ??.yaml: no such file")
