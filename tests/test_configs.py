@@ -85,7 +85,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
     path: Path = request.param
     config = load_config(path, SMALL)
     if config.lm.task.model == "embedded":
-        quick = ["search.trials=2", "search.max_demos=0", "search.formats=[plain]", "data.max_rows.test=10"]
+        quick = ["search.trials=1", "search.max_demos=0", "search.formats=[plain]", "data.max_rows.test=10"]
         job = open_job(load_config(path, [*SMALL, *quick]), folder=CONFIGS, runs_dir=tmp_path)
         yield job
         job.close()
@@ -95,7 +95,7 @@ def opened(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.M
         roles = ["task", "proposer", *(["judge"] if config.lm.judge else [])]
         models = [f"lm.{role}.{key}" for role in roles for key in (f"model=openai/{role}", f"api_base={server.url}")]
         fast = ["search.operators=[rewrite]", "search.formats=[chat]", "budget.usd=null", "budget.task_calls=400"]
-        fast += ["search.trials=5", "lm.task.concurrency=4", "search.max_demos=0"]
+        fast += ["search.trials=4", "lm.task.concurrency=4", "search.max_demos=0"]
         job = open_job(load_config(path, [*SMALL, *models, *fast]), folder=CONFIGS, runs_dir=tmp_path)
         yield job
         job.close()

@@ -50,7 +50,7 @@ def config(url: str, **changes: Any) -> Config:
                 "outputs": {"team": {"kind": "label", "choices": ["red", "green", "blue"]}},
             },
             "prompt": "Which team packs this box?",
-            "data": {"source": "rows.jsonl", "max_rows": {"dev": 30, "test": 60}},
+            "data": {"source": "rows.jsonl", "max_rows": {"dev": 20, "test": 40}},
             "metric": "accuracy",
             "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
             "search": {"trials": 4, "formats": ["chat"], "max_demos": 0, "operators": ["rewrite"]},
@@ -94,6 +94,7 @@ def suggested(folder: Path, text: str = HINT, like: str = "seed") -> Callable[[]
     return lambda: print(suggest_prompt("fruit", text, folder / "runs", like=like, predictor=None))
 
 
+@pytest.mark.slow
 def test_a_suggested_prompt_is_raced_next_and_can_win(tmp_path: Path, server: FakeServer) -> None:
     """Given while the study runs, it is the very next trial, ahead of the queue, and is judged like any other."""
     view = study(tmp_path, server.url, After(0, suggested(tmp_path)))
@@ -108,6 +109,7 @@ def test_a_suggested_prompt_is_raced_next_and_can_win(tmp_path: Path, server: Fa
     assert view.verdict.decision == "promote"
 
 
+@pytest.mark.slow
 def test_a_vetoed_candidate_does_not_win(tmp_path: Path, server: FakeServer) -> None:
     """Best on dev, and still not taken to the test: somebody said no."""
 
@@ -128,6 +130,7 @@ def _review(folder: Path, **changes: Any) -> int:
     return review_study("fruit", folder / "runs", **{**flags, **changes})
 
 
+@pytest.mark.slow
 def test_an_edited_prompt_is_raced_even_if_next_to_nothing_changed(tmp_path: Path, server: FakeServer) -> None:
     """One word may be the point, so the gate against near-copies does not hold for people; copies are told."""
 
@@ -141,6 +144,7 @@ def test_an_edited_prompt_is_raced_even_if_next_to_nothing_changed(tmp_path: Pat
     assert person.state in ("complete", "pruned")
 
 
+@pytest.mark.slow
 def test_what_cannot_be_done_is_one_line(
     tmp_path: Path, server: FakeServer, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -173,6 +177,7 @@ def _refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "has been tried" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_review_shows_prompts_scores_and_rows_that_divide_them(tmp_path: Path, server: FakeServer) -> None:
     """Side by side with the expected answer; test rows are not among them; JSON has the same, in 80 columns or not."""
     view = study(tmp_path, server.url, After(0, suggested(tmp_path)))
