@@ -144,10 +144,18 @@ class Job:
             "metric": self.metric.version,
             "prompt": self.config.prompt,
             "search": self._search_identity(),
+            "rules": self._rules_identity(),
             "task model": self.task_backend.identity,
             "task temperature and length": [self.config.lm.task.temperature, self.config.lm.task.max_tokens],
             "proposer model": self.proposer_backend.identity,
         }
+
+    def _rules_identity(self) -> JsonValue:
+        """Rules that the verdict is held to: loosening them after a look at the search would be no rule. None: none."""
+        constraints = self.config.constraints.model_dump(mode="json", exclude_defaults=True)
+        slices = self.config.metric.slices
+        found = constraints | ({"slices": slices.model_dump(mode="json")} if slices else {})
+        return found or None
 
     def _search_identity(self) -> JsonValue:
         """Search settings that change results. Defaults are left out: a later version may add keys."""

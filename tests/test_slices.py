@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from optimizer.config import Config, Constraints
 from optimizer.config_metric import Slices
 from optimizer.elite import Elite
 from optimizer.errors import ConfigError
+from optimizer.job import open_job
 from optimizer.metrics import Metric, open_metric
 from optimizer.records import Outcome, SliceScore, Verdict
 from optimizer.rules import Facts, held_to
@@ -258,3 +260,19 @@ def test_the_worst_group_is_compared_by_resampling() -> None:
 
     found = compare(*values, is_binary=True, confidence=0.95, rng=np.random.default_rng(3), statistic=difference)
     assert found.low <= found.difference == 1.0 <= found.high
+
+
+def test_rules_are_part_of_what_a_study_is(tmp_path: Path) -> None:
+    """A rule that is loosened after a look at the search would be no rule: such a study is another one."""
+    rows = [
+        {"text": f"{word} {i}", "answer": "yes" if i % 2 else "no", "note": "n"}
+        for i, word in enumerate(["ash", "elm"] * 40)
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lm = {"task": {"model": "openai/m", "api_base": "http://127.0.0.1:9/v1"}}
+    found = []
+    for constraints in ({}, {"parse_rate": 0.9}, {"parse_rate": 0.5}):
+        job = open_job(config("exact_match", lm=lm, constraints=constraints), folder=tmp_path, runs_dir=tmp_path)
+        found.append(job.identity()["rules"])
+        job.close()
+    assert found == [None, {"parse_rate": 0.9}, {"parse_rate": 0.5}]
