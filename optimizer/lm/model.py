@@ -70,8 +70,7 @@ def require_prices(usd_cap: float | None, prices: Mapping[Role, Pricing]) -> Non
     unknown = [role for role, pricing in prices.items() if pricing.per_million is None]
     if usd_cap is not None and unknown:
         keys = " and ".join(f"lm.{role}.price_in, lm.{role}.price_out" for role in unknown)
-        way_out = f"set {keys} (USD per million tokens), or remove it and set budget.task_calls"
-        raise ConfigError(f"budget.usd: {usd_cap:g} cannot be kept without prices; {way_out}")
+        raise ConfigError(f"budget.usd: {usd_cap:g} cannot be kept without prices; set {keys} (USD per million tokens)")
 
 
 class Model:
