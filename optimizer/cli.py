@@ -12,11 +12,14 @@ from pathlib import Path
 import click
 
 from optimizer import __version__
+from optimizer.cli_people import add_commands
 from optimizer.errors import did_you_mean
 
 EXAMPLES = """\b
 Examples:
+  optimizer init tickets.csv                     write a configuration for your examples
   optimizer check configs/quickstart.yaml        is everything there, what will it cost
+  optimizer check my.yaml --probe                is the night worth it
   optimizer run configs/quickstart.yaml          search; run it again to continue
   optimizer run my.yaml --set search.trials=80   change a setting for this run
   optimizer run my.yaml --detach                 in the background; `status` and `stop` work from anywhere
@@ -25,7 +28,8 @@ Examples:
   optimizer ui quickstart                        the whole search in a browser
 
 \b
-Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug.
+Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug,
+4 `check --probe` advises against the run.
 """
 
 
@@ -52,6 +56,8 @@ _runs_dir = click.option(
 _set = click.option(
     "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, for example search.trials=80."
 )
+_json = click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys, see configs/README.md.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Print one line when it is done, nothing before.")
 _debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 
 
@@ -72,10 +78,16 @@ def app() -> None:
 @_set
 @_runs_dir
 @_debug
-def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool) -> None:
+@click.option("--probe", is_flag=True, help="Ask a few dozen rows and advise: go, more data, another metric, or stop.")
+@_json
+def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool, probe: bool, is_json: bool) -> None:
     """Validate CONFIG, show the data, call each model once, estimate calls, time and cost."""
     from optimizer import commands
 
+    if probe or is_json:
+        from optimizer.commands_probe import probe_config
+
+        _guard(debug, lambda: probe_config(config, overrides, runs_dir, is_json=is_json, is_probed=probe))
     _guard(debug, lambda: commands.check_config(config, overrides, runs_dir))
 
 
@@ -86,12 +98,24 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool)
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
 @click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
 @_debug
-def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, detach: bool, fork: str | None, debug: bool) -> None:
+@_quiet
+@_json
+def run(
+    config: Path,
+    overrides: tuple[str, ...],
+    runs_dir: Path,
+    detach: bool,
+    fork: str | None,
+    debug: bool,
+    quiet: bool,
+    is_json: bool,
+) -> None:
     """Search for a better prompt as CONFIG says; a study that exists is continued."""
     from optimizer import background, commands
 
-    run_it = background.run_detached if detach else commands.run_study
-    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork))
+    if detach:
+        _guard(debug, lambda: background.run_detached(config, overrides, runs_dir, fork=fork))
+    _guard(debug, lambda: commands.run_study(config, overrides, runs_dir, fork=fork, is_quiet=quiet, is_json=is_json))
 
 
 @app.command()
@@ -109,16 +133,17 @@ def stop(study: str, runs_dir: Path, debug: bool) -> None:
 @_optional_study
 @_runs_dir
 @_debug
-def status(study: str | None, runs_dir: Path, debug: bool) -> None:
+@_json
+def status(study: str | None, runs_dir: Path, debug: bool, is_json: bool) -> None:
     """Show how far STUDY is, also while it runs; without a name, all studies."""
     from optimizer import commands
 
-    _guard(debug, lambda: commands.show_status(study, runs_dir))
+    _guard(debug, lambda: commands.show_status(study, runs_dir, is_json=is_json))
 
 
 @app.command()
 @_study
-@click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys, see configs/README.md.")
+@_json
 @_runs_dir
 @_debug
 def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
@@ -172,6 +197,9 @@ def ui(study: str | None, port: int, browser: bool, runs_dir: Path, debug: bool)
     from optimizer import commands
 
     _guard(debug, lambda: commands.serve_ui(study, runs_dir, port=port, opens_browser=browser))
+
+
+add_commands(app)
 
 
 def main() -> None:

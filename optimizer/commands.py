@@ -35,6 +35,7 @@ if TYPE_CHECKING:
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
     from optimizer.check import estimate, probes
+    from optimizer.commands_privacy import print_privacy
     from optimizer.job import open_job
 
     config = load_config(config_path, overrides)
@@ -43,6 +44,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     try:
         _print_data(job)
+        print_privacy(out, job)
         found = list(probes(job))
         for probe in found:
             reply = " ".join(probe.reply.split())[:40]
@@ -87,22 +89,35 @@ def _print_data(job: Job) -> None:
         out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
     gain = provable_gain(report.n["test"])
     out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
-    for warning in (*report.warnings, *report.bad_rows[:5]):
+    for warning in (*report.warnings, *report.bad_rows[1:5]):
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
-def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None = None) -> int:
-    """Carry out a study and print what came of it; as a fork, a new one that may use the replies of the old."""
+def run_study(
+    config_path: Path,
+    overrides: Sequence[str],
+    runs_dir: Path,
+    *,
+    fork: str | None = None,
+    is_quiet: bool = False,
+    is_json: bool = False,
+) -> int:
+    """Carry out a study and print what came of it: everything, one line, or JSON alone.
+
+    As a fork it is a new one that may use the replies of the old.
+    """
     config = load_config(config_path, overrides)
     source = None if fork is None else _fork_source(config.name, fork, runs_dir)
     config = config if fork is None else load_config(config_path, [*overrides, f"name={fork}"])
     hold_logs()
-    out = console()
+    out = console(is_silent=is_quiet or is_json)
     with out.status("opening data and models") if out.is_terminal else out:
         from optimizer.database import storage_errors
         from optimizer.job import open_job
         from optimizer.progress import Progress
+        from optimizer.render import prompts_of
         from optimizer.run import run
+        from optimizer.summary import one_line, print_json
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
         job = replace(job, fork_of=source)
@@ -115,7 +130,12 @@ def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fo
             view = run(job, progress)
     finally:
         job.close()
-    _print_summary(view, job, runs_dir)
+    if is_json:
+        print_json(view, prompts_of(job.program, view))
+    elif is_quiet:
+        print(one_line(view))
+    else:
+        _print_summary(view, job, runs_dir)
     return 0
 
 
@@ -130,28 +150,33 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     """Print one study: the verdict, the prompts, and its trials."""
     from optimizer.saved import open_saved
-    from optimizer.summary import print_summary, summary_json
+    from optimizer.summary import print_json, print_summary
     from optimizer.tables import trial_table
 
     saved = open_saved(runs_dir, name)
     view = saved.view()
     prompts = _prompts(saved, view)
     if is_json:
-        print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
+        print_json(view, prompts)
         return 0
     out = console()
-    out.print(trial_table(view, saved.program(), width=out.width))
+    out.print(trial_table(view, saved.program()))
     print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
     return 0
 
 
-def show_status(name: str | None, runs_dir: Path) -> int:
+def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> int:
     """Print how far one study is, or a line for each."""
     from optimizer import background
     from optimizer.saved import open_saved, study_names
-    from optimizer.tables import status_cells
+    from optimizer.tables import STATUS_KEYS, status_cells
 
     names: list[str | None] = [name] if name else [*study_names(runs_dir)]
+    if is_json:
+        studies = [open_saved(runs_dir, each) for each in names or [None]]
+        rows = [status_cells(one.view(), is_running=background.live(one.run_dir) is not None) for one in studies]
+        print(json.dumps([dict(zip(STATUS_KEYS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        return 0
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
         table.add_column(head)
@@ -263,15 +288,13 @@ def _wait_until_up(base: str, server: subprocess.Popen[bytes], log: Path) -> Non
 
 
 def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
-    from optimizer.render import render
+    from optimizer.render import prompts_of
     from optimizer.summary import print_summary
 
-    prompts = {candidate.id: render(job.program, candidate) for candidate in (view.seed, view.best)}
-    print_summary(console(), view, prompts, runs_flag=runs_flag(runs_dir))
+    print_summary(console(), view, prompts_of(job.program, view), runs_flag=runs_flag(runs_dir))
 
 
 def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
-    from optimizer.render import render
+    from optimizer.render import prompts_of
 
-    program = saved.program()
-    return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}
+    return prompts_of(saved.program(), view)

@@ -11,9 +11,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from optimizer.candidate import JsonValue, content_hash
+from optimizer.config_data import Data, Files, MaxRows, Model, Split
+from optimizer.config_metric import Constraints, Measure, Metric, metric_shorthand
+
+__all__ = [
+    "FORMATS", "LM", "OPERATORS", "Budget", "Config", "Constraints", "Data", "Files", "InputField", "LMs", "MaxRows",
+    "Measure", "Metric", "Model", "OutputField", "OutputKind", "Search", "Split", "Task", "Tracking", "config_folder",
+    "schema",
+]  # fmt: skip
 
 OPERATORS = (
     "demos",
@@ -31,12 +39,6 @@ OPERATORS = (
 FORMATS = ("plain", "chat", "json", "xml")
 OutputKind = Literal["label", "text", "number", "boolean", "json"]
 DottedPath = Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
-
-
-class Model(BaseModel):
-    """Base of all configuration models: unknown keys are errors, values cannot change after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class InputField(Model):
@@ -89,72 +91,6 @@ class Task(Model):
         if twice := sorted(set(self.inputs) & set(self.outputs)):
             raise ValueError(f"field {twice[0]!r} is both an input and an output")
         return self
-
-
-class Files(Model):
-    train: str = Field(description="Path of the rows that proposals and demonstrations may use.")
-    dev: str = Field(description="Path of the rows that score and select candidates.")
-    test: str = Field(description="Path of the rows that only the final verdict sees.")
-
-
-class Split(Model):
-    train: float = Field(0.3, gt=0, lt=1, description="Share of the rows for proposals and demonstrations.")
-    dev: float = Field(0.3, gt=0, lt=1, description="Share of the rows for scoring and selecting.")
-    test: float = Field(0.4, gt=0, lt=1, description="Share of the rows for the one final comparison.")
-
-    @model_validator(mode="after")
-    def _sums_to_one(self) -> Split:
-        total = self.train + self.dev + self.test
-        if abs(total - 1) > 1e-6:
-            raise ValueError(f"the shares add up to {total:.3f}, they must add up to 1")
-        return self
-
-
-class MaxRows(Model):
-    train: int | None = Field(None, ge=1, description="At most this many train rows; default: all.")
-    dev: int | None = Field(None, ge=1, description="At most this many dev rows; default: all.")
-    test: int | None = Field(None, ge=1, description="At most this many test rows; default: all.")
-
-
-class Data(Model):
-    source: str | None = Field(
-        None,
-        description="Path of a .jsonl, .csv, .tsv or .parquet file (relative to this file), or "
-        "`hub:owner/name[:config[:split]]`.",
-    )
-    files: Files | None = Field(None, description="Three files instead of `source`, when the split is already made.")
-    fields: dict[str, str] = Field({}, description="Field name to column name, where the two differ.")
-    split: Split = Field(
-        Split(), description="Shares of `source`; rows go by the hash of their inputs, so added rows move no other."
-    )
-    max_rows: MaxRows = Field(MaxRows(), description="Caps on the rows of each split.")
-    seed: int = Field(0, description="Changes which rows fall in which split.")
-    skip_bad_rows: bool = Field(
-        False, description="Leave out rows that cannot be read instead of stopping; they are listed in the log."
-    )
-
-    @model_validator(mode="after")
-    def _one_source(self) -> Data:
-        if (self.source is None) == (self.files is None):
-            raise ValueError("give either `source` or `files`, not both and not neither")
-        return self
-
-
-class Metric(Model):
-    name: str = Field(
-        description="`accuracy`, `exact_match`, `macro_f1`, `contains`, `regex`, `number`, `json_fields`, "
-        "`token_f1`, `rouge_l`, `judge`, or `package.module:function`."
-    )
-    output: str | None = Field(None, description="The output field to score; default: the first.")
-    tolerance: float = Field(0.0, ge=0, description="`number`: largest allowed absolute difference.")
-    pattern: str | None = Field(
-        None, description="`regex`: the answer must match it; `{expected}` stands for the expected value, quoted."
-    )
-    rubric: str | None = Field(None, description="`judge`: what a good answer is, in plain words.")
-
-
-def _metric_shorthand(value: object) -> object:
-    return {"name": value} if isinstance(value, str) else value
 
 
 class LM(Model):
@@ -286,6 +222,11 @@ class Tracking(Model):
         None, description="MLflow tracking URI; default: an SQLite store shared by all studies of the runs folder."
     )
     experiment: str = Field("prompt-optimizer", description="MLflow experiment that the study is logged under.")
+    rows: Literal["full", "ids"] = Field(
+        "full",
+        description="How rows that a prompt shows appear in MLflow: in full, or as their ids. With `ids` the winner is "
+        "not registered; `optimizer export` has it.",
+    )
     register_winner: bool = Field(True, description="Put the winner into the MLflow prompt registry.")
 
 
@@ -306,8 +247,16 @@ class Config(Model):
         "", description="Your present prompt; may be empty. Predictors of your own program keep theirs."
     )
     data: Data = Field(description="The labelled examples.")
-    metric: Annotated[Metric, BeforeValidator(_metric_shorthand, json_schema_input_type=str | Metric)] = Field(
+    metric: Annotated[Metric, BeforeValidator(metric_shorthand, json_schema_input_type=str | Metric)] = Field(
         description="How an answer is scored: a name, or a mapping with `name` and its settings."
+    )
+    constraints: Constraints = Field(
+        Constraints(), description="What an answer or a prompt must keep to, whatever it scores."
+    )
+    privacy: Literal["open", "local"] = Field(
+        "open",
+        description="With `local`, every model, database and tracking server must be in this process or on this "
+        "machine; any other address is refused before anything is read or sent.",
     )
     lm: LMs = Field(LMs(), description="The models.")
     search: Search = Field(Search(), description="How the search goes.")
@@ -322,10 +271,15 @@ class Config(Model):
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
-        if self.metric.output is not None and self.metric.output not in self.task.outputs:
-            raise ValueError(
-                f"metric.output: {self.metric.output!r} is no output; outputs: {', '.join(self.task.outputs)}"
-            )
+        for measure in (self.metric, *self.metric.measures):
+            if measure.output is not None and measure.output not in self.task.outputs:
+                raise ValueError(
+                    f"metric.output: {measure.output!r} is no output; outputs: {', '.join(self.task.outputs)}"
+                )
+            if measure.context is not None and measure.context not in self.task.inputs:
+                raise ValueError(
+                    f"metric.context: {measure.context!r} is no input; inputs: {', '.join(self.task.inputs)}"
+                )
         known = {*self.task.inputs, *self.task.outputs}
         for name in self.data.fields:
             if name not in known:

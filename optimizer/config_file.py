@@ -37,7 +37,8 @@ _YAML_WORDS = {  # how a message of the YAML library begins -> what we say inste
 }
 _NO_ALIASES = "anchors and aliases (& and *) are not allowed. Put a text that begins so in quotes"
 _SHORTHAND = {"metric": "name", "task.inputs.<name>": "description", "task.outputs.<name>": "description"}
-_NAMES = {"search.operators": ("operator", OPERATORS), **dict.fromkeys(("metric", "metric.name"), ("metric", METRICS))}
+_METRIC_KEYS = ("metric", "metric.name", "metric.parts.<name>.name")
+_NAMES = {"search.operators": ("operator", OPERATORS), **dict.fromkeys(_METRIC_KEYS, ("metric", METRICS))}
 
 Loc = tuple[str | int, ...]
 

@@ -15,7 +15,7 @@ from optimizer.candidate import Example
 from optimizer.config import Config, Data, MaxRows, Split, Task
 from optimizer.data_report import N_SHOWN, DataReport, Splits, Tally, assert_disjoint, describe
 from optimizer.errors import DataError, did_you_mean
-from optimizer.fields import BadRow, example_of, show
+from optimizer.fields import BadRow, example_of, says_yes, show
 from optimizer.rows import Row, RowLike, Table, open_table, table_of
 from optimizer.splits import SPLIT_NAMES, Bin, SplitName, content_key, hash64, ordered, pick_split, split_key
 
@@ -86,10 +86,14 @@ def load_splits(config: Config, *, folder: Path) -> Splits:
         given: dict[SplitName, str] = {"test": files.test, "dev": files.dev, "train": files.train}
         sources = [(f"data.files.{name}", source, (name,)) for name, source in given.items()]
     pools = [
-        _Pool(table=open_table(source, folder=folder, columns=plan.columns.values(), key=key), names=names, key=key)
-        for key, source, names in sources
+        _Pool(table=_open(source, plan, folder=folder, key=key), names=names, key=key) for key, source, names in sources
     ]
     return _split(pools, plan)
+
+
+def _open(source: str, plan: _Plan, *, folder: Path, key: str) -> Table:
+    data, columns = plan.data, plan.columns.values()
+    return open_table(source, folder=folder, columns=columns, key=key, encoding=data.encoding, sheet=data.sheet)
 
 
 def splits_from_rows(
@@ -140,6 +144,7 @@ def _split(pools: Sequence[_Pool], plan: _Plan) -> Splits:
     taken: set[int] = set()
     for pool in pools:
         taken |= _fill(pool, plan, bins=bins, tally=tally, taken=taken, is_last=pool is pools[-1])
+    _withhold(bins["train"], plan, tally)
     _refuse_too_little(pools, plan, bins=bins, tally=tally)
     output = plan.class_output
     rows = {name: ordered(bins[name].rows.values(), output=output, seed=plan.data.seed) for name in SPLIT_NAMES}
@@ -161,6 +166,10 @@ def _fill(
     for example in _examples(pool, plan, tally):
         group = split_key(example.inputs, keep_digits=plan.keep_digits)
         name = pick_split(group, shares, seed=seed)
+        if plan.data.no_demos and says_yes(example, plan.data.no_demos):
+            tally.withheld.add(group)
+            others: dict[SplitName, float] = {other: share for other, share in shares.items() if other != "train"}
+            name = pick_split(group, others, seed=seed) if others else name
         if len(tally.groups) < FEW_GROUPS:
             tally.groups.add(group)
         key = hash64(content_key(example.inputs))
@@ -176,6 +185,14 @@ def _fill(
         tally.n_duplicates += len(seen) == n_seen
         bins[name].offer(example, seed=seed)
     return own
+
+
+def _withhold(train: Bin, plan: _Plan, tally: Tally) -> None:
+    """Take rows out of train that no prompt may show, and near-copies of them that may be shown by themselves."""
+    keys = {row_id: split_key(row.inputs, keep_digits=plan.keep_digits) for row_id, row in train.rows.items()}
+    for row_id, key in keys.items() if tally.withheld else ():
+        if key in tally.withheld:
+            del train.rows[row_id]
 
 
 def _examples(pool: _Pool, plan: _Plan, tally: Tally) -> Iterator[Example]:
@@ -215,6 +232,9 @@ def _example(row: Row, task: Task, columns: Mapping[str, str]) -> Example | str:
 
 
 def _refuse_missing_column(pool: _Pool, plan: _Plan, met: Mapping[str, None]) -> None:
+    if met and (column := plan.data.no_demos) is not None and column not in met:
+        found = show(", ".join(met), 200)
+        raise DataError(f"data.no_demos: {pool.table.name} has no column {column!r}; columns found: {found}")
     for name, column in plan.columns.items():
         if met and column not in met:
             mend = f"set data.fields: {{{name}: COLUMN}}" if plan.prefix else f"name the key {name!r}"
@@ -266,6 +286,8 @@ def _mend_size(pool: _Pool, plan: _Plan, *, name: SplitName, tally: Tally) -> st
             f"there {counted} once case, digits and punctuation are ignored, and near-copies share a split; "
             f"add other rows, or give train, dev and test yourself{' with data.files' if plan.prefix else ''}"
         )
+    if name == "train" and tally.withheld:
+        return f"data.no_demos keeps {len(tally.withheld)} kinds of rows out of it; leave a few rows that may be shown"
     share = plan.share(name) / sum(map(plan.share, pool.names))
     # A quarter on top, since a hash deals out shares only roughly.
     wanted = math.ceil(1.25 * least / share)

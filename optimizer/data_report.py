@@ -76,6 +76,7 @@ class Tally:
         overlaps: rows removed from each split because another one has their inputs.
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
+        withheld: `split_key`s of rows that no prompt may show.
     """
 
     n_read: int = 0
@@ -85,6 +86,7 @@ class Tally:
     bad_rows: list[str] = field(default_factory=list)
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
+    withheld: set[str] = field(default_factory=set)
 
     def added_to(self, report: DataReport) -> DataReport:
         warnings = [

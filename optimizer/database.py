@@ -89,6 +89,17 @@ spend_table = sa.Table(
     sa.Column("usd", sa.Float, nullable=False),
 )
 
+# What people said to a study, also while it runs.
+wish_table = sa.Table(
+    "wish",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("study", sa.String(64), nullable=False, index=True),
+    sa.Column("kind", sa.String(16), nullable=False),  # suggest, veto
+    sa.Column("candidate", sa.String(12), nullable=False),
+    sa.Column("at", sa.Float, nullable=False),
+)
+
 
 def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
     """Open the database and create missing tables.

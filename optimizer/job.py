@@ -22,10 +22,12 @@ from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend, CallRequest
 from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
+from optimizer.privacy import require_local
 from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompt import Message, spec_of_task
 from optimizer.propose import Operator, open_operators
 from optimizer.records import Role
+from optimizer.slices import Groups, WorstSlice, group_rows
 from optimizer.user_code import load, user_code
 
 PACKAGES = ("dspy", "optuna", "mlflow", "datasets", "numpy")
@@ -52,6 +54,7 @@ class Job:
         runs_dir: folder of all studies; holds the default MLflow store.
         fork_of: database of the study whose replies a new one may use.
         folder: where relative paths and the user's modules are looked for.
+        groups: of rows, when the study looks at them one by one.
     """
 
     config: Config
@@ -65,6 +68,7 @@ class Job:
     folder: Path
     judge_backend: Backend | None = None
     judge: LateJudge | None = None
+    groups: Groups | None = None
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
     fork_of: sa.Engine | None = None
 
@@ -140,10 +144,18 @@ class Job:
             "metric": self.metric.version,
             "prompt": self.config.prompt,
             "search": self._search_identity(),
+            "rules": self._rules_identity(),
             "task model": self.task_backend.identity,
             "task temperature and length": [self.config.lm.task.temperature, self.config.lm.task.max_tokens],
             "proposer model": self.proposer_backend.identity,
         }
+
+    def _rules_identity(self) -> JsonValue:
+        """Rules that the verdict is held to: loosening them after a look at the search would be no rule. None: none."""
+        constraints = self.config.constraints.model_dump(mode="json", exclude_defaults=True)
+        slices = self.config.metric.slices
+        found = constraints | ({"slices": slices.model_dump(mode="json")} if slices else {})
+        return found or None
 
     def _search_identity(self) -> JsonValue:
         """Search settings that change results. Defaults are left out: a later version may add keys."""
@@ -164,19 +176,22 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
     Raises:
         UserError: something does not exist or does not fit; one line says what.
     """
+    require_local(config)
     splits = load_splits(config, folder=folder)
     operators = open_operators(config.search.operators, folder=folder)
     program = open_program(config, folder=folder)
     task_backend = open_backend(config.lm.task)
     proposer_backend = _shared(task_backend, config.lm.task, config.proposer) or open_backend(config.proposer)
     judge, judge_backend = LateJudge(), None
-    if config.metric.name == "judge":
+    if config.metric.asks_judge:
         judge_backend = _shared(proposer_backend, config.proposer, config.judge) or open_backend(config.judge)
+    metric, groups = grouped(config, splits, open_metric(config, judge=judge, folder=folder))
     return Job(
         config=config,
         program=program,
         splits=splits,
-        metric=open_metric(config, judge=judge, folder=folder),
+        metric=metric,
+        groups=groups,
         judge=judge,
         operators=operators,
         task_backend=task_backend,
@@ -186,6 +201,15 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
         folder=folder,
         facts=facts_of(splits),
     )
+
+
+def grouped(config: Config, splits: Splits, metric: Metric) -> tuple[Metric, Groups | None]:
+    """Return the metric and the groups of rows; the metric scores by the worst group where that is the aim."""
+    settings = config.metric.slices
+    if settings is None:
+        return metric, None
+    groups = group_rows(settings, splits.test, (*splits.dev, *splits.train))
+    return WorstSlice.of(metric, groups, settings.by) if settings.aim == "worst" else metric, groups
 
 
 def open_program(config: Config, *, folder: Path) -> Program:

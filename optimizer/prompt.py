@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, cast
 
 from optimizer.candidate import JsonValue
 from optimizer.config import OutputKind, Task
@@ -126,7 +126,10 @@ def label_of(name: str) -> str:
 
 
 def as_text(value: JsonValue) -> str:
-    """Write a value as people would: text as it is, `yes` or `no`, whole numbers without `.0`, JSON for the rest."""
+    """Write a value as people would: text as it is, `yes` or `no`, whole numbers without `.0`, JSON for the rest.
+
+    A conversation, a list of turns with `role` and `content`, becomes one line a turn: `Customer: It is broken.`
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, bool):
@@ -137,4 +140,12 @@ def as_text(value: JsonValue) -> str:
         return ""
     if isinstance(value, int | float):
         return str(value)
+    if isinstance(value, list | tuple) and value and all(map(_is_turn, value)):
+        turns = cast("list[dict[str, str]]", value)
+        return "\n".join(f"{label_of(turn['role'])}: {' '.join(turn['content'].split())}" for turn in turns)
     return json.dumps(value, ensure_ascii=False)
+
+
+def _is_turn(value: JsonValue) -> bool:
+    is_pair = isinstance(value, dict) and set(value) == {"role", "content"}
+    return is_pair and all(isinstance(text, str) for text in cast("dict[str, JsonValue]", value).values())

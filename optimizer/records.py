@@ -101,6 +101,20 @@ class TrialRecord:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SliceScore:
+    """What one group of the test rows scores with the seed and with the winner, in [0, 1]."""
+
+    name: str
+    n: int
+    seed: float
+    winner: float
+
+    @property
+    def difference(self) -> float:
+        return self.winner - self.seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
     """The one comparison on test rows. Scores and differences are in [0, 1] and [-1, 1].
 
@@ -108,6 +122,8 @@ class Verdict:
         difference: winner minus seed; `low` and `high` bound it at `confidence`.
         p_value: two-sided; from the test named `test_name`.
         seed_outcomes: on test rows, in the same order as `winner_outcomes`.
+        slices: groups of the rows, the one with the worst difference first; empty unless the study has some.
+        broken_rules: why a proven gain is not promoted after all.
     """
 
     decision: Literal["promote", "keep"]
@@ -123,6 +139,8 @@ class Verdict:
     confidence: float
     seed_outcomes: tuple[Outcome, ...] = ()
     winner_outcomes: tuple[Outcome, ...] = ()
+    slices: tuple[SliceScore, ...] = ()
+    broken_rules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from optimizer.candidate import Candidate
 from optimizer.program import Program
 from optimizer.prompt import Message
+from optimizer.records import StudyView
 
 
 def open_messages(program: Program, candidate: Candidate, predictor: str) -> tuple[Message, ...]:
@@ -23,3 +24,8 @@ def render(program: Program, candidate: Candidate) -> str:
         body = messages[0].content if is_pattern else "\n\n".join(f"[{m.role}]\n{m.content}" for m in messages)
         texts.append(head + body)
     return "\n\n".join(texts)
+
+
+def prompts_of(program: Program, view: StudyView) -> dict[str, str]:
+    """Return candidate id to prompt text, for the seed and the best of a study."""
+    return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}

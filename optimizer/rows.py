@@ -21,9 +21,12 @@ from typing import Literal, NamedTuple, Protocol, cast
 
 from optimizer.candidate import Fields, JsonValue
 from optimizer.errors import DataError, did_you_mean
+from optimizer.spreadsheets import sheet_rows
+from optimizer.text_files import read_lines
 
 MAX_CELL_CHARS = 1_000_000
-SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet")
+SHEETS = (".xlsx", ".xls", ".ods")
+SUFFIXES = (".jsonl", ".csv", ".tsv", ".parquet", *SHEETS)
 _DELIMITERS = ",;\t|"
 _HUB = re.compile(r"hub:(?P<repo>[\w.-]+/[\w.-]+)(?::(?P<config>[^:]*)(?::(?P<split>.+))?)?")
 
@@ -55,10 +58,19 @@ class RowLike(Protocol):
     def __getitem__(self, key: str, /) -> object: ...
 
 
-def open_table(source: str, *, folder: Path, columns: Collection[str], key: str) -> Table:
+def open_table(
+    source: str,
+    *,
+    folder: Path,
+    columns: Collection[str],
+    key: str,
+    encoding: str | None = None,
+    sheet: str | None = None,
+) -> Table:
     """Open a file or a hub data set; rows are read as the table is walked.
 
-    `columns` only serve to tell CSV delimiters apart; `key` is the configuration key, for messages.
+    `columns` only serve to tell CSV delimiters apart; `key` is the configuration key, for messages; `encoding` is that
+    of text files, `sheet` names one of a spreadsheet.
 
     Raises:
         DataError: the source does not exist or is of no known kind; while walking: it is no text, no CSV, no parquet.
@@ -68,9 +80,13 @@ def open_table(source: str, *, folder: Path, columns: Collection[str], key: str)
     path = _find(source, folder, key)
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return Table(name=source, unit="line", rows=_json_rows(path, source))
+        return Table(name=source, unit="line", rows=_json_rows(read_lines(path, source, encoding)))
     if suffix in (".csv", ".tsv"):
-        return Table(name=source, unit="line", rows=_csv_rows(path, source, columns))
+        fixed = "\t" if suffix == ".tsv" else None
+        lines = read_lines(path, source, encoding)
+        return Table(name=source, unit="line", rows=_csv_rows(lines, source, columns, delimiter=fixed))
+    if suffix in SHEETS:
+        return Table(name=source, unit="row", rows=_sheet_rows(path, source, sheet))
     if suffix == ".parquet":
         return Table(name=source, unit="row", rows=_parquet_rows(path, source))
     raise DataError(
@@ -123,52 +139,8 @@ def _find(source: str, folder: Path, key: str) -> Path:
     return path
 
 
-def _lines(path: Path, name: str) -> Iterator[str]:
-    """Yield decoded lines with their ends; a UTF-8 byte order mark is dropped."""
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            for number, line in enumerate(file, 1):
-                if "\0" in line:
-                    raise DataError(
-                        f"{name}:{number}: holds a NUL byte, so it is a binary or UTF-16 file; "
-                        "expected UTF-8 text; save it again as UTF-8"
-                    )
-                yield line
-    except UnicodeDecodeError:
-        raise DataError(_bad_byte(path, name)) from None
-    except OSError as error:
-        raise DataError(f"{name}: cannot be read: {error.strerror}; check the file's permissions") from None
-
-
-def _bad_byte(path: Path, name: str) -> str:
-    """Find the first byte that is no UTF-8; the decoder's own offset counts from its last buffer."""
-    offset = 0
-    with path.open("rb") as file:
-        head = file.read(4096)
-        if head.startswith((b"\xff\xfe", b"\xfe\xff")) or b"\0" in head:
-            return f"{name}:1: is a binary or UTF-16 file; expected UTF-8 text; save it again as UTF-8"
-        file.seek(0)
-        for number, line in enumerate(file, 1):
-            if (start := _first_bad(line)) is not None:
-                return (
-                    f"{name}:{number}: byte 0x{line[start]:02x} at offset {offset + start} of the file is not UTF-8; "
-                    "save it as UTF-8; if it is text in Western European encoding, run "
-                    f"`iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}`"
-                )
-            offset += len(line)
-    return f"{name}: changed while it was read; try again"
-
-
-def _first_bad(line: bytes) -> int | None:
-    try:
-        line.decode()
-    except UnicodeDecodeError as error:
-        return error.start
-    return None
-
-
-def _json_rows(path: Path, name: str) -> Iterator[Row]:
-    for number, line in enumerate(_lines(path, name), 1):
+def _json_rows(lines: Iterator[str]) -> Iterator[Row]:
+    for number, line in enumerate(lines, 1):
         if line.strip():
             yield _json_row(number, line)
 
@@ -184,13 +156,12 @@ def _json_row(number: int, line: str) -> Row:
     return Row(number, {}, f'is a JSON {type(value).__name__}, expected an object such as {{"field": "text"}}')
 
 
-def _csv_rows(path: Path, name: str, columns: Collection[str]) -> Iterator[Row]:
+def _csv_rows(lines: Iterator[str], name: str, columns: Collection[str], delimiter: str | None) -> Iterator[Row]:
     # The limit belongs to the process. It is only ever raised, so no other reader can trip over it.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
-    lines = _lines(path, name)
     sample = list(islice(lines, 20))
-    delimiter = "\t" if path.suffix.lower() == ".tsv" else _delimiter(sample, columns)
-    reader = csv.reader(chain(sample, lines), delimiter=delimiter, strict=True)
+    chosen = delimiter or _delimiter(sample, columns)
+    reader = csv.reader(chain(sample, lines), delimiter=chosen, strict=True)
     header: list[str] = []
     while True:
         number = reader.line_num + 1
@@ -234,6 +205,16 @@ def _delimiter(sample: list[str], columns: Collection[str]) -> str:
         return len(set(header) & set(columns)), len(header)
 
     return max(_DELIMITERS, key=fit)
+
+
+def _sheet_rows(path: Path, name: str, sheet: str | None) -> Iterator[Row]:
+    header: list[str] = []
+    for number, cells in sheet_rows(path, name, sheet):
+        if not header:
+            header = _header(["" if cell is None else str(cell) for cell in cells], f"{name} row {number}")
+        else:
+            named = zip(header, cells, strict=False)  # a row may be wider than its header, with nothing in the rest
+            yield _plain_row(number, {column: cell for column, cell in named if column})
 
 
 def _parquet_rows(path: Path, name: str) -> Iterator[Row]:

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from optimizer import verdict
+from optimizer import held, verdict
 from optimizer.candidate import Candidate
 from optimizer.database import storage_errors
 from optimizer.errors import BudgetExhausted, Paused
@@ -145,6 +145,8 @@ def recommend(session: Session) -> Candidate:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
             break  # what is left is kept for the test
+    if held.aims_at_worst_slice(session):
+        return held.by_aim(session, finalists)[0]
     tolerance = search_settings.min_gain if "cost" in search_settings.objective else 0.0
     return verdict.choose_winner(session.elite, finalists, session.n_chars, tolerance=tolerance)
 
@@ -159,14 +161,16 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
     session.caps.release_reserve()
     session.observer.final_started(winner, len(rows))
     try:
-        return verdict.judge(
+        old, (new, usd_per_row) = session.evaluate(session.seed, rows), held.evaluate_priced(session, winner, rows)
+        found = verdict.judge(
             session.job.metric,
             rows,
-            seed=session.evaluate(session.seed, rows),
-            winner=session.evaluate(winner, rows),
+            seed=old,
+            winner=new,
             is_same=winner == session.seed,
             confidence=session.job.config.search.confidence,
             rng=session.generator("final test"),
         )
     except verdict.TooManyFailures as error:
         raise Paused("error_rate", f"{error}; run again when the model is back") from error
+    return held.held_to_rules(session, found, winner, usd_per_row=usd_per_row)

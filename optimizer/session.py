@@ -24,6 +24,7 @@ from optimizer.elite import Elite
 from optimizer.errors import BudgetExhausted, ConfigError, Paused
 from optimizer.files import save_best, saved_best
 from optimizer.front import pareto_front
+from optimizer.held import WIDER, allowed, by_aim
 from optimizer.job import Job
 from optimizer.observe import Observer
 from optimizer.opening import generator, open_all
@@ -35,11 +36,12 @@ from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
-from optimizer.study import Ticket
+from optimizer.study import PERSON, Ticket
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import read_view, trial_records
+from optimizer.wishes import suggestions
 
 logger = logging.getLogger(__name__)
 
@@ -95,6 +97,7 @@ class Session:
     def stop_reason(self) -> str | None:
         """Return why no further trial should begin, or None."""
         search = self.job.config.search
+        self._take_suggestions()
         trials = self.study.trials()
         started = sum(trial.state != TrialState.WAITING for trial in trials)
         if self._is_stopping:
@@ -131,12 +134,24 @@ class Session:
         if ticket.start is not None:
             start = Proposal(candidate=self._opened.starts[ticket.start])
             predictor = start.candidate.parts[0].predictor
-            is_seed = start.candidate == self.seed
-            return (
-                start if is_seed else self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
-            )
+            if start.candidate == self.seed:
+                return start
+            try:
+                return self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
+            except RejectedProposal as rejection:
+                if ticket.start.startswith(PERSON) and rejection.reason.startswith("nearly"):
+                    return start  # to a person, one word can be the point
+                raise
         rng = self.generator("trial", ticket.number)
         return self.proposer.propose(ticket.recipe, number=ticket.number, elite=self.elite, memory=self.memory, rng=rng)
+
+    def _take_suggestions(self) -> None:
+        """Make trials of the prompts that people gave since the last look."""
+        with self._lock:
+            for wish_id, candidate in suggestions(self.journal):
+                self._opened.starts[name := f"{PERSON} {wish_id}"] = candidate
+                if self.elite.incumbent is not None:  # the seed comes first: everything is compared with it
+                    self.study.put_first(name)
 
     def check_baseline(self, candidate: Candidate) -> None:
         """Try the seed on one row before the search begins, so that a broken set-up stops here and not at dawn.
@@ -279,12 +294,12 @@ class Session:
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
-        search, ranked = self.job.config.search, self.elite.ranked()
+        search, ranked = self.job.config.search, allowed(self, self.elite.ranked())
         if "cost" in search.objective:
             scores = [self.elite.estimate(candidate) for candidate in ranked]
             front = pareto_front(scores, [self.n_chars(candidate) for candidate in ranked])
             ranked = [ranked[i] for i in reversed(front)]
-        return ranked[: search.finalists]
+        return by_aim(self, ranked[: search.finalists * WIDER])[: search.finalists]
 
     def dev_estimate(self, winner: Candidate) -> DevEstimate:
         """Return what the search believes of the winner on dev."""

@@ -23,6 +23,7 @@ from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
 
 Lookup = Callable[[int], tuple[FloatArray, FloatArray] | None]
 EXAMPLES = "demos"  # the operator that changes the worked examples of a prompt; all others change its words
+PERSON = "person"  # how the names of starts begin that a person gave
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -90,6 +91,12 @@ class Study:
                 if name not in known:
                     self._study.enqueue_trial({}, user_attrs={"start": name})
 
+    def put_first(self, name: str) -> None:
+        """Let the next trial be this start, once, ahead of all that are queued: it looks like one that was cut off."""
+        if not any(trial.user_attrs.get("start") == name for trial in self.trials()):
+            state = TrialState.RUNNING
+            self._study.add_trial(optuna.trial.create_trial(state=state, user_attrs={"start": name}))
+
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
@@ -104,7 +111,8 @@ class Study:
         trial = Trial(self._study, orphan._trial_id) if orphan else self._study.ask()
         self._claimed.add(trial.number)
         start = cast("str | None", trial.user_attrs.get("start"))
-        recipe = Recipe(operator="start") if start else self._recipe(trial)
+        made_by = PERSON if start and start.startswith(PERSON) else "start"
+        recipe = Recipe(operator=made_by) if start else self._recipe(trial)
         trial.set_user_attr("recipe", json.dumps(asdict(recipe)))
         return Ticket(number=trial.number, start=start, recipe=recipe, trial=trial)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -16,6 +17,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.words import count, duration, money, percent, points
 
 MAX_PROMPT_LINES = 24
+MAX_SLICES = 8
 STOP_WORDS = {
     "trials": "all trials done",
     "budget": "the budget is used up",
@@ -61,12 +63,29 @@ def _test_json(verdict: Verdict) -> dict[str, JsonValue]:
         "p_value": verdict.p_value,
         "test_name": verdict.test_name,
         "confidence": verdict.confidence,
+        "slices": [asdict(each) for each in verdict.slices],
+        "broken_rules": list(verdict.broken_rules),
     }
+
+
+def print_json(view: StudyView, prompts: Mapping[str, str]) -> None:
+    """Print the study as JSON alone."""
+    print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
 
 
 def print_summary(console: Console, view: StudyView, prompts: Mapping[str, str], *, runs_flag: str) -> None:
     """Print verdict, prompts, scores, costs and what to do next. `runs_flag` is added to each command."""
     console.print(Group(*_blocks(view, prompts, runs_flag)), highlight=False)
+
+
+def one_line(view: StudyView) -> str:
+    """Return the verdict in one line, for `--quiet`."""
+    verdict = view.verdict
+    if verdict is None:
+        return f"{view.name}: {view.state}, no verdict yet"
+    scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)}"
+    interval = f"{points(verdict.low)} to {points(verdict.high)}"
+    return f"{view.name}: {verdict.decision}, {scores} on {verdict.n} test rows, difference {interval}"
 
 
 def _blocks(view: StudyView, prompts: Mapping[str, str], runs_flag: str) -> list[RenderableType]:
@@ -111,6 +130,12 @@ def _scores(view: StudyView) -> RenderableType:
         table.add_row("test, never seen", str(verdict.n), *scores)
         interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
         notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
+        for each in verdict.slices[:MAX_SLICES]:
+            scores = (percent(each.seed), percent(each.winner), points(each.difference))
+            table.add_row(f"  {each.name[:24]}", str(each.n), *scores)
+        if len(verdict.slices) > MAX_SLICES:
+            notes.append(Text(f"{len(verdict.slices) - MAX_SLICES} more groups, none of them with a worse difference"))
+        notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
         scores = (percent(dev.seed), percent(dev.winner), points(dev.winner - dev.seed))
         table.add_row("dev, searched on", str(dev.n), *scores)
@@ -138,8 +163,8 @@ def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
     for what, command in (
         ("see the whole search", f"optimizer ui {view.name}"),
         ("take the prompt away", f"optimizer export {view.name} --format markdown"),
-        ("use it on your own data", "copy configs/quickstart.yaml, change it, then: optimizer check FILE"),
+        ("use it on your own data", "optimizer init FILE"),
     ):
-        suffix = runs_flag if command.startswith("optimizer") else ""
+        suffix = "" if command.startswith("optimizer init") else runs_flag
         table.add_row(Text(what, style="dim"), Text(command + suffix, style="cyan"))
     return [table]

@@ -11,7 +11,7 @@ from optimizer.records import StudyView, TrialRecord
 from optimizer.render import render
 from optimizer.words import count, duration, money, percent, points
 
-OTHER_COLUMNS = 71  # characters that the columns besides the reason take
+STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
 
 
 def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
@@ -35,30 +35,30 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     ]
 
 
-def trial_table(view: StudyView, program: Program, *, width: int) -> Table:
-    """One line a trial. A star marks the front of score against length, among trials that ran their whole race.
-
-    Args:
-        width: of the terminal in characters; where it is narrow the reasons are cut, not the figures.
-    """
-    n_reason = max(9, width - OTHER_COLUMNS)
+def trial_table(view: StudyView, program: Program) -> Table:
+    """One line a trial. A star marks the front of score against length, among trials that ran their whole race."""
     n_chars = [len(render(program, trial.candidate)) if trial.candidate else 0 for trial in view.trials]
     raced = [i for i, trial in enumerate(view.trials) if trial.state == "complete"]
     front = pareto_front([view.trials[i].score or 0.0 for i in raced], [n_chars[i] for i in raced])
     starred = {raced[i] for i in front}
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls", "why"):
-        table.add_column(head, overflow="ellipsis", no_wrap=True)
-    for i, trial in enumerate(view.trials):
-        length = f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else ""
-        table.add_row(*_trial_cells(trial, length, n_reason), style="green" if trial.candidate == view.best else None)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
+    cells = [
+        _trial_cells(trial, f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else "")
+        for i, trial in enumerate(view.trials)
+    ]
+    for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
+        table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
+    table.add_column("why", overflow="fold")
+    for trial, row in zip(view.trials, cells, strict=True):
+        table.add_row(*row, style="green" if trial.candidate == view.best else None)
     return table
 
 
-def _trial_cells(trial: TrialRecord, length: str, n_reason: int) -> list[str]:
+def _trial_cells(trial: TrialRecord, length: str) -> list[str]:
     difference = points(trial.difference) if trial.difference is not None else ""
     calls = str(trial.task_calls + trial.proposer_calls)
     rows = str(len(trial.outcomes)) if trial.outcomes else ""
     score = percent(trial.score) if trial.score is not None else ""
     number, made_by = str(trial.number + 1), trial.recipe.operator
-    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(trial.reason[:n_reason])]
+    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(trial.reason[:80])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import signal
 import sys
@@ -39,12 +40,15 @@ def stop_on_signals() -> None:
         signal.signal(each, stop)
 
 
-def console(*, is_error: bool = False) -> Console:
-    return Console(stderr=is_error, soft_wrap=False)
+def console(*, is_error: bool = False, is_silent: bool = False) -> Console:
+    return Console(stderr=is_error, soft_wrap=False, quiet=is_silent)
 
 
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
     """Run a command and turn what it raises into one line and an exit code."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
     try:
         return command()
     except UserError as error:

@@ -8,6 +8,7 @@ from typing import cast
 
 from sqlalchemy import Engine
 
+from optimizer.candidate import Candidate
 from optimizer.config import Config
 from optimizer.job import Job
 from optimizer.journal import Journal
@@ -17,7 +18,7 @@ from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.saved import SavedStudy
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
-from optimizer.track.projection import shown_uri
+from optimizer.track.projection import shown_uri, without_rows
 
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
@@ -47,14 +48,20 @@ def saved_projection(saved: SavedStudy) -> Projection:
 
 def _projection(config: Config, program: Program, engine: Engine, splits: Splits, *, runs_dir: Path) -> Projection:
     source = config.data.source or "files"
+    hides_rows = config.tracking.rows == "ids"
+
+    def shown(candidate: Candidate) -> str:
+        return render(program, without_rows(candidate) if hides_rows else candidate)
+
     return Projection(
         uri=config.tracking.uri or default_uri(runs_dir),
         artifact_root=default_artifact_root(runs_dir),
         storage_id=storage_id(engine),
-        render=lambda candidate: render(program, candidate),
+        render=shown,
+        hides_rows=hides_rows,
         redact=lambda text: redact(shown_uri(text)),  # a storage or tracking URI may hold a password
         experiment=config.tracking.experiment,
-        register=config.tracking.register_winner,
+        register=config.tracking.register_winner and not hides_rows,  # a prompt without its rows is of no use
         splits=tuple(
             SplitInput(split=split, n_rows=n, digest=digest, source=source) for split, (n, digest) in splits.items()
         ),

@@ -11,7 +11,17 @@ from optuna.trial import FrozenTrial, TrialState
 from optimizer.candidate import Candidate, Fields, JsonValue
 from optimizer.errors import StudyError
 from optimizer.journal import Journal
-from optimizer.records import DevEstimate, Outcome, Recipe, Spend, StudyState, StudyView, TrialRecord, Verdict
+from optimizer.records import (
+    DevEstimate,
+    Outcome,
+    Recipe,
+    SliceScore,
+    Spend,
+    StudyState,
+    StudyView,
+    TrialRecord,
+    Verdict,
+)
 from optimizer.records import TrialState as OurState
 
 STATES: Mapping[TrialState, OurState] = {
@@ -93,4 +103,6 @@ def verdict_from_json(data: Mapping[str, JsonValue]) -> Verdict:
     values = cast("dict[str, Any]", dict(data))
     for key in ("seed_outcomes", "winner_outcomes"):
         values[key] = tuple(Outcome(**outcome) for outcome in values[key])
+    values["slices"] = tuple(SliceScore(**each) for each in values.get("slices", ()))
+    values["broken_rules"] = tuple(values.get("broken_rules", ()))
     return Verdict(**values)

@@ -29,3 +29,13 @@ def money(usd: float, *, is_free: bool = False) -> str:
 
 def count(n: int) -> str:
     return f"{n:,}"
+
+
+def visible(text: str) -> str:
+    """Replace what would steer a terminal or turn the reading direction around; emoji and all scripts stay."""
+    return "".join("\N{REPLACEMENT CHARACTER}" if _steers(char) else char for char in text)
+
+
+def _steers(char: str) -> bool:
+    is_control = (char < " " and char not in "\n\t") or "\x7f" <= char <= "\x9f"
+    return is_control or "\u202a" <= char <= "\u202e" or "\u2066" <= char <= "\u2069"

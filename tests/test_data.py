@@ -262,7 +262,11 @@ BAD_DATA: dict[str, tuple[Setup, dict[str, object], str]] = {
         {},
         rf"rows\.jsonl:3: byte 0xe4 at offset {len(as_jsonl(GOOD[:2])) + 14} of the file is not UTF-8; .*iconv",
     ),
-    "utf-16": (put("rows.csv", "message,team\n".encode("utf-16")), {"source": "rows.csv"}, "UTF-16"),
+    "utf-16 without its mark": (
+        put("rows.csv", "message,team\n".encode("utf-16-le")),
+        {"source": "rows.csv"},
+        "UTF-16",
+    ),
     "broken json": (
         spoiled(b'{"message": "a'),
         {},
@@ -334,7 +338,7 @@ BAD_DATA: dict[str, tuple[Setup, dict[str, object], str]] = {
     "missing file": (put("row.jsonl", b""), {}, r"data\.source: no file 'rows\.jsonl'.* Did you mean 'row\.jsonl'\?"),
     "missing folder": (put("x", b""), {"source": "no/where.csv"}, "no file 'no/where.csv'"),
     "path too long": (put("x", b""), {"source": "a" * 300 + ".csv"}, "data.source: .* cannot be opened"),
-    "wrong extension": (put("rows.xlsx", b"PK"), {"source": "rows.xlsx"}, r"ends in '\.xlsx'; files end in \.jsonl"),
+    "wrong extension": (put("rows.docx", b"PK"), {"source": "rows.docx"}, r"ends in '\.docx'; files end in \.jsonl"),
     "near extension": (put("rows.json", b"[]"), {"source": "rows.json"}, r"Did you mean '\.jsonl'\?"),
     "no hub name": (put("x", b""), {"source": "hub:squad"}, r"is no hub name; expected hub:owner/name"),
     "one row": (put("rows.jsonl", as_jsonl(GOOD[:1])), {}, r"rows\.jsonl: only one row; a few hundred"),

@@ -32,7 +32,12 @@ from optimizer.metrics import (
 )
 
 KINDS = {"macro_f1": "label", "number": "number", "json_fields": "json", "accuracy": "label"}
-SETTINGS = {"regex": {"pattern": r"\b{expected}\b"}, "judge": {"rubric": "Polite and right."}}
+SETTINGS: dict[str, dict[str, object]] = {
+    "regex": {"pattern": r"\b{expected}\b"},
+    "judge": {"rubric": "Polite and right."},
+    "supported": {"context": "message"},
+    "weighted": {"parts": {"right": {"name": "exact_match", "weight": 3}, "close": {"name": "token_f1"}}},
+}
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=12),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
@@ -137,7 +142,7 @@ def test_feedback_says_what_was_wrong(name: str, expected: JsonValue, answer: Js
     assert rated(opened(name), expected, answer).feedback == feedback
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "judge"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("judge", "supported")])
 def test_hit_has_no_feedback(name: str) -> None:
     """A perfect answer needs no remark."""
     answers: dict[str, JsonValue] = {"json_fields": {"a": "x"}, "number": 4.25}

@@ -24,7 +24,8 @@ FILL = (
 )
 ENCODINGS: Mapping[str, str] = {
     "text": "text as it is; true and false as yes and no; null as nothing; whole numbers without a decimal point; "
-    "lists and objects as JSON",
+    "a conversation (a list of objects with role and content) as lines of `Role: content`; other lists and objects "
+    "as JSON",
     "json": "JSON on one line, a space after each colon and comma, characters outside ASCII not escaped; text in its "
     "quotes",
 }

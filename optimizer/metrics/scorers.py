@@ -10,8 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from optimizer.candidate import JsonValue
-from optimizer.config import Metric as MetricConfig
-from optimizer.config import OutputKind
+from optimizer.config import Measure, OutputKind
 from optimizer.errors import MetricError
 from optimizer.metrics.metric import Score
 from optimizer.metrics.values import ROUNDING, find_numbers, is_equal, normalise, plain_text, shown, typed
@@ -19,7 +18,7 @@ from optimizer.metrics.values import ROUNDING, find_numbers, is_equal, normalise
 Scorer = Callable[[JsonValue, JsonValue], Score]  # (expected, answer)
 
 
-def scorer_of(settings: MetricConfig, kind: OutputKind) -> Scorer:
+def scorer_of(settings: Measure, kind: OutputKind) -> Scorer:
     """Return the function of a built-in metric, with its settings filled in."""
     scorers: Mapping[str, Scorer] = {
         "accuracy": functools.partial(_accuracy, kind),

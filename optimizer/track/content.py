@@ -125,9 +125,20 @@ def study_content(view: StudyView, projection: Projection) -> RunContent:
         files={
             "seed_prompt.txt": seed_text,
             "config.json": pretty_json(view.config),
-            "facts.json": pretty_json(view.facts),
+            "facts.json": pretty_json(_facts(view, projection)),
         },
     )
+
+
+def _facts(view: StudyView, projection: Projection) -> Mapping[str, JsonValue]:
+    """Facts for people; warnings may quote a row."""
+    return {key: value for key, value in view.facts.items() if key != "warnings" or not projection.hides_rows}
+
+
+def _reason(trial: TrialRecord, projection: Projection) -> str:
+    """Why a trial ended; an error may quote a row."""
+    is_hidden = projection.hides_rows and trial.state == "failed"
+    return "an error; `optimizer show` says which" if is_hidden else trial.reason
 
 
 def trial_name(trial: TrialRecord, *, width: int = 2) -> str:
@@ -197,7 +208,7 @@ def _trial_tags(view: StudyView, trial: TrialRecord, projection: Projection, lin
         "optimizer.trial": str(trial.number),
         "optimizer.operator": trial.recipe.operator,
         "optimizer.state": trial.state,
-        "optimizer.reason": projection.preview(trial.reason, REASON_CHARS),
+        "optimizer.reason": projection.preview(_reason(trial, projection), REASON_CHARS),
         "optimizer.candidate": trial.candidate.id if trial.candidate else "",
         "optimizer.parents": ",".join(trial.parents),
         "optimizer.parent_trials": ",".join(f"{number:0{width}d}" for number in numbers),
@@ -218,7 +229,7 @@ def _trial_files(trial: TrialRecord, projection: Projection, lineage: Lineage) -
     if trial.candidate is None:
         return files
     prompt = projection.render(trial.candidate)
-    files |= {"prompt.txt": prompt, "candidate.json": pretty_json(trial.candidate.to_json())}
+    files |= {"prompt.txt": prompt, "candidate.json": pretty_json(projection.shown(trial.candidate).to_json())}
     parent = lineage.candidate(trial.parents[0]) if trial.parents else None
     if parent is not None:
         files["diff.txt"] = prompt_diff(projection.render(parent), prompt, parent.id, trial.candidate.id)

@@ -4,18 +4,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from optimizer.candidate import Candidate
+from optimizer.candidate import Candidate, Demo
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def _unchanged(text: str) -> str:
     return text
+
+
+def without_rows(candidate: Candidate) -> Candidate:
+    """Return the candidate with the id of each row that it shows in place of the row."""
+
+    def marked(demo: Demo) -> Demo:
+        mark = f"[row {demo.example_id}]"
+        return replace(
+            demo, inputs=dict.fromkeys(demo.inputs, mark), outputs=dict.fromkeys(demo.outputs, mark), reasoning=None
+        )
+
+    parts = [replace(part, demos=tuple(map(marked, part.demos))) for part in candidate.parts]
+    return replace(candidate, parts=tuple(parts))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +51,7 @@ class Projection:
         storage_id: tells two studies of one name apart, see `optimizer.track.outbox.storage_id`.
         render: the exact prompt text of a candidate.
         redact: applied to every text before it leaves; removes secrets.
+        hides_rows: rows appear as their ids; remarks that may quote one are left out.
     """
 
     uri: str
@@ -48,6 +62,11 @@ class Projection:
     register: bool = True
     splits: tuple[SplitInput, ...] = ()
     redact: Callable[[str], str] = _unchanged
+    hides_rows: bool = False
+
+    def shown(self, candidate: Candidate) -> Candidate:
+        """The candidate as it may be shown."""
+        return without_rows(candidate) if self.hides_rows else candidate
 
     def study_id(self, name: str) -> str:
         """The identity of a study's parent run."""

@@ -1,0 +1,168 @@
+"""What a probe's facts mean: go, more data, another metric, or stop, with reasons. Pure.
+
+The advice is about the night, not the prompt: whether a search can find a gain, and whether this data can prove it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from optimizer.words import percent
+
+Decision = Literal["go", "more data", "another metric", "stop"]
+PRIORITY: tuple[Decision, ...] = ("stop", "another metric", "more data", "go")
+EXIT_CODES = {"go": 0, "more data": 4, "another metric": 4, "stop": 4}
+
+MIN_READ = 0.5  # share of replies that can be read; formats and examples rarely mend more
+MAX_CONTRADICTORY = 0.15
+MAX_LEAKED = 0.1
+NOTHING_LEFT = 0.02  # head-room below this is nothing
+MAX_NOISE = 0.15  # standard deviation of the score of one and the same answer; a coin gives 0.5
+UNEVEN = 0.9  # share of the constant answer from which a mean of hits says little
+LIKELY_SHARE = 0.5  # of the head-room: what a good search may find; more was rare in published runs
+PRIOR_SPREAD, PRIOR_ROWS = 0.5, 20.0  # belief about paired differences before any row, and how many rows it is worth
+POWER = 1.96 + 0.84  # 95% confidence, found four times out of five
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unsettled:
+    """A row that the model answers differently each time."""
+
+    example_id: str
+    shown: str
+    answers: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbeFacts:
+    """What a probe counted. Scores and shares are in [0, 1].
+
+    Attributes:
+        with_examples: score of the seed with a few examples; None when the study allows none.
+        constant: score of always giving the most frequent answer; None when it cannot be had for free.
+        noise: mean standard deviation of one row's score when the model answers it again.
+        metric_noise: the same for one and the same answer, scored again; above 0 for judges only.
+        spread: standard deviation of the paired difference between the two prompts, over `n_pairs` rows.
+        leaked_share: rows of which an input is the answer.
+        overlap: rows removed because another given file has their inputs.
+    """
+
+    n_rows: int
+    n_test: int
+    seed: float
+    with_examples: float | None
+    constant: float | None
+    is_mean: bool
+    read_share: float
+    unread_reason: str
+    noise: float
+    metric_noise: float
+    spread: float
+    n_pairs: int
+    unsettled: tuple[Unsettled, ...]
+    n_repeated: int
+    contradictory_share: float
+    leaked_share: float
+    overlap: int = 0
+    near_copies: str = ""
+
+    @property
+    def best(self) -> float:
+        return max(self.seed, self.with_examples if self.with_examples is not None else 0.0)
+
+    @property
+    def ceiling(self) -> float:
+        """The most that any prompt can score: of rows that contradict each other, about half are wrong."""
+        return 1 - self.contradictory_share / 2
+
+    @property
+    def head_room(self) -> float:
+        return max(0.0, self.ceiling - self.seed)
+
+    @property
+    def smallest_gain(self) -> float:
+        """The gain that the test rows prove four times out of five, at the spread seen so far."""
+        weight = self.n_pairs + PRIOR_ROWS
+        variance = (self.n_pairs * self.spread**2 + PRIOR_ROWS * PRIOR_SPREAD**2) / weight
+        return min(1.0, POWER * math.sqrt(variance / self.n_test))
+
+    @property
+    def n_test_wanted(self) -> int:
+        """Test rows with which half of the head-room could be proved."""
+        likely = max(LIKELY_SHARE * self.head_room, 0.01)
+        return math.ceil(self.n_test * (self.smallest_gain / likely) ** 2)
+
+
+class Reason(NamedTuple):
+    decision: Decision
+    text: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Advice:
+    decision: Decision
+    reasons: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.decision]
+
+
+def advise(facts: ProbeFacts) -> Advice:
+    """Return the strongest objection with its reasons, or `go` with the reason why."""
+    found = list(_objections(facts))
+    if not found:
+        return Advice(decision="go", reasons=(_why_go(facts),))
+    decision = min((reason.decision for reason in found), key=PRIORITY.index)
+    first = [reason.text for reason in found if reason.decision == decision]
+    return Advice(decision=decision, reasons=(*first, *(r.text for r in found if r.decision != decision)))
+
+
+def _objections(facts: ProbeFacts) -> Iterator[Reason]:
+    if facts.read_share < MIN_READ:
+        yield Reason(
+            "stop",
+            f"only {percent(facts.read_share)} of the replies can be read ({facts.unread_reason}); "
+            "raise lm.task.max_tokens, try another layout in search.formats, or another model",
+        )
+    if facts.leaked_share > MAX_LEAKED:
+        yield Reason(
+            "stop", f"in {percent(facts.leaked_share)} of the rows an input is the answer; leave that field out"
+        )
+    if facts.contradictory_share > MAX_CONTRADICTORY:
+        yield Reason(
+            "stop", f"{percent(facts.contradictory_share)} of the rows contradict another row; mend the labels first"
+        )
+    if facts.head_room < NOTHING_LEFT:
+        yield Reason("stop", f"your prompt scores {percent(facts.seed)} already; there is nothing left to gain")
+        return
+    if facts.best == 0 and facts.read_share >= MIN_READ:
+        yield Reason(
+            "another metric", "every answer scores 0 although it can be read; the metric may ask for more than is meant"
+        )
+        return
+    if facts.is_mean and facts.constant is not None and facts.constant > UNEVEN:
+        text = f"always giving the same answer scores {percent(facts.constant)}; macro_f1 counts every answer alike"
+        yield Reason("another metric", text)
+    if facts.metric_noise > MAX_NOISE:
+        yield Reason(
+            "another metric",
+            f"the same answer scored again moves by {facts.metric_noise:.2f}; a clearer rubric, a stronger judge or a "
+            "metric without one is steadier",
+        )
+    if facts.smallest_gain > LIKELY_SHARE * facts.head_room:
+        yield Reason(
+            "more data",
+            f"{facts.n_test} test rows prove a gain of {100 * facts.smallest_gain:.0f} points, and a search may find "
+            f"half of the {100 * facts.head_room:.0f} that are left; about {facts.n_test_wanted} test rows would do",
+        )
+
+
+def _why_go(facts: ProbeFacts) -> str:
+    return (
+        f"{100 * facts.head_room:.0f} points are left above your prompt, and a gain of "
+        f"{100 * facts.smallest_gain:.0f} can be proved"
+    )

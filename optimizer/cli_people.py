@@ -1,0 +1,128 @@
+"""Commands for people who have examples and a goal: `init`, and later steps in which a person decides.
+
+`add_commands` enters them into the command line. Like `cli`, everything heavy is imported inside.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+_runs_dir = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
+)
+
+
+def _guard(is_debug: bool, call: Callable[[], int]) -> None:
+    from optimizer.terminal import guarded
+
+    sys.exit(guarded(call, is_debug=is_debug))
+
+
+@click.command()
+@click.argument("data", required=False)
+@click.option("--goal", metavar="TEXT", help="What the prompt is for, in one or two sentences.")
+@click.option("--input", "inputs", multiple=True, metavar="COLUMN", help="A column that is read; may be repeated.")
+@click.option("--output", "outputs", multiple=True, metavar="COLUMN", help="The column of the answer.")
+@click.option("--prompt", metavar="TEXT", help="Your present prompt.")
+@click.option("--name", metavar="NAME", help="Name of the study.")
+@click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="File to write; default: NAME.yaml.")
+@click.option("--model", metavar="MODEL", help="Model that the prompt is for; default: embedded.")
+@click.option("--api-base", metavar="URL", help="Address of an OpenAI-compatible server.")
+@click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
+@click.option("--sheet", metavar="NAME", help="Sheet of a spreadsheet; default: the first.")
+@click.option("--private", is_flag=True, help="Write `privacy: local`: nothing may leave this machine.")
+@click.option("--yes", is_flag=True, help="Ask nothing, take every proposal.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@_debug
+def init(
+    data: str | None,
+    goal: str | None,
+    inputs: tuple[str, ...],
+    outputs: tuple[str, ...],
+    prompt: str | None,
+    name: str | None,
+    config: Path | None,
+    model: str | None,
+    api_base: str | None,
+    api_key_env: str | None,
+    sheet: str | None,
+    private: bool,
+    yes: bool,
+    force: bool,
+    debug: bool,
+) -> None:
+    """Look at DATA (.csv, .xlsx, .jsonl, .parquet, hub:owner/name) and write a configuration for it."""
+    from optimizer.commands_init import init_study
+    from optimizer.init_study import Wishes
+
+    wishes = Wishes(
+        data=data,
+        goal=goal,
+        inputs=inputs,
+        outputs=outputs,
+        prompt=prompt,
+        name=name,
+        config=config,
+        model=model,
+        api_base=api_base,
+        api_key_env=api_key_env,
+        sheet=sheet,
+        is_private=private,
+    )
+    ask = None if yes else lambda question, proposal: str(click.prompt(question, default=proposal, type=str))
+    _guard(debug, lambda: init_study(wishes, ask, is_forced=force))
+
+
+@click.command()
+@click.argument("study")
+@click.argument("text")
+@click.option("--like", default="seed", metavar="SEED", help="Layout and examples: of `seed`, `best`, or a trial N.")
+@click.option("--predictor", metavar="NAME", help="Which prompt of a program with several.")
+@_runs_dir
+@_debug
+def suggest(study: str, text: str, like: str, predictor: str | None, runs_dir: Path, debug: bool) -> None:
+    """Add your own prompt TEXT (or @FILE) to a running or paused STUDY as its next trial."""
+    from optimizer.commands_review import suggest_prompt
+
+    _guard(debug, lambda: suggest_prompt(study, text, runs_dir, like=like, predictor=predictor))
+
+
+@click.command()
+@click.argument("study")
+@click.option("--veto", "vetoed", type=int, multiple=True, metavar="N", help="A trial that must not win; repeatable.")
+@click.option("--edit", "edited", type=int, metavar="N", help="Edit the prompt of a trial and race the result.")
+@click.option("--text", metavar="TEXT", help="With --edit: the new prompt (or @FILE) instead of an editor.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
+@_runs_dir
+@_debug
+def review(
+    study: str,
+    vetoed: tuple[int, ...],
+    edited: int | None,
+    text: str | None,
+    is_json: bool,
+    runs_dir: Path,
+    debug: bool,
+) -> None:
+    """Show the finalists of STUDY side by side, with dev rows on which they differ; veto or edit one."""
+    from optimizer.commands_review import review_study
+
+    def edit(old: str) -> str | None:
+        return click.edit(old, extension=".txt")
+
+    _guard(
+        debug,
+        lambda: review_study(study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit),
+    )
+
+
+def add_commands(app: click.Group) -> None:
+    """Enter the commands of this module."""
+    for command in (init, suggest, review):
+        app.add_command(command)

@@ -1,0 +1,187 @@
+"""What `optimizer suggest` and `optimizer review` do: show, and pass on what a person decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from optimizer.candidate import Example
+from optimizer.errors import ConfigError, StudyError, UserError
+from optimizer.render import render
+from optimizer.review import Difference, Finalist, differences, finalists
+from optimizer.saved import SavedStudy, open_saved
+from optimizer.terminal import console, hold_logs
+from optimizer.wishes import refuse_finished, reworded, suggest, veto, vetoes
+from optimizer.words import percent, visible
+
+SIDE_BY_SIDE = 100  # columns of the terminal from which panels stand beside each other
+
+
+def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor: str | None) -> int:
+    """Add a person's prompt to a study as its next trial."""
+    saved = open_saved(runs_dir, name)
+    view = saved.view()
+    refuse_finished(view)
+    base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
+    candidate = reworded(base, text_of(text), predictor)
+    _say_suggested(name, is_new=suggest(saved.journal, view, candidate), state=view.state)
+    return 0
+
+
+def review_study(
+    name: str,
+    runs_dir: Path,
+    *,
+    vetoed: tuple[int, ...],
+    edited: int | None,
+    text: str | None,
+    is_json: bool,
+    edit: Callable[[str], str | None],
+) -> int:
+    """Show the finalists, or veto and edit as the flags say."""
+    hold_logs()
+    saved = open_saved(runs_dir, name)
+    if text is not None and edited is None:
+        raise ConfigError("--text: goes with --edit N, the trial whose prompt it replaces")
+    for number in vetoed:
+        veto(saved.journal, saved.view(), _finalist(saved, number).candidate)
+        console().print(f"trial {number} cannot win any more", highlight=False)
+    if edited is not None:
+        _edit(saved, _finalist(saved, edited), text, edit)
+    if not vetoed and edited is None:
+        _show(saved, is_json=is_json)
+    return 0
+
+
+def text_of(words: str) -> str:
+    """Return the text, or that of the file that `@FILE` names.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if not words.startswith("@"):
+        return words
+    try:
+        return Path(words[1:]).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{words[1:]}: cannot be read as UTF-8 text: {error}") from error
+
+
+def _edit(saved: SavedStudy, finalist: Finalist, text: str | None, edit: Callable[[str], str | None]) -> None:
+    if len(finalist.candidate.parts) > 1:
+        raise StudyError("--edit: the program has several prompts; use `optimizer suggest --like N --predictor NAME`")
+    old = finalist.candidate.parts[0].instructions
+    new = text_of(text) if text is not None else edit(old)
+    if new is None or new.strip() == old.strip():
+        raise ConfigError("--edit: nothing was changed")
+    view = saved.view()
+    is_new = suggest(saved.journal, view, reworded(finalist.candidate, new, None))
+    _say_suggested(view.name, is_new=is_new, state=view.state)
+
+
+def _say_suggested(name: str, *, is_new: bool, state: str) -> None:
+    if not is_new:
+        console().print("this very prompt has been tried; see: optimizer show " + name, highlight=False)
+        return
+    when = (
+        "the running study takes it up next" if state == "running" else "it is raced next when the study is run again"
+    )
+    console().print(f"added: {when}", highlight=False)
+
+
+def _finalist(saved: SavedStudy, number: int) -> Finalist:
+    every = finalists(saved.view(), vetoes(saved.journal), n=10**6)
+    found = next((each for each in every if each.number == number), None)
+    if found is None:
+        allowed = ", ".join(str(each.number) for each in sorted(every, key=lambda each: each.number))
+        raise StudyError(f"no trial {number} with a scored prompt; there are: {allowed or 'none yet'}")
+    return found
+
+
+def _number(like: str) -> int:
+    if not like.isdigit():
+        raise ConfigError(f"--like: {like!r} is neither `seed`, `best` nor the number of a trial")
+    return int(like)
+
+
+def _show(saved: SavedStudy, *, is_json: bool) -> None:
+    view = saved.view()
+    found = finalists(view, vetoes(saved.journal))
+    rows = differences(found, _rows(saved))
+    if is_json:
+        prompts = {each.number: render(saved.program(), each.candidate) for each in found}
+        print(json.dumps(_json(found, rows, prompts), indent=2, ensure_ascii=False))
+        return
+    out = console()
+    if not found:
+        out.print("no prompt has been scored yet")
+        return
+    panels = [_panel(each, saved, out) for each in found]
+    out.print(Columns(panels, equal=True) if out.width >= SIDE_BY_SIDE else "", end="")
+    for panel in panels if out.width < SIDE_BY_SIDE else ():
+        out.print(panel)
+    _print_differences(out, rows)
+    if view.state != "finished":
+        out.print(f"\nveto: optimizer review {view.name} --veto N    edit: optimizer review {view.name} --edit N")
+
+
+def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:
+    score = f"{percent(each.trial.score)} on {len(each.trial.outcomes)} dev rows"
+    marks = " (yours)" if each.is_seed else " (vetoed)" if each.is_vetoed else ""
+    width = max(30, out.width // 3 - 2) if out.width >= SIDE_BY_SIDE else None
+    text = Text(visible(render(saved.program(), each.candidate)))
+    return Panel(text, title=f"trial {each.number}{marks}", subtitle=score, title_align="left", width=width)
+
+
+def _print_differences(out: Console, rows: list[Difference]) -> None:
+    out.print(Text("Where they differ:" if rows else "They answer no shared dev row differently.", style="bold"))
+    for row in rows:
+        out.print(Text(f"\n{row.shown}"))
+        if row.expected:
+            out.print(Text(f"  expected: {row.expected}", style="dim"))
+        for number, answer in row.answers.items():
+            value = row.values.get(number)
+            out.print(Text(f"  trial {number}: {answer} ({'failed' if value is None else f'{value:.2f}'})"))
+
+
+def _rows(saved: SavedStudy) -> Mapping[str, Example]:
+    """The dev rows by id, read again from the study's data; none when the data is gone or came from Python."""
+    from optimizer.data import load_splits
+
+    try:
+        return {row.id: row for row in load_splits(saved.config, folder=saved.folder).dev}
+    except UserError:
+        return {}
+
+
+def _json(found: list[Finalist], rows: list[Difference], prompts: Mapping[int, str]) -> dict[str, object]:
+    return {
+        "finalists": [
+            {
+                "trial": each.number,
+                "candidate": each.candidate.id,
+                "score": each.trial.score,
+                "rows": len(each.trial.outcomes),
+                "is_seed": each.is_seed,
+                "is_vetoed": each.is_vetoed,
+                "prompt": prompts[each.number],
+            }
+            for each in found
+        ],
+        "differences": [
+            {
+                "example": row.example_id,
+                "input": row.shown,
+                "expected": row.expected,
+                "answers": {str(number): answer for number, answer in row.answers.items()},
+                "values": {str(number): value for number, value in row.values.items()},
+            }
+            for row in rows
+        ],
+    }

@@ -1,0 +1,132 @@
+"""Text files as decoded lines, whatever program saved them: UTF-8, UTF-16 with its mark, or an encoding that is named.
+
+An unmarked file that is not UTF-8 is refused, with the encoding that it most likely has: a wrong guess would turn
+letters into others without a sign, so a person confirms it.
+"""
+
+from __future__ import annotations
+
+import codecs
+from collections.abc import Iterator
+from pathlib import Path
+
+from optimizer.errors import DataError
+
+SAMPLE_BYTES = 200_000
+_TYPED = "\u20ac\u00a3\u00b0\u00a7\u00ab\u00bb\u2013\u2014\u2018\u2019\u201c\u201d\u201e\u2026\u00a0\u00bf\u00a1\u2022"
+# Longer marks first: UTF-32's begins like UTF-16's. A mark leaves no doubt, so these need no setting.
+_MARKS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+
+
+def read_lines(path: Path, name: str, encoding: str | None = None) -> Iterator[str]:
+    """Yield decoded lines with their ends; a byte order mark is dropped.
+
+    Args:
+        name: what messages call the file.
+        encoding: as Python names it; None for UTF-8, or what the file's mark says.
+
+    Raises:
+        DataError: while walking: the file cannot be read, or is not text in this encoding.
+    """
+    used = encoding
+    try:
+        used = encoding or marked_encoding(path) or "utf-8"
+        with path.open(encoding=used, newline="") as file:
+            for number, line in enumerate(file, 1):
+                if "\0" in line:
+                    raise DataError(
+                        f"{name}:{number}: holds a NUL byte, so it is a binary or UTF-16 file; "
+                        "expected UTF-8 text; save it again as UTF-8"
+                    )
+                yield line
+    except UnicodeError:
+        if encoding is not None:
+            raise DataError(
+                f"{name}: is not text in {encoding!r}, which data.encoding names; save it as UTF-8, or name another"
+            ) from None
+        raise DataError(_bad_byte(path, name)) from None
+    except OSError as error:
+        raise DataError(f"{name}: cannot be read: {error.strerror}; check the file's permissions") from None
+
+
+def marked_encoding(path: Path) -> str | None:
+    """Return the encoding that the file's byte order mark names, or None."""
+    with path.open("rb") as file:
+        head = file.read(4)
+    return next((encoding for mark, encoding in _MARKS if head.startswith(mark)), None)
+
+
+def guess_encoding(path: Path) -> str | None:
+    """Return the encoding to name for a file, or None when none need be named or none fits.
+
+    Western European text is Windows-1252 far more often than any of its relatives, which differ in a few letters.
+    """
+    if marked_encoding(path):
+        return None
+    with path.open("rb") as file:
+        sample = file.read(SAMPLE_BYTES)
+    sample = sample[: sample.rfind(b"\n") + 1] or sample
+    if _decodes(sample, "utf-8"):
+        return None
+    if _decodes(sample, "cp1252") and _reads_western(sample.decode("cp1252")):
+        return "cp1252"
+    for encoding in ("cp932", "euc_jp"):  # short Japanese texts are taken for Korean otherwise
+        if _decodes(sample, encoding) and _share_of_kana(sample.decode(encoding)) > 0.2:
+            return encoding
+    from charset_normalizer import from_bytes  # slow to import, and needed for few files
+
+    best = from_bytes(sample).best()
+    return best.encoding if best is not None else None
+
+
+def _reads_western(text: str) -> bool:
+    """Most letters are plain ones, and nearly all others are letters or marks that people write."""
+    letters = [char for char in text if char.isalpha()]
+    other = [char for char in text if ord(char) > 127]
+    n_usual = sum(char.isalpha() or char in _TYPED for char in other)
+    return sum(ord(char) > 127 for char in letters) < 0.25 * len(letters) and n_usual >= 0.9 * len(other)
+
+
+def _share_of_kana(text: str) -> float:
+    return sum("\u3040" <= char <= "\u30ff" for char in text) / max(1, len(text))
+
+
+def _decodes(sample: bytes, encoding: str) -> bool:
+    try:
+        return "\0" not in sample.decode(encoding)
+    except UnicodeError:
+        return False
+
+
+def _bad_byte(path: Path, name: str) -> str:
+    """Find the first byte that is no UTF-8; the decoder's own offset counts from its last buffer."""
+    offset = 0
+    with path.open("rb") as file:
+        head = file.read(4096)
+        if b"\0" in head:
+            return f"{name}:1: is a binary or UTF-16 file; expected UTF-8 text; save it again as UTF-8"
+        file.seek(0)
+        for number, line in enumerate(file, 1):
+            if (start := _first_bad(line)) is not None:
+                guess = guess_encoding(path) or "cp1252"
+                return (
+                    f"{name}:{number}: byte 0x{line[start]:02x} at offset {offset + start} of the file is not UTF-8; "
+                    f"it looks like {guess}: set data.encoding: {guess}, or save it as UTF-8, for example with "
+                    f"`iconv -f {guess} -t UTF-8 {path.name} > utf8-{path.name}`"
+                )
+            offset += len(line)
+    return f"{name}: changed while it was read; try again"
+
+
+def _first_bad(line: bytes) -> int | None:
+    try:
+        line.decode()
+    except UnicodeDecodeError as error:
+        return error.start
+    return None

@@ -1,0 +1,286 @@
+"""`optimizer init`: from a file of examples to a configuration that `check` and `run` accept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from xml.sax.saxutils import escape
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from optimizer.config_file import load_config
+from optimizer.data import load_splits
+from optimizer.errors import ConfigError, DataError
+from optimizer.init_study import Dialogue, Wishes, Written, study_name
+from optimizer.propose_task import Column, columns_of, field_names, guess_output, pick_inputs, pick_metric, pick_output
+from optimizer.text_files import guess_encoding
+
+TEAMS = ("Versand", "Abrechnung", "Technik")
+THINGS = ("Lampe", "Küche", "Tür", "Wäsche", "Säge", "Brücke", "Möbel", "Decke", "Uhr", "Vase")
+TROUBLES = ("kam nicht an", "ist zu teuer", "geht nicht auf", "wurde doppelt geschickt", "fällt ständig um", "rostet")
+
+
+def rows() -> list[dict[str, str]]:
+    pairs = [(thing, trouble) for trouble in TROUBLES for thing in THINGS]
+    return [
+        {"Nr": f"T{i:04d}", "Nachricht": f"Meine {thing} {trouble} \u2013 was nun?", "Team": TEAMS[i % 3]}
+        for i, (thing, trouble) in enumerate(pairs)
+    ]
+
+
+def as_csv(table: Sequence[dict[str, str]], delimiter: str) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(table[0]), delimiter=delimiter)
+    writer.writeheader()
+    writer.writerows(table)
+    return text.getvalue()
+
+
+def as_xlsx(table: Sequence[dict[str, str]], path: Path) -> None:
+    """The smallest workbook that spreadsheet programs open: inline texts on a second sheet, an empty first one."""
+    lines = [list(table[0]), *([*row.values()] for row in table)]
+    cells = "".join(
+        f"<row r='{i}'>" + "".join(f"<c t='inlineStr'><is><t>{escape(cell)}</t></is></c>" for cell in line) + "</row>"
+        for i, line in enumerate(lines, 1)
+    )
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    sheet = f"<worksheet xmlns='{main}'><sheetData>{{}}</sheetData></worksheet>"
+    names = ("leer", "Anfragen")
+    listed = "".join(f"<sheet name='{name}' sheetId='{i}' r:id='r{i}'/>" for i, name in enumerate(names, 1))
+    links = "".join(f"<Relationship Id='r{i}' Type='{office}/worksheet' Target='s{i}.xml'/>" for i in (1, 2))
+    with zipfile.ZipFile(path, "w") as book:
+        book.writestr("[Content_Types].xml", f"<Types xmlns='{package}/content-types'/>")
+        book.writestr(
+            "_rels/.rels",
+            f"<Relationships xmlns='{package}/relationships'>"
+            f"<Relationship Id='r1' Type='{office}/officeDocument' Target='xl/workbook.xml'/></Relationships>",
+        )
+        book.writestr(
+            "xl/workbook.xml", f"<workbook xmlns='{main}' xmlns:r='{office}'><sheets>{listed}</sheets></workbook>"
+        )
+        book.writestr(
+            "xl/_rels/workbook.xml.rels", f"<Relationships xmlns='{package}/relationships'>{links}</Relationships>"
+        )
+        book.writestr("xl/s1.xml", sheet.format(""))
+        book.writestr("xl/s2.xml", sheet.format(cells))
+
+
+def written(folder: Path, name: str, **wishes: object) -> Written:
+    settings = {"data": str(folder / name), "config": folder / "study.yaml", **wishes}
+    return Dialogue(Wishes(**settings), ask=None).run(is_forced=False)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("name", "delimiter", "encoding", "named"),
+    [
+        ("a.csv", ",", "utf-8", None),
+        ("a.csv", ";", "cp1252", "cp1252"),
+        ("a.csv", ";", "utf-8-sig", None),
+        ("a.csv", "|", "utf-16", None),
+        ("a.tsv", "\t", "utf-16", None),
+        ("a.csv", "\t", "utf-8", None),
+    ],
+)
+def test_a_csv_of_any_separator_and_encoding_becomes_a_study(
+    name: str, delimiter: str, encoding: str, named: str | None, tmp_path: Path
+) -> None:
+    """What spreadsheet programs save is read as it is; an encoding is named only where the file does not tell."""
+    (tmp_path / name).write_bytes(as_csv(rows(), delimiter).encode(encoding))
+    result = written(tmp_path, name)
+    config = load_config(result.path)
+    assert config.data.encoding == named
+    assert list(config.task.inputs) == ["nachricht"]
+    assert config.task.outputs["team"].choices == tuple(sorted(TEAMS))
+    assert config.data.fields == {"nachricht": "Nachricht", "team": "Team"}
+    message = load_splits(config, folder=tmp_path).dev[0].inputs["nachricht"]
+    assert "\u2013 was nun?" in str(message)
+    assert any(thing in str(message) for thing in THINGS)
+
+
+def test_sheets_jsonl_and_parquet_become_studies(tmp_path: Path) -> None:
+    """Other usual files give the same rows."""
+    table = rows()
+    as_xlsx(table, tmp_path / "b.xlsx")
+    (tmp_path / "b.jsonl").write_text("".join(json.dumps(row) + "\n" for row in table), encoding="utf-8")
+    pq.write_table(pa.Table.from_pylist(table), tmp_path / "b.parquet")
+    found = {}
+    for name in ("b.xlsx", "b.jsonl", "b.parquet"):
+        result = written(tmp_path, name, config=tmp_path / f"{name}.yaml", sheet="Anfragen" if "xlsx" in name else None)
+        found[name] = {row.id for row in (*result.splits.train, *result.splits.dev, *result.splits.test)}
+    assert len(found["b.jsonl"]) == len(table)
+    assert found["b.xlsx"] == found["b.jsonl"] == found["b.parquet"]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("text,label\n" + "".join(f"row {'abc'[i % 3]} {i},x{i % 2}\n" for i in range(12)), "12 rows .* too few; 40"),
+        ("text\n" + "".join(f"word {i}\n" for i in range(60)), "holds the column 'text'"),
+        (
+            "text,label\n" + "".join(f"row {i},{'x' if i < 5 else ''}\n" for i in range(60)),
+            "55 of 60 rows have no 'label'",
+        ),
+        ("text,label\n" + "".join(f"row {i},x\n" for i in range(60)), "every row has the same 'label'"),
+        ("text,label\n", "no rows can be read"),
+        ("", "no rows can be read"),
+        ("text,label\n" + '"open quote,x\n' * 60, "cannot be read|no rows can be read"),
+    ],
+)
+def test_poor_data_is_refused_in_one_line(content: str, said: str, tmp_path: Path) -> None:
+    """Too little, empty answers, one column: it says what is missing, and nothing is written."""
+    (tmp_path / "poor.csv").write_text(content)
+    with pytest.raises(DataError, match=said) as error:
+        written(tmp_path, "poor.csv")
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "study.yaml").exists()
+
+
+def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
+    """A configuration that a person has worked on is kept, also when --force meets poor data."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","))
+    (tmp_path / "study.yaml").write_text("mine")
+    with pytest.raises(ConfigError, match="exists"):
+        written(tmp_path, "a.csv")
+    (tmp_path / "dup.csv").write_text("text,label\n" + "".join(f"the same,{'xy'[i % 2]}\n" for i in range(60)))
+    wishes = Wishes(data=str(tmp_path / "dup.csv"), config=tmp_path / "study.yaml")
+    with pytest.raises(DataError):
+        Dialogue(wishes, ask=None).run(is_forced=True)
+    assert (tmp_path / "study.yaml").read_text() == "mine"
+
+
+def test_questions_are_asked_for_what_flags_leave_open(tmp_path: Path) -> None:
+    """Each answer counts, an empty one takes the proposal, and a break can be taken up with flags."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    asked: list[tuple[str, str]] = []
+
+    def ask(question: str, proposal: str) -> str:
+        asked.append((question, proposal))
+        return "Sort customers' mail: by team." if question.startswith("What") else proposal
+
+    dialogue = Dialogue(Wishes(data=str(tmp_path / "a.csv"), config=tmp_path / "s.yaml", outputs=("Team",)), ask)
+    config = load_config(dialogue.run(is_forced=False).path)
+    assert config.task.goal == config.prompt == "Sort customers' mail: by team."
+    assert [proposal for _, proposal in asked][:1] == ["Nachricht"]
+    assert len(asked) == 5
+    assert "--goal 'Sort customers'" in dialogue.wishes.as_flags()
+
+
+def test_a_private_study_with_a_model_elsewhere_is_not_written(tmp_path: Path) -> None:
+    """What `check` would refuse is refused at once."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    with pytest.raises(ConfigError, match="privacy: local, but"):
+        written(tmp_path, "a.csv", is_private=True, model="openai/gpt-4.1-mini")
+    assert not (tmp_path / "study.yaml").exists()
+    config = load_config(written(tmp_path, "a.csv", is_private=True).path)
+    assert (config.privacy, config.tracking.rows) == ("local", "ids")
+
+
+def test_a_doubtful_answer_column_is_said(tmp_path: Path) -> None:
+    """Where several columns could be the answer, the others are named, and offered as groups."""
+    table = [{**row, "Region": ("Nord", "Süd")[i % 2]} for i, row in enumerate(rows())]
+    (tmp_path / "a.csv").write_text(as_csv(table, ","), encoding="utf-8")
+    result = written(tmp_path, "a.csv")
+    assert result.draft.notes == ("'Team' was taken for the answer; 'Region' may be one, too (--output).",)
+    assert "slices: {by: Region," in result.path.read_text(encoding="utf-8")
+
+
+def column(*values: object) -> Column:
+    return columns_of([{"c": value} for value in values])["c"]  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize(
+    ("values", "kind", "metric"),
+    [
+        (["yes", "no"] * 20, "boolean", "accuracy"),
+        (["Yes", "no", "no "] * 20, "boolean", "accuracy"),
+        ([1, 0] * 20, "label", "accuracy"),
+        ([*["spam"] * 5, *["ham"] * 45], "label", "macro_f1"),
+        ([*range(50)], "number", "number"),
+        ([f"{i}.5" for i in range(50)], "number", "number"),
+        (['{"name": "a", "age": 3}'] * 9, "json", "json_fields"),
+        ([{"name": "a"}, {"name": "b"}], "json", "json_fields"),
+        ([f"Paris {i}" for i in "abcdefgh"], "text", "exact_match"),
+        ([f"the answer is that {i} went home early today" for i in "abcdefgh"], "text", "token_f1"),
+        ([f"{i} " + "long words " * 30 for i in "abcdefgh"], "text", "rouge_l"),
+    ],
+)
+def test_kind_and_metric_follow_from_the_values(values: list[object], kind: str, metric: str) -> None:
+    """A few usual answers are recognised for what they are."""
+    guess = guess_output(column(*values))
+    assert (guess.kind, pick_metric(column(*values), guess)[0]) == (kind, metric)
+
+
+def test_spellings_of_one_label_become_one_choice() -> None:
+    """The most frequent spelling stands for all; the data is read with it later."""
+    assert guess_output(column(*["Billing"] * 9, "billing ", "BILLING", *["Other"] * 4)).choices == ("Billing", "Other")
+
+
+def test_roles_follow_from_names_and_contents() -> None:
+    """Ids and dates are not read; the answer is known by its name or its few values."""
+    table = [
+        {"id": f"a{i}", "created": "2024-01-01", "body": f"some longer text about matter {i}", "queue": "xy"[i % 2]}
+        for i in range(20)
+    ]
+    columns = columns_of(table)
+    assert pick_output(columns, []) == "queue"
+    assert pick_inputs(columns, ["queue"]) == ["body"]
+
+
+def test_field_names_are_words() -> None:
+    """Any heading gives a field name that DSPy takes, none twice."""
+    names = field_names(["Ticket Text", "質問", "ticket-text", "2nd", "demos"])
+    assert list(names.values()) == ["ticket_text", "field", "ticket_text_2", "field_2nd", "demos_"]
+    assert study_name("x/Größere Tickets (2).csv") == "groere-tickets-2"
+    assert study_name("hub:owner/My_Set:en:train") == "my_set"
+
+
+def test_encodings_are_guessed_by_what_people_write(tmp_path: Path) -> None:
+    """Western text is Windows-1252; other scripts are told apart."""
+    texts = {
+        "cp1252": "Größe, café \u2013 naïve „Zitat“ 5 €\n" * 5,
+        "shift_jis": "返金はいつになりますか。よろしくお願いします。配達が遅れています。\n" * 20,
+        "cp1251": "Добрый день, посылка ещё не пришла, верните деньги пожалуйста.\n" * 20,
+    }
+    for encoding, text in texts.items():
+        path = tmp_path / encoding
+        path.write_bytes(text.encode(encoding))
+        guess = guess_encoding(path)
+        assert guess is not None
+        assert path.read_text(encoding=guess) == text
+    assert guess_encoding(tmp_path / "cp1252") == "cp1252"
+
+
+@pytest.mark.slow
+def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
+    """`init --yes`, then `check`; without a terminal and without --yes it says how to go on."""
+    (tmp_path / "Anfragen.csv").write_bytes(as_csv(rows(), ";").encode("cp1252"))
+
+    def optimizer(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "optimizer", *words],
+            cwd=tmp_path,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+
+    stopped = optimizer("init", "Anfragen.csv", "--goal", "Sort mail")
+    assert stopped.returncode == 2
+    assert "optimizer init Anfragen.csv --goal 'Sort mail'" in stopped.stderr.replace("\n", " ")
+    done = optimizer("init", "Anfragen.csv", "--yes")
+    assert done.returncode == 0, done.stderr
+    assert "optimizer check anfragen.yaml" in done.stdout
+    checked = optimizer("check", "anfragen.yaml")
+    assert checked.returncode == 0, checked.stderr
+    assert "Everything is in place" in checked.stdout

@@ -1,0 +1,188 @@
+"""Rows that must stay here, stay out of prompts, or stay out of MLflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from optimizer.candidate import Candidate, Demo, Part
+from optimizer.commands_privacy import print_privacy
+from optimizer.config import Config
+from optimizer.data import load_splits
+from optimizer.errors import ConfigError, DataError
+from optimizer.job import open_job
+from optimizer.privacy import is_here, require_local
+from optimizer.track.projection import without_rows
+
+HERE = "http://127.0.0.1:8000/v1"
+AWAY = "https://models.example.org/v1"
+
+
+def config(**changes: Any) -> Config:
+    return Config.model_validate(
+        {
+            "name": "notes",
+            "privacy": "local",
+            "task": {"inputs": {"note": "n"}, "outputs": {"ward": {"kind": "label", "choices": ["a", "b"]}}},
+            "data": {"source": "rows.jsonl"},
+            "metric": "accuracy",
+            **changes,
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        (HERE, True),
+        ("http://localhost:11434/v1", True),
+        ("http://[::1]:8000/v1", True),
+        ("http://127.9.9.9/v1", True),
+        (AWAY, False),
+        ("http://192.168.1.10:8000/v1", False),
+        ("http://0.0.0.0:8000", False),
+        ("http://localhost.example.org/v1", False),
+        ("http://127.0.0.1.example.org/v1", False),
+        ("http://example.org@127.0.0.1:80/v1", True),
+        ("http://127.0.0.1@example.org/v1", False),
+        ("nonsense", False),
+    ],
+)
+def test_an_address_is_here_only_if_it_is_loopback(url: str, expected: bool) -> None:
+    """Neighbours in the same network and names that merely look local are elsewhere."""
+    assert is_here(url) is expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"lm": {"task": {"model": "openai/gpt-4.1-mini"}}}, r"lm\.task is 'openai/gpt-4.1-mini' at its provider"),
+        ({"lm": {"task": {"model": "openai/m", "api_base": AWAY}}}, r"lm\.task is .* at 'models\.example\.org'"),
+        ({"lm": {"task": {"model": "ollama/llama3"}}}, "at its provider"),
+        ({"lm": {"proposer": {"model": "openai/m", "api_base": AWAY}}}, r"lm\.proposer"),
+        (
+            {
+                "metric": {"name": "judge", "rubric": "good"},
+                "lm": {"judge": {"model": "openai/m", "api_base": AWAY}},
+            },
+            r"lm\.judge",
+        ),
+        ({"tracking": {"uri": "https://mlflow.example.org"}}, r"tracking\.uri is at 'mlflow\.example\.org'"),
+        ({"tracking": {"uri": "databricks"}}, r"tracking\.uri"),
+        ({"storage": "postgresql+psycopg://me:secret@db.example.org/x"}, r"storage is at 'db\.example\.org'"),
+    ],
+)
+def test_local_privacy_refuses_every_other_address(changes: dict[str, Any], said: str) -> None:
+    """Models, tracking and database: the first that is elsewhere is named, with what is allowed, and no secret."""
+    with pytest.raises(ConfigError, match=said) as error:
+        require_local(config(**changes))
+    assert "secret" not in str(error.value)
+
+
+def test_it_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
+    """A file that does not even exist is not looked for."""
+    with pytest.raises(ConfigError, match="privacy: local"):
+        open_job(config(lm={"task": {"model": "openai/m"}}), folder=tmp_path, runs_dir=tmp_path / "runs")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lm": {"task": {"model": "openai/m", "api_base": HERE}}},
+        {"tracking": {"uri": "http://localhost:5000"}},
+        {"tracking": {"uri": "sqlite:///x.db"}},
+        {"tracking": {"enabled": False, "uri": "https://mlflow.example.org"}},
+        {"storage": "postgresql+psycopg:///local"},
+        {"privacy": "open", "lm": {"task": {"model": "openai/m", "api_base": AWAY}}},
+    ],
+)
+def test_local_privacy_allows_this_machine(changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """In-process models, loopback servers and files are what it is for."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    require_local(config(**changes))
+
+
+def test_a_proxy_in_between_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A proxy for all of HTTP would carry off what is meant for a server on this machine."""
+    here = config(lm={"task": {"model": "openai/m", "api_base": HERE}})
+    monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    with pytest.raises(ConfigError, match=r"through a proxy .*export NO_PROXY=127\.0\.0\.1"):
+        require_local(here)
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    require_local(here)
+
+
+def note_rows(n: int = 120) -> list[dict[str, Any]]:
+    words = ("knee", "wrist", "hip", "elbow", "ankle", "thumb", "shoulder", "neck", "jaw", "heel", "toe", "rib")
+    acts = ("hurts after a fall", "is swollen", "is stiff in the morning", "was operated on", "cracks when it moves")
+    backs = ("since spring", "for two days")
+    texts = [f"The {word} {act} {back}" for word in words for act in acts for back in backs]
+    return [
+        {"note": text, "ward": "ab"[i % 2], "consent": "no" if i % 3 else "", "closed": "YES" if i % 2 else "no"}
+        for i, text in enumerate(texts[:n])
+    ]
+
+
+def write(folder: Path, rows: list[dict[str, Any]]) -> None:
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_rows_with_a_yes_never_reach_train(tmp_path: Path) -> None:
+    """They are answered and scored like others, but no prompt can show them, nor a near-copy of them."""
+    rows = note_rows()
+    copy = {**rows[1], "note": rows[1]["note"].upper() + "!", "closed": "no"}
+    write(tmp_path, [*rows, copy])
+    plain = load_splits(config(), folder=tmp_path)
+    splits = load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
+    assert any(row.extras["closed"] == "YES" for row in plain.train)
+    assert splits.train
+    assert all(row.extras["closed"] == "no" for row in splits.train)
+    assert not any(str(row.inputs["note"]).casefold().startswith(rows[1]["note"].casefold()) for row in splits.train)
+    kept = {row.id for row in (*splits.dev, *splits.test)}
+    assert {row.id for row in (*plain.dev, *plain.test)} <= kept
+
+
+def test_a_misspelt_opt_out_column_is_refused(tmp_path: Path) -> None:
+    """An opt-out that would silently do nothing is an error; so is one that leaves nothing to show."""
+    write(tmp_path, note_rows())
+    with pytest.raises(DataError, match=r"data\.no_demos: .* no column 'closd'"):
+        load_splits(config(data={"source": "rows.jsonl", "no_demos": "closd"}), folder=tmp_path)
+    write(tmp_path, [{**row, "closed": 1} for row in note_rows()])
+    with pytest.raises(DataError, match=r"train is empty .*data\.no_demos keeps .* rows that may be shown"):
+        load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
+
+
+def test_tracking_can_show_ids_instead_of_rows() -> None:
+    """Nothing of a shown row is left, and its id is."""
+    demo = Demo(example_id="abc123", inputs={"note": "Mrs Alder fell"}, outputs={"ward": "a"}, reasoning="Alder fell")
+    candidate = Candidate(parts=(Part(predictor="answer", instructions="Which ward?", demos=(demo,)),))
+    shown = json.dumps(without_rows(candidate).to_json())
+    assert "Alder" not in shown
+    assert "[row abc123]" in shown
+    assert "Which ward?" in shown
+
+
+def test_check_says_what_is_personal_and_where_it_would_go(tmp_path: Path) -> None:
+    """Counts by kind and split, and the address that the rows would be sent to; nothing of the rows themselves."""
+    rows = [
+        {**row, "note": f"{row['note']}, reported by Mrs Alder"} if i % 2 else row for i, row in enumerate(note_rows())
+    ]
+    write(tmp_path, rows)
+    for privacy, base, said in (("open", AWAY, f"sent to lm.task ({AWAY})"), ("local", HERE, "on this machine only")):
+        lm = {"task": {"model": "openai/m", "api_base": base}}
+        job = open_job(config(privacy=privacy, lm=lm), folder=tmp_path, runs_dir=tmp_path / "runs")
+        out = Console(record=True, width=200)
+        print_privacy(out, job)
+        text = out.export_text()
+        assert "train rows (name with title" in text
+        assert said in text
+        assert "Alder" not in text
+        job.close()

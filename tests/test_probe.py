@@ -1,0 +1,151 @@
+"""`check --probe`: what is asked, what is counted, and what is advised."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from optimizer.advice import ProbeFacts, advise
+from tests.fake_server import Body, FakeServer
+
+FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
+
+FACTS = ProbeFacts(
+    n_rows=24, n_test=300, seed=0.5, with_examples=0.6, constant=0.4, is_mean=True, read_share=1.0, unread_reason="",
+    noise=0.1, metric_noise=0.0, spread=0.5, n_pairs=24, unsettled=(), n_repeated=8, contradictory_share=0.0,
+    leaked_share=0.0,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("changes", "decision", "said"),
+    [
+        ({}, "go", "50 points are left above your prompt, and a gain of 8"),
+        ({"read_share": 0.4, "unread_reason": "is cut"}, "stop", "only 40.0% of the replies can be read (is cut)"),
+        ({"seed": 0.99, "with_examples": 0.9}, "stop", "nothing left to gain"),
+        ({"leaked_share": 0.5}, "stop", "an input is the answer"),
+        ({"contradictory_share": 0.3}, "stop", "contradict"),
+        ({"seed": 0.0, "with_examples": 0.0, "constant": 0.0}, "another metric", "every answer scores 0"),
+        ({"constant": 0.95, "seed": 0.2}, "another metric", "macro_f1"),
+        ({"constant": 0.95, "seed": 0.2, "is_mean": False}, "go", "points are left"),
+        ({"metric_noise": 0.3}, "another metric", "scored again moves by 0.30"),
+        ({"n_test": 20}, "more data", "20 test rows prove a gain of 31 points"),
+        ({"seed": 0.9, "with_examples": 0.9}, "more data", "about 785 test rows would do"),
+        ({"n_test": 20, "read_share": 0.1}, "stop", "can be read"),
+    ],
+)
+def test_the_advice_follows_from_the_facts(changes: dict[str, Any], decision: str, said: str) -> None:
+    """The strongest objection decides, and its reason comes first."""
+    advice = advise(replace(FACTS, **changes))
+    assert advice.decision == decision
+    assert said in advice.reasons[0]
+    assert advice.exit_code == (0 if decision == "go" else 4)
+
+
+def test_more_rows_prove_smaller_gains() -> None:
+    """Four times the rows prove half the gain; the rows asked for would prove half of the head-room."""
+    assert replace(FACTS, n_test=1200).smallest_gain == pytest.approx(FACTS.smallest_gain / 2)
+    few = replace(FACTS, n_test=20)
+    assert replace(few, n_test=few.n_test_wanted).smallest_gain <= few.head_room / 2
+
+
+def folder_with(tmp_path: Path, url: str, rows: list[dict[str, Any]], **changes: Any) -> Path:
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    lm = {"api_base": url, "max_tokens": 100}
+    settings = {
+        "name": "fruit",
+        "task": {
+            "goal": "Say which team packs the box.",
+            "inputs": {"note": "what is in the box"},
+            "outputs": {"team": {"kind": "label", "choices": ["red", "green", "blue"]}},
+        },
+        "prompt": "Which team packs this box?",
+        "data": {"source": "rows.jsonl"},
+        "metric": "accuracy",
+        "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
+        "search": {"formats": ["chat"], "max_demos": 4},
+        **changes,
+    }
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
+    return tmp_path
+
+
+def rows(n: int) -> list[dict[str, Any]]:
+    fruits = list(FRUIT)
+    return [{"note": f"Box {i} holds {i * 7 % 40} {fruits[i % 3]}s.", "team": FRUIT[fruits[i % 3]]} for i in range(n)]
+
+
+def right(body: Body) -> str:
+    fruit = next((fruit for fruit in FRUIT if fruit in body["messages"][-1]["content"]), "apple")
+    return FRUIT[fruit]
+
+
+def model(body: Body) -> str:
+    """Right for apples, wavering for plums, wrong for limes; as proposer it asks what is open."""
+    if body["model"] == "proposer":
+        return "1. Who packs boxes of plums?\n2. Is a lime green when ripe?"
+    text = str(body["messages"][-1]["content"])
+    if "plum" in text:
+        model.draws += 1  # type: ignore[attr-defined]
+        return ["blue", "red"][model.draws % 2]  # type: ignore[attr-defined]
+    return "red"
+
+
+model.draws = 0  # type: ignore[attr-defined]
+
+
+def probe(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "optimizer", "check", "study.yaml", "--probe", *words]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120)
+
+
+@pytest.mark.slow
+def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
+    """No more calls than announced; scores, wavering rows and questions are there; nothing is written."""
+    with FakeServer(model) as server:
+        folder = folder_with(tmp_path, server.url, rows(400))
+        done = probe(folder, "--json")
+        assert done.returncode == 0, done.stderr
+        found = json.loads(done.stdout)
+        assert "The probe makes 72 task calls and one proposer call" in " ".join(done.stderr.split())
+        assert len(server.calls) == 73
+    assert found["advice"] == "go"
+    facts = found["facts"]
+    assert 0.2 < facts["seed"] < 0.8
+    assert 0.2 < facts["constant"] < 0.5
+    assert facts["unsettled"]
+    assert all("plum" in each["shown"] for each in facts["unsettled"])
+    assert found["questions"] == ["Who packs boxes of plums?", "Is a lime green when ripe?"]
+    assert found["estimate"]["n_calls"] > 100
+    assert not (folder / "runs").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("answer", "n", "advice", "said"),
+    [
+        (right, 400, "stop", "nothing left to gain"),
+        (lambda _: "well, who knows", 400, "stop", "can be read"),
+        (model, 60, "more data", "test rows would do"),
+    ],
+    ids=["perfect", "unreadable", "few rows"],
+)
+def test_a_probe_advises_against_a_lost_night(
+    tmp_path: Path, answer: Callable[[Body], str], n: int, advice: str, said: str
+) -> None:
+    """Advice and reason are printed, within 80 columns, and the exit code is 4."""
+    with FakeServer(answer) as server:
+        done = probe(folder_with(tmp_path, server.url, rows(n)))
+    assert done.returncode == 4, done.stderr
+    assert f"Advice: {advice}" in done.stdout
+    assert said in " ".join(done.stdout.split())
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    assert "\x1b" not in done.stdout
