@@ -130,6 +130,20 @@ def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
 
 @app.command()
 @_study
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Another file; not overwritten.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--browser/--no-browser", default=True, help="Open it in a browser.")
+@_runs_dir
+@_debug
+def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir: Path, debug: bool) -> None:
+    """Write one HTML file about STUDY: the proof, the prompts, what got better or worse, the search, its cost."""
+    from optimizer import commands
+
+    _guard(debug, lambda: commands.write_report(study, runs_dir, output=output, is_forced=force, opens_browser=browser))
+
+
+@app.command()
+@_study
 @click.option("-f", "--format", default="text", metavar="FORMAT", help="text, markdown, chat-json, yaml or dspy.")
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")

@@ -18,7 +18,7 @@ from rich.table import Table
 from optimizer.background import runs_flag
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
-from optimizer.errors import ConfigError, StudyError
+from optimizer.errors import StudyError
 from optimizer.files import make_private_folder
 from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
 from optimizer.words import count, duration, money, percent
@@ -171,23 +171,38 @@ def export_study(
 ) -> int:
     """Print or write the best prompt in the form that is asked for."""
     from optimizer.export import export, export_format
-    from optimizer.files import write_atomically
+    from optimizer.files import write_new
     from optimizer.saved import open_saved
 
     chosen = export_format(format)
-    if output is not None and output.exists() and not is_forced:
-        raise ConfigError(f"--output: {str(output)!r} exists; give another name, or --force to overwrite it")
     saved = open_saved(runs_dir, name)
     view = saved.view()
     text = export(view, saved.program(), chosen, None if trial is None else _candidate_of(view, trial))
     if output is None:
         sys.stdout.write(text)
         return 0
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise ConfigError(f"--output: {str(output)!r} cannot be written: {error.strerror or error}") from error
+    write_new(output, text, is_forced=is_forced)
     console().print(f"wrote {output}", highlight=False)
+    return 0
+
+
+def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: bool, opens_browser: bool) -> int:
+    """Write the report beside the study, or to the file that is asked for."""
+    from optimizer.files import write_new, write_text
+    from optimizer.report import report_html
+    from optimizer.saved import open_saved
+    from optimizer.showing import material_of
+
+    saved = open_saved(runs_dir, name)
+    path = output or saved.run_dir / "report.html"
+    text = report_html(material_of(saved))
+    if output is None:
+        write_text(path, text)
+    else:
+        write_new(path, text, is_forced=is_forced)
+    console().print(f"wrote {path}", highlight=False)
+    if opens_browser and sys.stdout.isatty():
+        webbrowser.open(path.resolve().as_uri())
     return 0
 
 

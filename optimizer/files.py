@@ -6,11 +6,12 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from optimizer.errors import StudyError
+from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView
 
 PRIVATE_FILE = 0o600
@@ -57,6 +58,10 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: the disk is full or read-only; the old file is untouched.
     """
+    _replace(path, text, before=_keep_previous)
+
+
+def _replace(path: Path, text: str, *, before: Callable[[Path], None] = lambda _: None) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(
@@ -65,12 +70,35 @@ def write_atomically(path: Path, text: str) -> None:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        _keep_previous(path)
+        before(path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_new(path: Path, text: str, *, is_forced: bool) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        ConfigError: it exists and may not be overwritten, or it cannot be written.
+    """
+    if path.exists() and not is_forced:
+        raise ConfigError(f"--output: {str(path)!r} exists; give another name, or --force to overwrite it")
+    write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, without keeping what stood there.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise ConfigError(f"--output: {str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def save_best(run_dir: Path, view: StudyView, text: str) -> None:

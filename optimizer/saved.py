@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from optimizer.config import Config
-from optimizer.errors import StudyError, did_you_mean
+from optimizer.errors import StudyError, UserError, did_you_mean
 from optimizer.files import write_atomically
 from optimizer.journal import Journal, open_engine
 from optimizer.records import StudyView
@@ -21,6 +21,7 @@ from optimizer.study import open_storage
 from optimizer.view import read_view
 
 if TYPE_CHECKING:
+    from optimizer.candidate import Example
     from optimizer.program import Program
 
 POINTER = "study.json"
@@ -52,6 +53,20 @@ class SavedStudy:
         from optimizer.job import open_program
 
         return open_program(self.config, folder=self.folder)
+
+    def rows(self) -> dict[str, Example]:
+        """Return the study's examples by id, as far as they can still be read.
+
+        Empty when the data is gone or came from Python. Ids are made of the content, so a row that has changed since
+        is not found rather than shown in place of another.
+        """
+        from optimizer.data import load_splits
+
+        try:
+            splits = load_splits(self.config, folder=self.folder)
+        except UserError:
+            return {}
+        return {example.id: example for examples in splits.by_name().values() for example in examples}
 
 
 def leave_pointer(run_dir: Path, *, storage: str | None, folder: Path) -> None:
