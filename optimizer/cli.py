@@ -21,6 +21,8 @@ Examples:
   optimizer run my.yaml --set search.trials=80   change a setting for this run
   optimizer run my.yaml --detach                 in the background; `status` and `stop` work from anywhere
   optimizer show quickstart                      what came of it
+  optimizer report quickstart                    the same as one HTML file
+  optimizer compare quickstart 2 8               two trials side by side
   optimizer export quickstart --format markdown  take the prompt away
   optimizer ui quickstart                        the whole search in a browser
 
@@ -111,9 +113,9 @@ def stop(study: str, runs_dir: Path, debug: bool) -> None:
 @_debug
 def status(study: str | None, runs_dir: Path, debug: bool) -> None:
     """Show how far STUDY is, also while it runs; without a name, all studies."""
-    from optimizer import commands
+    from optimizer import reading
 
-    _guard(debug, lambda: commands.show_status(study, runs_dir))
+    _guard(debug, lambda: reading.show_status(study, runs_dir))
 
 
 @app.command()
@@ -122,10 +124,23 @@ def status(study: str | None, runs_dir: Path, debug: bool) -> None:
 @_runs_dir
 @_debug
 def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
-    """Show the verdict, the prompts and the trials of STUDY."""
-    from optimizer import commands
+    """Show the trials and operators of STUDY, how its best prompt came to be, and the verdict."""
+    from optimizer import reading
 
-    _guard(debug, lambda: commands.show_study(study, runs_dir, is_json=is_json))
+    _guard(debug, lambda: reading.show_study(study, runs_dir, is_json=is_json))
+
+
+@app.command()
+@_study
+@click.argument("one", required=False)
+@click.argument("other", required=False)
+@_runs_dir
+@_debug
+def compare(study: str, one: str | None, other: str | None, runs_dir: Path, debug: bool) -> None:
+    """Compare two trials of STUDY (numbers, `seed` or `best`), or STUDY with another study."""
+    from optimizer import reading
+
+    _guard(debug, lambda: reading.compare(study, one, other, runs_dir))
 
 
 @app.command()
@@ -137,9 +152,9 @@ def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
 @_debug
 def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir: Path, debug: bool) -> None:
     """Write one HTML file about STUDY: the proof, the prompts, what got better or worse, the search, its cost."""
-    from optimizer import commands
+    from optimizer import reading
 
-    _guard(debug, lambda: commands.write_report(study, runs_dir, output=output, is_forced=force, opens_browser=browser))
+    _guard(debug, lambda: reading.write_report(study, runs_dir, output=output, is_forced=force, opens_browser=browser))
 
 
 @app.command()
@@ -156,11 +171,11 @@ def export(
     study: str, format: str, output: Path | None, force: bool, trial: int | None, runs_dir: Path, debug: bool
 ) -> None:
     """Print the winning prompt of STUDY, or the best so far."""
-    from optimizer import commands
+    from optimizer import reading
 
     _guard(
         debug,
-        lambda: commands.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
+        lambda: reading.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -20,16 +19,14 @@ from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.errors import StudyError
 from optimizer.files import make_private_folder
-from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
+from optimizer.terminal import console, hold_logs, log_to, runs_flag, stop_on_signals
 from optimizer.words import count, duration, money, percent
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from optimizer.candidate import Candidate
     from optimizer.job import Job
     from optimizer.records import StudyView
-    from optimizer.saved import SavedStudy
 
 
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
@@ -127,94 +124,6 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
     return open_saved(runs_dir, name).journal.engine
 
 
-def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
-    """Print one study: the verdict, the prompts, and its trials."""
-    from optimizer.saved import open_saved
-    from optimizer.summary import print_summary, summary_json
-    from optimizer.tables import trial_table
-
-    saved = open_saved(runs_dir, name)
-    view = saved.view()
-    prompts = _prompts(saved, view)
-    if is_json:
-        print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
-        return 0
-    out = console()
-    out.print(trial_table(view, saved.program()))
-    print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
-    return 0
-
-
-def show_status(name: str | None, runs_dir: Path) -> int:
-    """Print how far one study is, or a line for each."""
-    from optimizer import background
-    from optimizer.saved import open_saved, study_names
-    from optimizer.tables import status_cells
-
-    names: list[str | None] = [name] if name else [*study_names(runs_dir)]
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
-        table.add_column(head)
-    for each in names or [None]:
-        saved = open_saved(runs_dir, each)
-        view, live = saved.view(), background.live(saved.run_dir)
-        table.add_row(*status_cells(view, is_running=live is not None))
-    console().print(table, highlight=False)
-    if name:
-        for line in background.lines(view, saved.journal.n_failed(), live):
-            console().print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def export_study(
-    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None
-) -> int:
-    """Print or write the best prompt in the form that is asked for."""
-    from optimizer.export import export, export_format
-    from optimizer.files import write_new
-    from optimizer.saved import open_saved
-
-    chosen = export_format(format)
-    saved = open_saved(runs_dir, name)
-    view = saved.view()
-    text = export(view, saved.program(), chosen, None if trial is None else _candidate_of(view, trial))
-    if output is None:
-        sys.stdout.write(text)
-        return 0
-    write_new(output, text, is_forced=is_forced)
-    console().print(f"wrote {output}", highlight=False)
-    return 0
-
-
-def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: bool, opens_browser: bool) -> int:
-    """Write the report beside the study, or to the file that is asked for."""
-    from optimizer.files import write_new, write_text
-    from optimizer.report import report_html
-    from optimizer.saved import open_saved
-    from optimizer.showing import material_of
-
-    saved = open_saved(runs_dir, name)
-    path = output or saved.run_dir / "report.html"
-    text = report_html(material_of(saved))
-    if output is None:
-        write_text(path, text)
-    else:
-        write_new(path, text, is_forced=is_forced)
-    console().print(f"wrote {path}", highlight=False)
-    if opens_browser and sys.stdout.isatty():
-        webbrowser.open(path.resolve().as_uri())
-    return 0
-
-
-def _candidate_of(view: StudyView, number: int) -> Candidate:
-    """Return what a trial made; trials are counted from 1, as they are shown."""
-    made = {trial.number + 1: trial.candidate for trial in view.trials if trial.candidate}
-    if number not in made:
-        allowed = ", ".join(map(str, made))
-        raise StudyError(f"--trial: study {view.name!r} has no candidate of trial {number}; trials with one: {allowed}")
-    return made[number]
-
-
 def track_study(name: str, runs_dir: Path) -> int:
     """Write a study to MLflow from its database."""
     from optimizer.saved import open_saved
@@ -283,10 +192,3 @@ def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
 
     prompts = {candidate.id: render(job.program, candidate) for candidate in (view.seed, view.best)}
     print_summary(console(), view, prompts, runs_flag=runs_flag(runs_dir))
-
-
-def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
-    from optimizer.render import render
-
-    program = saved.program()
-    return {candidate.id: render(program, candidate) for candidate in (view.seed, view.best)}

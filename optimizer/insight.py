@@ -126,7 +126,10 @@ def lineage(view: StudyView, candidate: Candidate | None = None) -> Step:
 def _step(candidate: Candidate, made: Mapping[str, TrialRecord], seed: Candidate, *, seen: frozenset[str]) -> Step:
     trial = made.get(candidate.id)
     known = {seed.id: seed, **{key: each.candidate for key, each in made.items() if each.candidate}}
-    ids = [parent for parent in (trial.parents if trial else ()) if parent in known and parent not in seen]
+    made_from = trial.parents if trial else ()
+    if trial is not None and not made_from and candidate != seed:
+        made_from = (seed.id,)  # a start: other words or examples around your prompt
+    ids = [parent for parent in made_from if parent in known and parent not in seen]
     parents = tuple(_step(known[parent], made, seed, seen=seen | {candidate.id}) for parent in ids)
     own = trial.outcomes if trial else ()
     return Step(

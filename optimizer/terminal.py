@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -17,6 +18,7 @@ from optimizer.errors import Paused, UserError
 from optimizer.redaction import RedactingFormatter, redact
 
 EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
+PIPED_WIDTH = 200
 
 
 class Stopped(KeyboardInterrupt):
@@ -41,6 +43,17 @@ def stop_on_signals() -> None:
 
 def console(*, is_error: bool = False) -> Console:
     return Console(stderr=is_error, soft_wrap=False)
+
+
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, and wide enough for every column where there is none."""
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=PIPED_WIDTH if is_piped else None)
+
+
+def runs_flag(runs_dir: Path) -> str:
+    """What a command line needs to find the same runs folder again."""
+    return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"
 
 
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "optimizer"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
-    "splits", "words",
+    "splits", "words", "insight", "word_diff", "front",
 )  # fmt: skip
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
@@ -22,7 +22,9 @@ EDGES = {
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
-    "rich": {"progress", "summary", "terminal", "commands", "tables"},
+    "rich": {"progress", "summary", "terminal", "commands", "reading", "tables", "comparison"},
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
     "click": {"cli"},
 }
 MAX_LINES = 300

@@ -1,0 +1,121 @@
+"""What the commands do that read a finished or running study: show, compare, status, report, export."""
+
+from __future__ import annotations
+
+import json
+import sys
+import webbrowser
+from pathlib import Path
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.terminal import console, runs_flag, wide_console
+
+
+def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
+    """Print one study: its trials and operators, how the winner came to be, what changed, the verdict."""
+    from optimizer import insight
+    from optimizer.saved import open_saved
+    from optimizer.showing import material_of
+    from optimizer.summary import print_summary, summary_json
+    from optimizer.tables import diff_text, lineage_tree, operator_table, trial_table
+
+    saved = open_saved(runs_dir, name)
+    material = material_of(saved, needs_rows=False)
+    view = material.view
+    prompts = {candidate.id: material.render(candidate) for candidate in (view.seed, view.best)}
+    if is_json:
+        print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
+        return 0
+    wide = wide_console()
+    star = Text("* no other trial is better and shorter\n", style="dim")
+    tree = lineage_tree(insight.lineage(view), "How the best prompt came to be")
+    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), tree), highlight=False)
+    out = console()
+    if view.best != view.seed:
+        title = "From your prompt to the best one: {+added+} [-removed-]"
+        changes = diff_text(prompts[view.seed.id], prompts[view.best.id])
+        out.print(Text(), Panel(changes, title=title, title_align="left"), highlight=False)
+    print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
+    return 0
+
+
+def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> int:
+    """Print two trials of one study side by side, or two studies; by default seed and best prompt."""
+    from optimizer.comparison import compare_studies, compare_trials
+    from optimizer.saved import open_saved
+    from optimizer.showing import material_of, picked
+
+    first = material_of(open_saved(runs_dir, name))
+    if one is not None and other is None:
+        second = material_of(open_saved(runs_dir, one))
+        wide_console().print(compare_studies(first, second), highlight=False)
+        return 0
+    sides = picked(first.view, one or "seed"), picked(first.view, other or "best")
+    wide_console().print(compare_trials(first, *sides), highlight=False)
+    return 0
+
+
+def show_status(name: str | None, runs_dir: Path) -> int:
+    """Print how far one study is, or a line for each."""
+    from optimizer import background
+    from optimizer.saved import open_saved, study_names
+    from optimizer.tables import status_cells
+
+    names: list[str | None] = [name] if name else [*study_names(runs_dir)]
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
+        table.add_column(head)
+    for each in names or [None]:
+        saved = open_saved(runs_dir, each)
+        view, live = saved.view(), background.live(saved.run_dir)
+        table.add_row(*status_cells(view, is_running=live is not None))
+    console().print(table, highlight=False)
+    if name:
+        for line in background.lines(view, saved.journal.n_failed(), live):
+            console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: bool, opens_browser: bool) -> int:
+    """Write the report beside the study, or to the file that is asked for."""
+    from optimizer.files import write_new, write_text
+    from optimizer.report import report_html
+    from optimizer.saved import open_saved
+    from optimizer.showing import material_of
+
+    saved = open_saved(runs_dir, name)
+    path = output or saved.run_dir / "report.html"
+    text = report_html(material_of(saved))
+    if output is None:
+        write_text(path, text)
+    else:
+        write_new(path, text, is_forced=is_forced)
+    console().print(f"wrote {path}", highlight=False)
+    if opens_browser and sys.stdout.isatty():
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def export_study(
+    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None
+) -> int:
+    """Print or write the best prompt in the form that is asked for."""
+    from optimizer.export import export, export_format
+    from optimizer.files import write_new
+    from optimizer.saved import open_saved
+    from optimizer.showing import picked
+
+    chosen = export_format(format)
+    saved = open_saved(runs_dir, name)
+    view = saved.view()
+    text = export(view, saved.program(), chosen, None if trial is None else picked(view, str(trial)))
+    if output is None:
+        sys.stdout.write(text)
+        return 0
+    write_new(output, text, is_forced=is_forced)
+    console().print(f"wrote {output}", highlight=False)
+    return 0
