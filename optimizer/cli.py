@@ -31,6 +31,9 @@ Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 
 """
 
 
+FORMATS = "text, markdown, chat-json, openai, anthropic, yaml, dspy, python, promptfoo, langchain or mlflow."
+
+
 class Commands(click.Group):
     """Names the nearest command when one is misspelt."""
 
@@ -159,20 +162,32 @@ def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir
 
 @app.command()
 @_study
-@click.option("-f", "--format", default="text", metavar="FORMAT", help="text, markdown, chat-json, yaml or dspy.")
+@click.option("-f", "--format", default="text", metavar="FORMAT", help=FORMATS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @click.option(
     "--trial", type=click.IntRange(min=1), metavar="N", help="Another candidate than the winner, by its trial."
 )
+@click.option("--pareto", is_flag=True, help="Every prompt that none beats in score and length, into the folder FILE.")
 @_runs_dir
 @_debug
 def export(
-    study: str, format: str, output: Path | None, force: bool, trial: int | None, runs_dir: Path, debug: bool
+    study: str,
+    format: str,
+    output: Path | None,
+    force: bool,
+    trial: int | None,
+    pareto: bool,
+    runs_dir: Path,
+    debug: bool,
 ) -> None:
     """Print the winning prompt of STUDY, or the best so far."""
     from optimizer import reading
 
+    if pareto:
+        if trial is not None:
+            raise click.UsageError("--pareto and --trial exclude each other.")
+        _guard(debug, lambda: reading.export_front(study, runs_dir, format=format, output=output, is_forced=force))
     _guard(
         debug,
         lambda: reading.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),

@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -87,6 +87,29 @@ def write_new(path: Path, text: str, *, is_forced: bool) -> None:
     if path.exists() and not is_forced:
         raise ConfigError(f"--output: {str(path)!r} exists; give another name, or --force to overwrite it")
     write_text(path, text)
+
+
+def write_into(folder: Path, texts: Mapping[str, str], *, is_forced: bool) -> None:
+    """Write files into a folder, made if need be, and nowhere else; none if one of them may not be overwritten.
+
+    Args:
+        texts: by file name.
+
+    Raises:
+        ConfigError: a file exists, the folder is a file, or something cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: {str(folder)!r} is no folder: {error.strerror or error}") from error
+    paths = {folder / name: text for name, text in texts.items()}
+    for path in paths:
+        if path.parent.resolve() != folder.resolve():
+            raise ConfigError(f"--output: {path.name!r} would lie outside {str(folder)!r}")
+        if path.exists() and not is_forced:
+            raise ConfigError(f"--output: {str(path)!r} exists; give another folder, or --force to overwrite it")
+    for path, text in paths.items():
+        write_text(path, text)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -6,13 +6,18 @@ import json
 import sys
 import webbrowser
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.errors import ConfigError
 from optimizer.terminal import console, runs_flag, wide_console
+
+if TYPE_CHECKING:
+    from optimizer.candidate import Candidate
 
 
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
@@ -101,9 +106,9 @@ def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: b
 
 
 def export_study(
-    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None
+    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None = None
 ) -> int:
-    """Print or write the best prompt in the form that is asked for."""
+    """Print or write one prompt in the form that is asked for."""
     from optimizer.export import export, export_format
     from optimizer.files import write_new
     from optimizer.saved import open_saved
@@ -112,10 +117,55 @@ def export_study(
     chosen = export_format(format)
     saved = open_saved(runs_dir, name)
     view = saved.view()
-    text = export(view, saved.program(), chosen, None if trial is None else picked(view, str(trial)))
+    candidate = view.best if trial is None else picked(view, str(trial))
+    rows = saved.test_rows() if chosen == "promptfoo" else ()
+    text = export(view, saved.program(), chosen, candidate, rows=rows)
     if output is None:
         sys.stdout.write(text)
-        return 0
-    write_new(output, text, is_forced=is_forced)
-    console().print(f"wrote {output}", highlight=False)
+    else:
+        write_new(output, text, is_forced=is_forced)
+        console().print(f"wrote {output}", highlight=False)
+    _tell_personal(candidate)
     return 0
+
+
+def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool) -> int:
+    """Write every prompt that no other one beats in score and length at once, a file each, into a folder."""
+    from optimizer import insight
+    from optimizer.export import SUFFIXES, export, export_format
+    from optimizer.files import write_into
+    from optimizer.saved import open_saved
+    from optimizer.showing import material_of
+
+    chosen = export_format(format)
+    if output is None:
+        raise ConfigError("--pareto: writes a file for each prompt; name a folder with --output")
+    saved = open_saved(runs_dir, name)
+    material, program = material_of(saved, needs_rows=False), saved.program()
+    rows = saved.test_rows() if chosen == "promptfoo" else ()
+    front = {each.number + 1: each.candidate for each in insight.front_of(material.view, material.n_chars)}
+    texts = {
+        f"{material.view.name}-trial-{n}{SUFFIXES[chosen]}": export(
+            material.view, program, chosen, candidate, rows=rows
+        )
+        for n, candidate in front.items()
+    }
+    write_into(output, texts, is_forced=is_forced)
+    console().print(f"wrote {len(texts)} prompts to {output}", highlight=False)
+    _tell_personal(*(candidate for candidate in front.values() if candidate))
+    return 0
+
+
+def _tell_personal(*candidates: Candidate) -> None:
+    """Name the rows that prompts show, and what in them looks like personal data, on standard error."""
+    from optimizer.export.personal import personal_data
+
+    err = console(is_error=True)
+    demos = sorted({demo.example_id for each in candidates for part in each.parts for demo in part.demos})
+    if not demos:
+        return
+    err.print(f"examples in the prompt: rows {', '.join(demos)}", highlight=False, style="dim")
+    found = dict.fromkeys(one for each in candidates for one in personal_data(each))
+    for one in found:
+        said = Text(f"personal data? row {one.example_id}, {one.field}: {one.kind} {one.masked}", style="yellow")
+        err.print(said, highlight=False)

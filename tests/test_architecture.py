@@ -25,6 +25,7 @@ EDGES = {
     "rich": {"progress", "summary", "terminal", "commands", "reading", "tables", "comparison"},
     "matplotlib": {"report"},
     "jinja2": {"report"},
+    "phonenumbers": {"export"},
     "click": {"cli"},
 }
 MAX_LINES = 300
