@@ -5,6 +5,7 @@ Everything heavy is imported inside: `optimizer --help` must not wait for MLflow
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,10 +25,12 @@ Examples:
   optimizer report quickstart                    the same as one HTML file
   optimizer compare quickstart 2 8               two trials side by side
   optimizer export quickstart --format markdown  take the prompt away
+  optimizer verify quickstart --lm openai/gpt-5  does it still hold, with another model
   optimizer ui quickstart                        the whole search in a browser
 
 \b
-Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug.
+Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug;
+of verify 4 weaker, 5 broken.
 """
 
 
@@ -87,16 +90,27 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool)
 @app.command()
 @_config
 @_set
+@click.option(
+    "--warm-start", metavar="STUDY", help="Begin with what another study found, for a new model or more data."
+)
 @_runs_dir
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
 @click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
 @_debug
-def run(config: Path, overrides: tuple[str, ...], runs_dir: Path, detach: bool, fork: str | None, debug: bool) -> None:
+def run(
+    config: Path,
+    overrides: tuple[str, ...],
+    warm_start: str | None,
+    runs_dir: Path,
+    detach: bool,
+    fork: str | None,
+    debug: bool,
+) -> None:
     """Search for a better prompt as CONFIG says; a study that exists is continued."""
     from optimizer import background, commands
 
     run_it = background.run_detached if detach else commands.run_study
-    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork))
+    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start))
 
 
 @app.command()
@@ -192,6 +206,35 @@ def export(
         debug,
         lambda: reading.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
     )
+
+
+@app.command()
+@click.argument("target", metavar="STUDY|FILE")
+@click.option("--lm", "model", metavar="MODEL", help="The model to check with; default: the study's.")
+@click.option("--api-base", metavar="URL", help="Endpoint of that model.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Rows; default: the study's test rows.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys.")
+@_runs_dir
+@_debug
+def verify(
+    target: str,
+    model: str | None,
+    api_base: str | None,
+    data: Path | None,
+    is_json: bool,
+    runs_dir: Path,
+    debug: bool,
+) -> None:
+    """Score an exported prompt and its seed again, with the model of today.
+
+    Ends with 0 if the prompt holds, 4 if its gain is weaker than it was, 5 if it is broken: worse than its seed.
+    """
+    from optimizer import commands
+
+    call = functools.partial(
+        commands.verify_prompt, target, runs_dir, model=model, api_base=api_base, data=data, is_json=is_json
+    )
+    _guard(debug, call)
 
 
 @app.command()

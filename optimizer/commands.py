@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -20,7 +21,7 @@ from optimizer.config_file import load_config
 from optimizer.errors import StudyError
 from optimizer.files import make_private_folder
 from optimizer.terminal import console, hold_logs, log_to, runs_flag, stop_on_signals
-from optimizer.words import count, duration, money, percent
+from optimizer.words import count, duration, money, percent, points
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
@@ -88,7 +89,48 @@ def _print_data(job: Job) -> None:
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
-def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None = None) -> int:
+def verify_prompt(
+    target: str, runs_dir: Path, *, model: str | None, api_base: str | None, data: Path | None, is_json: bool
+) -> int:
+    """Score a prompt and its seed again, and end with the exit code of the verdict."""
+    from optimizer.verify import check_prompt, plan_check, result_json
+
+    hold_logs()
+    check = plan_check(target, runs_dir, model=model, api_base=api_base, data=data)
+    out, err = console(), console(is_error=True)
+    n_calls = 2 * len(check.rows) * len(check.candidate.parts)
+    with err.status(f"about {n_calls} calls of {check.lm.model}") if err.is_terminal else err:
+        decay, spend = check_prompt(check)
+    now = decay.now
+    if is_json:
+        print(json.dumps(result_json(check, decay, spend), indent=2, ensure_ascii=False))
+        return decay.exit_code
+    style = {"holds": "bold green", "weaker": "bold yellow", "broken": "bold red"}[decay.standing]
+    out.print(f"[{style}]{decay.standing}[/]: {escape(decay.reason)}", highlight=False)
+    out.print(
+        f"seed {percent(now.seed_score)}, prompt {percent(now.winner_score)} on {now.n} rows of {escape(check.source)} "
+        f"with {escape(check.lm.model)}: {points(now.difference)} points ({100 * now.confidence:.0f}% interval "
+        f"{points(now.low)} to {points(now.high)}, p = {now.p_value:.2g})",
+        highlight=False,
+    )
+    if change := decay.change:
+        out.print(
+            f"the gain was {points(change.then)} points when the study ended; change {points(change.difference)} "
+            f"(99% interval {points(change.low)} to {points(change.high)})",
+            highlight=False,
+        )
+    out.print(f"{count(sum(spend.calls.values()))} calls, {count(spend.tokens)} tokens, {money(spend.cost_usd)}")
+    return decay.exit_code
+
+
+def run_study(
+    config_path: Path,
+    overrides: Sequence[str],
+    runs_dir: Path,
+    *,
+    fork: str | None = None,
+    warm_start: str | None = None,
+) -> int:
     """Carry out a study and print what came of it; as a fork, a new one that may use the replies of the old."""
     config = load_config(config_path, overrides)
     source = None if fork is None else _fork_source(config.name, fork, runs_dir)
@@ -103,6 +145,10 @@ def run_study(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fo
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
         job = replace(job, fork_of=source)
+        if warm_start is not None:
+            from optimizer.warm_start import learned_from
+
+            job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
     stop_on_signals()
     try:
         with storage_errors():

@@ -13,7 +13,7 @@ import dspy
 import sqlalchemy as sa
 
 from optimizer.budget import affordable_test_rows
-from optimizer.candidate import JsonValue, content_hash
+from optimizer.candidate import Candidate, JsonValue, content_hash
 from optimizer.config import LM, Config
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
@@ -52,6 +52,8 @@ class Job:
         runs_dir: folder of all studies; holds the default MLflow store.
         fork_of: database of the study whose replies a new one may use.
         folder: where relative paths and the user's modules are looked for.
+        warm_starts: candidates by name that an earlier study found; tried right after the seed. A study that exists
+            keeps those that it was started with.
     """
 
     config: Config
@@ -67,6 +69,7 @@ class Job:
     judge: LateJudge | None = None
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
     fork_of: sa.Engine | None = None
+    warm_starts: tuple[tuple[str, Candidate], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a budget that could not be kept, before anything is created or sent.

@@ -14,7 +14,7 @@ PACKAGE = ROOT / "optimizer"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
-    "splits", "words", "insight", "word_diff", "front",
+    "splits", "words", "insight", "word_diff", "front", "decay",
 )  # fmt: skip
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
