@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -187,7 +188,7 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
         judge_backend=judge_backend,
         runs_dir=runs_dir,
         folder=folder,
-        facts=facts_of(splits),
+        facts=facts_of(splits, folder=folder),
     )
 
 
@@ -199,7 +200,16 @@ def open_program(config: Config, *, folder: Path) -> Program:
     return ModuleProgram(_load_module(config.task.program, folder), max_tokens=max_tokens)
 
 
-def facts_of(splits: Splits) -> dict[str, JsonValue]:
+def git_commit(folder: Path | None) -> str | None:
+    """Return the commit that a folder is at, `-dirty` if something in it is not committed; None outside of git."""
+    command = ["git", "-C", str(folder or Path.cwd()), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def facts_of(splits: Splits, *, folder: Path | None = None) -> dict[str, JsonValue]:
     """Return what people want to know of data and environment; no decision rests on it."""
     report = splits.report
     return {
@@ -210,6 +220,7 @@ def facts_of(splits: Splits) -> dict[str, JsonValue]:
         "warnings": list(report.warnings),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "git_commit": git_commit(folder),
         "packages": {name: version(name) for name in PACKAGES},
     }
 

@@ -51,11 +51,6 @@ def wide_console() -> Console:
     return Console(width=PIPED_WIDTH if is_piped else None)
 
 
-def runs_flag(runs_dir: Path) -> str:
-    """What a command line needs to find the same runs folder again."""
-    return "" if runs_dir == Path("runs") else f" --runs-dir {runs_dir}"
-
-
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
     """Run a command and turn what it raises into one line and an exit code."""
     try:
