@@ -18,7 +18,7 @@ PURE = (
 )  # fmt: skip
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
-    "mlflow": {"track"},
+    "mlflow": {"track", "mlflow_optimizer"},
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
