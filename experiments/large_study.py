@@ -1,8 +1,8 @@
 """How long the views of a long study take to build: is a study of 500 trials still quick to look at?
 
-Method: a finished study of N trials made by hand, 40 dev rows a whole race, as the tests use it; the report, its plots
-and the tables of `show` are built in this process, the median of R builds counts, in processor seconds (the first one, which imports and
-warms caches, is given apart). Reading it from the database is not part of it.
+Method: a finished study of N trials made by hand, 40 dev rows a whole race, as the tests use it. The report with its
+plots and the tables of `show` are built in this process. Processor seconds count: the median of R builds, and apart
+from it the first one, which imports and warms caches. Reading the study from its database is not part of it.
 
     uv run python experiments/large_study.py --trials 500 --out experiments/results/large_study.json
 """

@@ -18,9 +18,9 @@ from rich.table import Table
 from optimizer.background import runs_flag
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
-from optimizer.errors import StudyError
+from optimizer.errors import ConfigError, StudyError
 from optimizer.files import make_private_folder
-from optimizer.terminal import console, hold_logs, log_to, runs_flag, stop_on_signals
+from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
 from optimizer.words import count, duration, money, percent, points
 
 if TYPE_CHECKING:

@@ -82,7 +82,7 @@ class StudyPromptOptimizer(BasePromptOptimizer):
         )
 
 
-class _Evaluated(dspy.Module):  # type: ignore[misc]
+class _Evaluated(dspy.Module):
     """A program whose one prompt is the template, and whose answers come from MLflow's evaluation function."""
 
     def __init__(self, eval_fn: EvalFn, name: str, template: str) -> None:

@@ -13,8 +13,9 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.background import runs_flag
 from optimizer.errors import ConfigError
-from optimizer.terminal import console, runs_flag, wide_console
+from optimizer.terminal import console, wide_console
 
 if TYPE_CHECKING:
     from optimizer.candidate import Candidate

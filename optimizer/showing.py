@@ -8,17 +8,19 @@ from optimizer.candidate import Candidate
 from optimizer.errors import StudyError
 from optimizer.program import Program
 from optimizer.records import StudyView
+from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.report import Material
 from optimizer.saved import SavedStudy
-from optimizer.redaction import redact
 from optimizer.track.projection import shown_uri
 
 
 def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
     """Return what the report of a saved study is made of."""
     rows = saved.rows() if needs_rows else {}
-    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=lambda text: redact(shown_uri(text)))
+    return Material(
+        view=saved.view(), render=texts(saved.program()), rows=rows, clean=lambda text: redact(shown_uri(text))
+    )
 
 
 def picked(view: StudyView, word: str) -> Candidate:

@@ -18,13 +18,11 @@ from optimizer.job import Job
 from optimizer.journal import Journal
 from optimizer.program import Program
 from optimizer.records import StudyView
-from optimizer.redaction import redact
 from optimizer.report import Material, figures_of, report_html
 from optimizer.report.figures import standalone
 from optimizer.saved import SavedStudy
-from optimizer.showing import texts
+from optimizer.showing import clean, texts
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
-from optimizer.track.projection import shown_uri
 
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
@@ -80,11 +78,6 @@ def _projection(
             SplitInput(split=split, n_rows=n, digest=digest, source=source) for split, (n, digest) in splits.items()
         ),
     )
-
-
-def clean(text: str) -> str:
-    """Take secrets and the passwords of URIs out of a text."""
-    return redact(shown_uri(text))
 
 
 def _template(program: Program, candidate: Candidate, text: Callable[[Candidate], str]) -> str | list[dict[str, str]]:
