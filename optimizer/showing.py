@@ -18,9 +18,12 @@ from optimizer.track.projection import shown_uri
 def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
     """Return what the report of a saved study is made of."""
     rows = saved.rows() if needs_rows else {}
-    return Material(
-        view=saved.view(), render=texts(saved.program()), rows=rows, clean=lambda text: redact(shown_uri(text))
-    )
+    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean)
+
+
+def clean(text: str) -> str:
+    """Take secrets and the passwords of URIs out of a text."""
+    return redact(shown_uri(text))
 
 
 def picked(view: StudyView, word: str) -> Candidate:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
@@ -147,12 +147,7 @@ def number_width(view: StudyView) -> int:
     return max(2, len(str(setting(view, "search", "trials", default=40) - 1)))
 
 
-def flips_table(
-    seed: Sequence[Outcome],
-    winner: Sequence[Outcome],
-    rows: Mapping[str, Example],
-    clean: Callable[[str], str] = str,
-) -> str:
+def flips_table(seed: Sequence[Outcome], winner: Sequence[Outcome], rows: Mapping[str, Example]) -> str:
     """Return the rows that both prompts answered, as a table file: what was expected and said, both values, the flip.
 
     Inputs stay out, they are in the data.
@@ -160,9 +155,9 @@ def flips_table(
     data: list[list[JsonValue]] = [
         [
             pair.example_id,
-            clean(insight.as_line(pair.example.outputs)) if pair.example else None,
-            clean(insight.said(pair.seed)) if pair.seed.answer else pair.seed.kind,
-            clean(insight.said(pair.winner)) if pair.winner.answer else pair.winner.kind,
+            insight.as_line(pair.example.outputs) if pair.example else None,
+            insight.said(pair.seed) if pair.seed.answer else pair.seed.kind,
+            insight.said(pair.winner) if pair.winner.answer else pair.winner.kind,
             pair.seed.value,
             pair.winner.value,
             pair.flip,

@@ -139,13 +139,8 @@ class MlflowView:
         for path, text in self._projection.extra_files(view).items():
             self._client.log_text(parent_id, self._projection.clean(text), path)
         if self._projection.n_traces and TRACES_TAG not in self._client.get_run(parent_id).data.tags:
-            n = write_traces(
-                view,
-                self._projection,
-                uri=absolute_uri(self._projection.uri),
-                experiment_id=self._experiment_id or "0",
-                run_id=parent_id,
-            )
+            uri, experiment = absolute_uri(self._projection.uri), self._experiment_id or "0"
+            n = write_traces(view, self._projection, uri=uri, experiment_id=experiment, run_id=parent_id)
             self._client.set_tag(parent_id, TRACES_TAG, str(n))
 
     def locate(self, name: str) -> tuple[str, str] | None:
@@ -258,15 +253,12 @@ class MlflowView:
             self._client.update_run(parent.run_id, status=content.STUDY_STATUS[view.state])
 
     def _result_files(self, view: StudyView) -> dict[str, str]:
-        files = {"winner_prompt.txt": self._projection.render(view.best)}
-        rows = self._projection.rows()
-        if view.verdict is not None:
-            files["test_flips.json"] = content.flips_table(
-                view.verdict.seed_outcomes, view.verdict.winner_outcomes, rows, self._projection.clean
-            )
+        files, rows = {"winner_prompt.txt": self._projection.render(view.best)}, self._projection.rows()
+        if (test := view.verdict) is not None:
+            files["test_flips.json"] = content.flips_table(test.seed_outcomes, test.winner_outcomes, rows)
         seed, best = view.trial_of(view.seed), view.trial_of(view.best)
         if seed is not None and best is not None:
-            files["dev_flips.json"] = content.flips_table(seed.outcomes, best.outcomes, rows, self._projection.clean)
+            files["dev_flips.json"] = content.flips_table(seed.outcomes, best.outcomes, rows)
         return files
 
     def _register(self, view: StudyView) -> dict[str, str]:
