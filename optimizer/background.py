@@ -130,11 +130,19 @@ def _wait_until_free(run_dir: Path) -> bool:
     return True
 
 
-def run_detached(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None = None) -> int:
+def run_detached(
+    config_path: Path,
+    overrides: Sequence[str],
+    runs_dir: Path,
+    *,
+    fork: str | None = None,
+    warm_start: str | None = None,
+) -> int:
     """Start a study in the background and say how to follow and end it."""
     config = load_config(config_path, [*overrides, f"name={fork}"] if fork else overrides)
     flags = [flag for override in overrides for flag in ("--set", override)]
     flags += ["--fork", fork] if fork else []
+    flags += ["--warm-start", warm_start] if warm_start else []
     arguments = ["run", str(config_path), *flags, "--runs-dir", str(runs_dir)]
     code, said = detach(arguments, runs_dir / config.name)
     if code:

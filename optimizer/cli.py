@@ -5,6 +5,7 @@ Everything heavy is imported inside: `optimizer --help` must not wait for MLflow
 
 from __future__ import annotations
 
+import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -24,13 +25,19 @@ Examples:
   optimizer run my.yaml --set search.trials=80   change a setting for this run
   optimizer run my.yaml --detach                 in the background; `status` and `stop` work from anywhere
   optimizer show quickstart                      what came of it
+  optimizer report quickstart                    the same as one HTML file
+  optimizer compare quickstart 2 8               two trials side by side
   optimizer export quickstart --format markdown  take the prompt away
+  optimizer verify quickstart --lm openai/gpt-5  does it still hold, with another model
   optimizer ui quickstart                        the whole search in a browser
 
 \b
-Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug,
-4 `check --probe` advises against the run.
+Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug;
+of `check --probe` 4 advises against the run; of `verify` 4 weaker, 5 broken.
 """
+
+
+FORMATS = "text, markdown, chat-json, openai, anthropic, yaml, dspy, python, promptfoo, langchain or mlflow."
 
 
 class Commands(click.Group):
@@ -94,6 +101,9 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool,
 @app.command()
 @_config
 @_set
+@click.option(
+    "--warm-start", metavar="STUDY", help="Begin with what another study found, for a new model or more data."
+)
 @_runs_dir
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
 @click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
@@ -103,6 +113,7 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool,
 def run(
     config: Path,
     overrides: tuple[str, ...],
+    warm_start: str | None,
     runs_dir: Path,
     detach: bool,
     fork: str | None,
@@ -113,9 +124,9 @@ def run(
     """Search for a better prompt as CONFIG says; a study that exists is continued."""
     from optimizer import background, commands
 
-    if detach:
-        _guard(debug, lambda: background.run_detached(config, overrides, runs_dir, fork=fork))
-    _guard(debug, lambda: commands.run_study(config, overrides, runs_dir, fork=fork, is_quiet=quiet, is_json=is_json))
+    in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
+    run_it = background.run_detached if detach else in_front
+    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start))
 
 
 @app.command()
@@ -136,9 +147,9 @@ def stop(study: str, runs_dir: Path, debug: bool) -> None:
 @_json
 def status(study: str | None, runs_dir: Path, debug: bool, is_json: bool) -> None:
     """Show how far STUDY is, also while it runs; without a name, all studies."""
-    from optimizer import commands
+    from optimizer import reading
 
-    _guard(debug, lambda: commands.show_status(study, runs_dir, is_json=is_json))
+    _guard(debug, lambda: reading.show_status(study, runs_dir, is_json=is_json))
 
 
 @app.command()
@@ -147,32 +158,100 @@ def status(study: str | None, runs_dir: Path, debug: bool, is_json: bool) -> Non
 @_runs_dir
 @_debug
 def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
-    """Show the verdict, the prompts and the trials of STUDY."""
-    from optimizer import commands
+    """Show the trials and operators of STUDY, how its best prompt came to be, and the verdict."""
+    from optimizer import reading
 
-    _guard(debug, lambda: commands.show_study(study, runs_dir, is_json=is_json))
+    _guard(debug, lambda: reading.show_study(study, runs_dir, is_json=is_json))
 
 
 @app.command()
 @_study
-@click.option("-f", "--format", default="text", metavar="FORMAT", help="text, markdown, chat-json, yaml or dspy.")
+@click.argument("one", required=False)
+@click.argument("other", required=False)
+@_runs_dir
+@_debug
+def compare(study: str, one: str | None, other: str | None, runs_dir: Path, debug: bool) -> None:
+    """Compare two trials of STUDY (numbers, `seed` or `best`), or STUDY with another study."""
+    from optimizer import reading
+
+    _guard(debug, lambda: reading.compare(study, one, other, runs_dir))
+
+
+@app.command()
+@_study
+@click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Another file; not overwritten.")
+@click.option("--force", is_flag=True, help="Overwrite the file.")
+@click.option("--browser/--no-browser", default=True, help="Open it in a browser.")
+@_runs_dir
+@_debug
+def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir: Path, debug: bool) -> None:
+    """Write one HTML file about STUDY: the proof, the prompts, what got better or worse, the search, its cost."""
+    from optimizer import reading
+
+    _guard(debug, lambda: reading.write_report(study, runs_dir, output=output, is_forced=force, opens_browser=browser))
+
+
+@app.command()
+@_study
+@click.option("-f", "--format", default="text", metavar="FORMAT", help=FORMATS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @click.option(
     "--trial", type=click.IntRange(min=1), metavar="N", help="Another candidate than the winner, by its trial."
 )
+@click.option("--pareto", is_flag=True, help="Every prompt that none beats in score and length, into the folder FILE.")
 @_runs_dir
 @_debug
 def export(
-    study: str, format: str, output: Path | None, force: bool, trial: int | None, runs_dir: Path, debug: bool
+    study: str,
+    format: str,
+    output: Path | None,
+    force: bool,
+    trial: int | None,
+    pareto: bool,
+    runs_dir: Path,
+    debug: bool,
 ) -> None:
     """Print the winning prompt of STUDY, or the best so far."""
-    from optimizer import commands
+    from optimizer import reading
 
+    if pareto:
+        if trial is not None:
+            raise click.UsageError("--pareto and --trial exclude each other.")
+        _guard(debug, lambda: reading.export_front(study, runs_dir, format=format, output=output, is_forced=force))
     _guard(
         debug,
-        lambda: commands.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
+        lambda: reading.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
     )
+
+
+@app.command()
+@click.argument("target", metavar="STUDY|FILE")
+@click.option("--lm", "model", metavar="MODEL", help="The model to check with; default: the study's.")
+@click.option("--api-base", metavar="URL", help="Endpoint of that model.")
+@click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Rows; default: the study's test rows.")
+@click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys.")
+@_runs_dir
+@_debug
+def verify(
+    target: str,
+    model: str | None,
+    api_base: str | None,
+    data: Path | None,
+    is_json: bool,
+    runs_dir: Path,
+    debug: bool,
+) -> None:
+    """Score an exported prompt and its seed again, with the model of today.
+
+    Ends with 0 if the prompt holds, 4 if its gain is weaker than it was, 5 if it is broken: worse than its seed.
+    """
+    from optimizer import commands
+
+    call = functools.partial(
+        commands.verify_prompt, target, runs_dir, model=model, api_base=api_base, data=data, is_json=is_json
+    )
+    _guard(debug, call)
 
 
 @app.command()

@@ -21,15 +21,13 @@ from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
 from optimizer.files import make_private_folder
 from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
-from optimizer.words import count, duration, money, percent
+from optimizer.words import count, duration, money, percent, points
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
-    from optimizer.candidate import Candidate
     from optimizer.job import Job
     from optimizer.records import StudyView
-    from optimizer.saved import SavedStudy
 
 
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
@@ -93,12 +91,47 @@ def _print_data(job: Job) -> None:
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 
+def verify_prompt(
+    target: str, runs_dir: Path, *, model: str | None, api_base: str | None, data: Path | None, is_json: bool
+) -> int:
+    """Score a prompt and its seed again, and end with the exit code of the verdict."""
+    from optimizer.verify import check_prompt, plan_check, result_json
+
+    hold_logs()
+    check = plan_check(target, runs_dir, model=model, api_base=api_base, data=data)
+    out, err = console(), console(is_error=True)
+    n_calls = 2 * len(check.rows) * len(check.candidate.parts)
+    with err.status(f"about {n_calls} calls of {check.lm.model}") if err.is_terminal else err:
+        decay, spend = check_prompt(check)
+    now = decay.now
+    if is_json:
+        print(json.dumps(result_json(check, decay, spend), indent=2, ensure_ascii=False))
+        return decay.exit_code
+    style = {"holds": "bold green", "weaker": "bold yellow", "broken": "bold red"}[decay.standing]
+    out.print(f"[{style}]{decay.standing}[/]: {escape(decay.reason)}", highlight=False)
+    out.print(
+        f"seed {percent(now.seed_score)}, prompt {percent(now.winner_score)} on {now.n} rows of {escape(check.source)} "
+        f"with {escape(check.lm.model)}: {points(now.difference)} points ({100 * now.confidence:.0f}% interval "
+        f"{points(now.low)} to {points(now.high)}, p = {now.p_value:.2g})",
+        highlight=False,
+    )
+    if change := decay.change:
+        out.print(
+            f"the gain was {points(change.then)} points when the study ended; change {points(change.difference)} "
+            f"(99% interval {points(change.low)} to {points(change.high)})",
+            highlight=False,
+        )
+    out.print(f"{count(sum(spend.calls.values()))} calls, {count(spend.tokens)} tokens, {money(spend.cost_usd)}")
+    return decay.exit_code
+
+
 def run_study(
     config_path: Path,
     overrides: Sequence[str],
     runs_dir: Path,
     *,
     fork: str | None = None,
+    warm_start: str | None = None,
     is_quiet: bool = False,
     is_json: bool = False,
 ) -> int:
@@ -121,6 +154,10 @@ def run_study(
 
         job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
         job = replace(job, fork_of=source)
+        if warm_start is not None:
+            from optimizer.warm_start import learned_from
+
+            job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
     stop_on_signals()
     try:
         with storage_errors():
@@ -145,84 +182,6 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
     if fork == name:
         raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
     return open_saved(runs_dir, name).journal.engine
-
-
-def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
-    """Print one study: the verdict, the prompts, and its trials."""
-    from optimizer.saved import open_saved
-    from optimizer.summary import print_json, print_summary
-    from optimizer.tables import trial_table
-
-    saved = open_saved(runs_dir, name)
-    view = saved.view()
-    prompts = _prompts(saved, view)
-    if is_json:
-        print_json(view, prompts)
-        return 0
-    out = console()
-    out.print(trial_table(view, saved.program()))
-    print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
-    return 0
-
-
-def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> int:
-    """Print how far one study is, or a line for each."""
-    from optimizer import background
-    from optimizer.saved import open_saved, study_names
-    from optimizer.tables import STATUS_KEYS, status_cells
-
-    names: list[str | None] = [name] if name else [*study_names(runs_dir)]
-    if is_json:
-        studies = [open_saved(runs_dir, each) for each in names or [None]]
-        rows = [status_cells(one.view(), is_running=background.live(one.run_dir) is not None) for one in studies]
-        print(json.dumps([dict(zip(STATUS_KEYS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
-        return 0
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
-        table.add_column(head)
-    for each in names or [None]:
-        saved = open_saved(runs_dir, each)
-        view, live = saved.view(), background.live(saved.run_dir)
-        table.add_row(*status_cells(view, is_running=live is not None))
-    console().print(table, highlight=False)
-    if name:
-        for line in background.lines(view, saved.journal.n_failed(), live):
-            console().print(line, highlight=False, markup=False, soft_wrap=True)
-    return 0
-
-
-def export_study(
-    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None
-) -> int:
-    """Print or write the best prompt in the form that is asked for."""
-    from optimizer.export import export, export_format
-    from optimizer.files import write_atomically
-    from optimizer.saved import open_saved
-
-    chosen = export_format(format)
-    if output is not None and output.exists() and not is_forced:
-        raise ConfigError(f"--output: {str(output)!r} exists; give another name, or --force to overwrite it")
-    saved = open_saved(runs_dir, name)
-    view = saved.view()
-    text = export(view, saved.program(), chosen, None if trial is None else _candidate_of(view, trial))
-    if output is None:
-        sys.stdout.write(text)
-        return 0
-    try:
-        write_atomically(output, text)
-    except OSError as error:
-        raise ConfigError(f"--output: {str(output)!r} cannot be written: {error.strerror or error}") from error
-    console().print(f"wrote {output}", highlight=False)
-    return 0
-
-
-def _candidate_of(view: StudyView, number: int) -> Candidate:
-    """Return what a trial made; trials are counted from 1, as they are shown."""
-    made = {trial.number + 1: trial.candidate for trial in view.trials if trial.candidate}
-    if number not in made:
-        allowed = ", ".join(map(str, made))
-        raise StudyError(f"--trial: study {view.name!r} has no candidate of trial {number}; trials with one: {allowed}")
-    return made[number]
 
 
 def track_study(name: str, runs_dir: Path) -> int:
@@ -292,9 +251,3 @@ def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
     from optimizer.summary import print_summary
 
     print_summary(console(), view, prompts_of(job.program, view), runs_flag=runs_flag(runs_dir))
-
-
-def _prompts(saved: SavedStudy, view: StudyView) -> dict[str, str]:
-    from optimizer.render import prompts_of
-
-    return prompts_of(saved.program(), view)

@@ -228,6 +228,9 @@ class Tracking(Model):
         "not registered; `optimizer export` has it.",
     )
     register_winner: bool = Field(True, description="Put the winner into the MLflow prompt registry.")
+    traces: int = Field(
+        20, ge=0, le=200, description="Test rows shown as MLflow traces, with inputs and both answers; 0 for none."
+    )
 
 
 class Notify(Model):

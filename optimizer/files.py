@@ -6,12 +6,13 @@ import contextlib
 import json
 import os
 import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from optimizer.crash_points import crash_point
-from optimizer.errors import StudyError
+from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView
 
 PRIVATE_FILE = 0o600
@@ -60,6 +61,10 @@ def write_atomically(path: Path, text: str) -> None:
     Raises:
         OSError: the disk is full or read-only; the old file is untouched.
     """
+    _replace(path, text, before=_keep_previous)
+
+
+def _replace(path: Path, text: str, *, before: Callable[[Path], None] = lambda _: None) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(
@@ -69,12 +74,58 @@ def write_atomically(path: Path, text: str) -> None:
             file.flush()
             os.fsync(file.fileno())
         crash_point("export")
-        _keep_previous(path)
+        before(path)
         os.replace(temporary, path)
         _sync_folder(path.parent)
     finally:
         with contextlib.suppress(FileNotFoundError):
             temporary.unlink()
+
+
+def write_new(path: Path, text: str, *, is_forced: bool) -> None:
+    """Write a file that the user named.
+
+    Raises:
+        ConfigError: it exists and may not be overwritten, or it cannot be written.
+    """
+    if path.exists() and not is_forced:
+        raise ConfigError(f"--output: {str(path)!r} exists; give another name, or --force to overwrite it")
+    write_text(path, text)
+
+
+def write_into(folder: Path, texts: Mapping[str, str], *, is_forced: bool) -> None:
+    """Write files into a folder, made if need be, and nowhere else; none if one of them may not be overwritten.
+
+    Args:
+        texts: by file name.
+
+    Raises:
+        ConfigError: a file exists, the folder is a file, or something cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--output: {str(folder)!r} is no folder: {error.strerror or error}") from error
+    paths = {folder / name: text for name, text in texts.items()}
+    for path in paths:
+        if path.parent.resolve() != folder.resolve():
+            raise ConfigError(f"--output: {path.name!r} would lie outside {str(folder)!r}")
+        if path.exists() and not is_forced:
+            raise ConfigError(f"--output: {str(path)!r} exists; give another folder, or --force to overwrite it")
+    for path, text in paths.items():
+        write_text(path, text)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all, without keeping what stood there.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    try:
+        _replace(path, text)
+    except OSError as error:
+        raise ConfigError(f"--output: {str(path)!r} cannot be written: {error.strerror or error}") from error
 
 
 def save_best(run_dir: Path, view: StudyView, text: str) -> None:

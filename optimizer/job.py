@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import subprocess
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import dspy
 import sqlalchemy as sa
 
 from optimizer.budget import affordable_test_rows
-from optimizer.candidate import JsonValue, content_hash
+from optimizer.candidate import Candidate, JsonValue, content_hash
 from optimizer.config import LM, Config
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
@@ -55,6 +56,8 @@ class Job:
         fork_of: database of the study whose replies a new one may use.
         folder: where relative paths and the user's modules are looked for.
         groups: of rows, when the study looks at them one by one.
+        warm_starts: candidates by name that an earlier study found; tried right after the seed. A study that exists
+            keeps those that it was started with.
     """
 
     config: Config
@@ -71,6 +74,7 @@ class Job:
     groups: Groups | None = None
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
     fork_of: sa.Engine | None = None
+    warm_starts: tuple[tuple[str, Candidate], ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a budget that could not be kept, before anything is created or sent.
@@ -199,7 +203,7 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
         judge_backend=judge_backend,
         runs_dir=runs_dir,
         folder=folder,
-        facts=facts_of(splits),
+        facts=facts_of(splits, folder=folder),
     )
 
 
@@ -220,7 +224,16 @@ def open_program(config: Config, *, folder: Path) -> Program:
     return ModuleProgram(_load_module(config.task.program, folder), max_tokens=max_tokens)
 
 
-def facts_of(splits: Splits) -> dict[str, JsonValue]:
+def git_commit(folder: Path | None) -> str | None:
+    """Return the commit that a folder is at, `-dirty` if something in it is not committed; None outside of git."""
+    command = ["git", "-C", str(folder or Path.cwd()), "describe", "--always", "--dirty", "--abbrev=40", "--match="]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=5, check=True).stdout.strip() or None
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def facts_of(splits: Splits, *, folder: Path | None = None) -> dict[str, JsonValue]:
     """Return what people want to know of data and environment; no decision rests on it."""
     report = splits.report
     return {
@@ -231,6 +244,7 @@ def facts_of(splits: Splits) -> dict[str, JsonValue]:
         "warnings": list(report.warnings),
         "python": sys.version.split()[0],
         "platform": platform.platform(),
+        "git_commit": git_commit(folder),
         "packages": {name: version(name) for name in PACKAGES},
     }
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import cast
@@ -110,8 +110,9 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
     evaluator = open_evaluator(job, models, journal, observer)
     resources.callback(evaluator.close)
     resources.callback(models.stop)
-    starts = dict(_diverse_starts(job, seed))
-    study.enqueue_starts(list(starts)[: max(1, job.config.search.trials // 3)])
+    learned, (first, *others) = _learned(record), _diverse_starts(job, seed)
+    starts = dict([first, *learned, *others])
+    study.enqueue_starts(list(starts)[: max(1 + len(learned), job.config.search.trials // 3)])
     proposer = open_proposer(job, seed, models, journal, evaluator)
     return lambda taken: Opened(
         seed=seed,
@@ -157,6 +158,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
                 "facts": dict(job.facts),
                 "seed": seed.to_json(),
                 "metric_version": job.metric.version,
+                "warm_starts": [[name, candidate.to_json()] for name, candidate in job.warm_starts],
             }
         )
         return open_record(journal, job, seed)
@@ -224,6 +226,12 @@ def open_proposer(job: Job, seed: Candidate, models: Models, journal: Journal, e
         max_tokens=config.proposer.max_tokens,
         temperature=config.proposer.temperature,
     )
+
+
+def _learned(record: Mapping[str, JsonValue]) -> list[tuple[str, Candidate]]:
+    """Return what the study took over from another one when it began."""
+    kept = cast("Sequence[tuple[str, Mapping[str, JsonValue]]]", record.get("warm_starts", []))
+    return [(name, Candidate.from_json(body)) for name, body in kept]
 
 
 def _diverse_starts(job: Job, seed: Candidate) -> list[tuple[str, Candidate]]:

@@ -27,7 +27,7 @@ Kind = Literal[
     "health number",
     "record number",
     "date of birth",
-    "name with title",
+    "name",
     "street address",
     "IP address",
     "key or password",
@@ -53,8 +53,9 @@ _PATTERNS: Mapping[Kind, re.Pattern[str]] = {
         r"|passport(?: (?:no|number))?|insurance (?:no|number)|customer (?:id|no|number)|account (?:no|number)))"
         r"[.:# ]{1,3}[A-Z]{0,4}[- ]?\d[\d-]{3,14}\b"
     ),
-    "name with title": re.compile(
-        r"\b(?:Mrs?|Ms|Miss|Dr|Prof|Herr|Frau|Monsieur|Madame|Mme|Señora?|Signora?)\.? (?:[^\W\d_]\. ?)?"
+    "name": re.compile(
+        r"(?:\b[Mm]y name is|\b[Ii] am called|\b[Ii]ch heiße|\b[Mm]ein Name ist|\b[Jj]e m['\u2019]appelle"
+        r"|\b(?:Mrs?|Ms|Miss|Dr|Prof|Herr|Frau|Monsieur|Madame|Mme|Señora?|Signora?)\.?) (?:[^\W\d_]\. ?)?"
         r"(?=[^\W\d_])(?P<name>[A-ZÀ-ÖØ-Þ][^\W\d_'\u2019-]+(?:[-'\u2019 ][A-ZÀ-ÖØ-Þ][^\W\d_]+)?)"
     ),
     "street address": re.compile(

@@ -6,6 +6,7 @@ The database of a study holds everything that displays and exports need; `study.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 import optuna
 
 from optimizer.config import Config
-from optimizer.errors import StudyError, did_you_mean
+from optimizer.errors import StudyError, UserError, did_you_mean
 from optimizer.files import write_atomically
 from optimizer.journal import Journal, open_engine
 from optimizer.records import StudyView
@@ -21,6 +22,8 @@ from optimizer.study import open_storage
 from optimizer.view import read_view
 
 if TYPE_CHECKING:
+    from optimizer.candidate import Example
+    from optimizer.data_report import Splits
     from optimizer.program import Program
 
 POINTER = "study.json"
@@ -52,6 +55,36 @@ class SavedStudy:
         from optimizer.job import open_program
 
         return open_program(self.config, folder=self.folder)
+
+    def rows(self) -> dict[str, Example]:
+        """Return the study's examples by id, as far as they can still be read.
+
+        Empty when the data is gone or came from Python. Ids are made of the content, so a row that has changed since
+        is not found rather than shown in place of another.
+        """
+        splits = self._splits()
+        return (
+            {}
+            if splits is None
+            else {example.id: example for examples in splits.by_name().values() for example in examples}
+        )
+
+    def test_rows(self) -> tuple[Example, ...]:
+        """Return the test rows, or nothing where they cannot be read or have changed since."""
+        splits = self._splits()
+        if splits is None:
+            return ()
+        known = self.view().facts.get("fingerprints")
+        is_same = isinstance(known, Mapping) and known.get("test") == splits.report.fingerprints["test"]
+        return splits.test if is_same else ()
+
+    def _splits(self) -> Splits | None:
+        from optimizer.data import load_splits
+
+        try:
+            return load_splits(self.config, folder=self.folder)
+        except UserError:
+            return None
 
 
 def leave_pointer(run_dir: Path, *, storage: str | None, folder: Path) -> None:

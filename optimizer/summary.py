@@ -14,17 +14,10 @@ from rich.text import Text
 
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.records import StudyView, Verdict
-from optimizer.words import count, duration, money, percent, points
+from optimizer.words import STOP_WORDS, count, duration, money, percent, points
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
-STOP_WORDS = {
-    "trials": "all trials done",
-    "budget": "the budget is used up",
-    "time": "the time is used up",
-    "patience": "no new best for a while",
-    "perfect": "a perfect score on dev",
-}
 
 
 def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonValue]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
 
-from optimizer.front import pareto_front
-from optimizer.program import Program
+from optimizer import insight
+from optimizer.insight import Step
 from optimizer.records import StudyView, TrialRecord
-from optimizer.render import render
+from optimizer.word_diff import word_diff
 from optimizer.words import count, duration, money, percent, points
 
 STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
@@ -35,23 +39,66 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     ]
 
 
-def trial_table(view: StudyView, program: Program) -> Table:
-    """One line a trial. A star marks the front of score against length, among trials that ran their whole race."""
-    n_chars = [len(render(program, trial.candidate)) if trial.candidate else 0 for trial in view.trials]
-    raced = [i for i, trial in enumerate(view.trials) if trial.state == "complete"]
-    front = pareto_front([view.trials[i].score or 0.0 for i in raced], [n_chars[i] for i in raced])
-    starred = {raced[i] for i in front}
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
-    heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
-    cells = [
-        _trial_cells(trial, f"{n_chars[i]}{'*' if i in starred else ''}" if trial.candidate else "")
-        for i, trial in enumerate(view.trials)
-    ]
-    for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
-        table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
-    table.add_column("why", overflow="fold")
-    for trial, row in zip(view.trials, cells, strict=True):
-        table.add_row(*row, style="green" if trial.candidate == view.best else None)
+def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
+    """One line a trial. A star marks the front of score against length, among trials that ran their whole race.
+
+    Args:
+        n_chars: candidate id to prompt length.
+    """
+    starred = {trial.number for trial in insight.front_of(view, n_chars)}
+    table = _table("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls", "why")
+    for trial in view.trials:
+        star = "*" if trial.number in starred else ""
+        length = f"{n_chars[trial.candidate.id]}{star}" if trial.candidate else ""
+        table.add_row(*_trial_cells(trial, length), style="green" if trial.candidate == view.best else None)
+    return table
+
+
+def operator_table(view: StudyView) -> Table:
+    """One line an operator: what was tried, what became of it, what it gained."""
+    table = _table("operator", "tried", "took the lead", "gained", "in full", "dropped", "rejected", "failed", "calls")
+    for row in insight.operators(view):
+        fates = (row.complete, row.pruned, row.rejected, row.failed)
+        gained = points(row.gain) if row.won else "-"
+        cells = [row.operator, str(row.tried), str(row.won), gained, *map(str, fates), count(row.calls)]
+        table.add_row(*cells, style="green" if row.is_winner else None)
+    return table
+
+
+def lineage_tree(step: Step, title: str) -> Tree:
+    """The candidate above what it was made from, each with its score and what the step was worth."""
+    tree = Tree(Text(title, style="bold"), guide_style="dim")
+    _grow(tree, step)
+    return tree
+
+
+def _grow(tree: Tree, step: Step, note: str = "") -> None:
+    trial = step.trial
+    name = f"trial {trial.number + 1}  {trial.recipe.operator}" if trial else "your prompt, not scored"
+    score = f"  {percent(trial.score)} on {len(trial.outcomes)} rows" if trial and trial.outcomes else ""
+    branch = tree.add(Text(f"{name}{score}{note}"))
+    for parent, gained in zip(step.parents, step.worth, strict=True):
+        said = f"  (the step above: {points(gained.difference)} on {gained.n} shared rows)" if gained else ""
+        _grow(branch, parent, said)
+
+
+def diff_text(old: str, new: str) -> Text:
+    """The new text with what was added in green and what was removed in red, marked `[-...-]{+...+}` without colour."""
+    text = Text()
+    for kind, piece in word_diff(old, new):
+        if kind == "same":
+            text.append(piece)
+        elif kind == "added":
+            text.append("{+", style="dim").append(piece, style="green").append("+}", style="dim")
+        else:
+            text.append("[-", style="dim").append(piece, style="red strike").append("-]", style="dim")
+    return text
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="ellipsis", no_wrap=True)
     return table
 
 

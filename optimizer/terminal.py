@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import os
 import signal
 import sys
 import warnings
@@ -18,6 +19,7 @@ from optimizer.errors import Paused, UserError
 from optimizer.redaction import RedactingFormatter, redact
 
 EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
+PIPED_WIDTH = 200
 
 
 class Stopped(KeyboardInterrupt):
@@ -42,6 +44,12 @@ def stop_on_signals() -> None:
 
 def console(*, is_error: bool = False, is_silent: bool = False) -> Console:
     return Console(stderr=is_error, soft_wrap=False, quiet=is_silent)
+
+
+def wide_console() -> Console:
+    """A console for tables: as wide as the terminal, and wide enough for every column where there is none."""
+    is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return Console(width=PIPED_WIDTH if is_piped else None)
 
 
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import cast
 
 from sqlalchemy import Engine
 
-from optimizer.candidate import Candidate
+from optimizer.candidate import Candidate, Example
 from optimizer.config import Config
+from optimizer.errors import ProgramError
+from optimizer.export.other_tools import registry_template
+from optimizer.export.template import open_template
 from optimizer.job import Job
 from optimizer.journal import Journal
 from optimizer.program import Program
 from optimizer.records import StudyView
-from optimizer.redaction import redact
-from optimizer.render import render
+from optimizer.report import Material, figures_of, report_html
+from optimizer.report.figures import standalone
 from optimizer.saved import SavedStudy
+from optimizer.showing import clean, texts
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
-from optimizer.track.projection import shown_uri, without_rows
+from optimizer.track.projection import without_rows
 
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
@@ -35,7 +40,8 @@ def projection_of(job: Job, journal: Journal) -> Projection:
     """Return where and how a running study is shown."""
     report = job.splits.report
     splits: Splits = {name: (n, report.fingerprints[name]) for name, n in report.n.items()}
-    return _projection(job.config, job.program, journal.engine, splits, runs_dir=job.runs_dir)
+    rows = {example.id: example for examples in job.splits.by_name().values() for example in examples}
+    return _projection(job.config, job.program, journal.engine, splits, runs_dir=job.runs_dir, rows=lambda: rows)
 
 
 def saved_projection(saved: SavedStudy) -> Projection:
@@ -43,26 +49,58 @@ def saved_projection(saved: SavedStudy) -> Projection:
     facts = saved.view().facts
     n_rows, digests = cast("dict[str, int]", facts["n_rows"]), cast("dict[str, str]", facts["fingerprints"])
     splits = {name: (n, digests[name]) for name, n in n_rows.items()}
-    return _projection(saved.config, saved.program(), saved.journal.engine, splits, runs_dir=saved.runs_dir)
+    rows = cache(saved.rows)
+    return _projection(saved.config, saved.program(), saved.journal.engine, splits, runs_dir=saved.runs_dir, rows=rows)
 
 
-def _projection(config: Config, program: Program, engine: Engine, splits: Splits, *, runs_dir: Path) -> Projection:
-    source = config.data.source or "files"
+def _projection(
+    config: Config,
+    program: Program,
+    engine: Engine,
+    splits: Splits,
+    *,
+    runs_dir: Path,
+    rows: Callable[[], Mapping[str, Example]],
+) -> Projection:
+    """Say what is shown. Where rows are hidden, nothing is handed over that holds one: no report, no traces."""
+    source, full_text = config.data.source or "files", texts(program)
     hides_rows = config.tracking.rows == "ids"
 
-    def shown(candidate: Candidate) -> str:
-        return render(program, without_rows(candidate) if hides_rows else candidate)
+    def text(candidate: Candidate) -> str:
+        return full_text(without_rows(candidate) if hides_rows else candidate)
+
+    def extra_files(view: StudyView) -> Mapping[str, str]:
+        return _extra_files(Material(view=view, render=text, rows=rows(), clean=clean), has_report=not hides_rows)
 
     return Projection(
         uri=config.tracking.uri or default_uri(runs_dir),
         artifact_root=default_artifact_root(runs_dir),
         storage_id=storage_id(engine),
-        render=shown,
+        render=text,
+        template=lambda candidate: _template(program, candidate, text),
+        rows=dict if hides_rows else rows,
+        extra_files=extra_files,
+        n_traces=0 if hides_rows else config.tracking.traces,
         hides_rows=hides_rows,
-        redact=lambda text: redact(shown_uri(text)),  # a storage or tracking URI may hold a password
+        redact=clean,
         experiment=config.tracking.experiment,
         register=config.tracking.register_winner and not hides_rows,  # a prompt without its rows is of no use
         splits=tuple(
             SplitInput(split=split, n_rows=n, digest=digest, source=source) for split, (n, digest) in splits.items()
         ),
     )
+
+
+def _template(program: Program, candidate: Candidate, text: Callable[[Candidate], str]) -> str | list[dict[str, str]]:
+    """Return the registry's form; prompts of several predictors are one text, because an entry holds one prompt."""
+    if len(candidate.parts) > 1:
+        return text(candidate)
+    try:
+        return registry_template(open_template(program, candidate, candidate.parts[0].predictor))
+    except ProgramError:  # a layout whose inputs no template can take
+        return text(candidate)
+
+
+def _extra_files(material: Material, *, has_report: bool) -> dict[str, str]:
+    plots = {f"figures/{name}.svg": standalone(svg) for name, svg in figures_of(material).items()}
+    return {"report.html": report_html(material), **plots} if has_report else plots

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+STOP_WORDS = {
+    "trials": "all trials done",
+    "budget": "the budget is used up",
+    "time": "the time is used up",
+    "patience": "no new best for a while",
+    "perfect": "a perfect score on dev",
+}
+
 
 def percent(share: float | None) -> str:
     """`0.5` becomes `50.0%`; nothing becomes a dash."""

@@ -14,11 +14,12 @@ PACKAGE = ROOT / "optimizer"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
-    "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data", "advice", "review",
+    "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data", "advice", "review", "insight",
+    "word_diff", "front", "decay",
 )  # fmt: skip
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
-    "mlflow": {"track"},
+    "mlflow": {"track", "mlflow_optimizer"},
     "optuna": {"study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
@@ -30,8 +31,12 @@ EDGES = {
         "commands_privacy",
         "commands_probe",
         "commands_review",
+        "reading",
         "tables",
+        "comparison",
     },
+    "matplotlib": {"report"},
+    "jinja2": {"report"},
     "click": {"cli", "cli_people", "commands_init"},
     "python_calamine": {"spreadsheets"},
     "charset_normalizer": {"text_files"},

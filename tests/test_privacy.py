@@ -182,7 +182,7 @@ def test_check_says_what_is_personal_and_where_it_would_go(tmp_path: Path) -> No
         out = Console(record=True, width=200)
         print_privacy(out, job)
         text = out.export_text()
-        assert "train rows (name with title" in text
+        assert "train rows (name" in text
         assert said in text
         assert "Alder" not in text
         job.close()

@@ -372,7 +372,7 @@ def test_the_parent_run_tells_the_outcome(shown: Projection) -> None:
     assert not any(key.startswith("budget") for key in run.data.params)
     assert {row.dataset.name for row in run.inputs.dataset_inputs} == {"dev", "test"}
     assert artifact(run, "winner_prompt.txt") == render(MERGED)
-    assert [row[3] for row in json.loads(artifact(run, "test_flips.json"))["data"]] == [
+    assert [row[-1] for row in json.loads(artifact(run, "test_flips.json"))["data"]] == [
         "same", "same", "broken", "fixed", "fixed", "fixed", "not compared"
     ]  # fmt: skip
 

@@ -19,13 +19,13 @@ import pytest
 from optimizer import background, heartbeat
 from optimizer.background import stop_study
 from optimizer.budget import expected_left_s
-from optimizer.commands import show_status
 from optimizer.config_file import load_config
 from optimizer.errors import Paused, StudyError
 from optimizer.files import is_claimed
 from optimizer.heartbeat import Heartbeat, read_live
 from optimizer.job import open_job
 from optimizer.observe import Observer
+from optimizer.reading import show_status
 from optimizer.run import run
 from tests.fake_server import Body, FakeServer, Fault, error
 from tests.test_main_job import answer, command, config, labelled_rows, optimizer, write

@@ -3,8 +3,14 @@
     text        the prompt for people
     markdown    the prompt with scores, settings and how it is used
     chat-json   messages with open inputs, for any program
-    yaml        the same facts, to be read and kept under version control
+    openai      the request body of OpenAI-compatible servers
+    anthropic   the request body of Anthropic's Messages API
+    yaml        the same facts as chat-json, to be read and kept under version control
     dspy        a state that `program.load(path)` reads
+    python      a file with a ready function that needs the standard library alone
+    promptfoo   a test suite with the test rows as assertions
+    langchain   a chat prompt as LangChain's hub keeps it
+    mlflow      the arguments of `mlflow.genai.register_prompt`
 
 To add one: write a function `Subject -> str`, name it in `ExportFormat` and enter it in `EXPORTERS`. What the forms
 share is made once: `facts` says what there is to tell, `template` where inputs go and how they are put in.
@@ -12,22 +18,51 @@ share is made once: `facts` says what there is to tell, `template` where inputs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, cast
 
-from optimizer.candidate import Candidate
+from optimizer.candidate import Candidate, Example
 from optimizer.errors import ConfigError, did_you_mean
+from optimizer.export.clients import anthropic_json, openai_json
 from optimizer.export.dspy_state import dspy_state
 from optimizer.export.facts import Subject
 from optimizer.export.markdown import markdown
+from optimizer.export.other_tools import langchain_json, mlflow_json
+from optimizer.export.promptfoo import promptfoo_yaml
+from optimizer.export.python_file import python_file
 from optimizer.export.structured import chat_json, yaml_text
 from optimizer.program import Program
 from optimizer.records import StudyView
 from optimizer.render import render
 
-__all__ = ["EXPORTERS", "ExportFormat", "export", "export_format"]
+__all__ = ["EXPORTERS", "SUFFIXES", "ExportFormat", "export", "export_format"]
 
-ExportFormat = Literal["text", "markdown", "chat-json", "yaml", "dspy"]
+ExportFormat = Literal[
+    "text",
+    "markdown",
+    "chat-json",
+    "openai",
+    "anthropic",
+    "yaml",
+    "dspy",
+    "python",
+    "promptfoo",
+    "langchain",
+    "mlflow",
+]
+SUFFIXES: Mapping[ExportFormat, str] = {
+    "text": ".txt",
+    "markdown": ".md",
+    "chat-json": ".json",
+    "openai": ".openai.json",
+    "anthropic": ".anthropic.json",
+    "yaml": ".yaml",
+    "dspy": ".dspy.json",
+    "python": ".py",
+    "promptfoo": ".promptfoo.yaml",
+    "langchain": ".langchain.json",
+    "mlflow": ".mlflow.json",
+}
 
 
 def _text(subject: Subject) -> str:
@@ -38,8 +73,14 @@ EXPORTERS: Mapping[ExportFormat, Callable[[Subject], str]] = {
     "text": _text,
     "markdown": markdown,
     "chat-json": chat_json,
+    "openai": openai_json,
+    "anthropic": anthropic_json,
     "yaml": yaml_text,
     "dspy": dspy_state,
+    "python": python_file,
+    "promptfoo": promptfoo_yaml,
+    "langchain": langchain_json,
+    "mlflow": mlflow_json,
 }
 
 
@@ -55,15 +96,23 @@ def export_format(name: str) -> ExportFormat:
     return cast(ExportFormat, name)
 
 
-def export(view: StudyView, program: Program, format: ExportFormat, candidate: Candidate | None = None) -> str:
+def export(
+    view: StudyView,
+    program: Program,
+    format: ExportFormat,
+    candidate: Candidate | None = None,
+    *,
+    rows: Sequence[Example] = (),
+) -> str:
     """Return a prompt of a study in the form that is asked for, with a line end at the end.
 
     Args:
         candidate: default: the best one.
+        rows: test rows, which become assertions where a form has them.
 
     Raises:
         ProgramError: the layout puts inputs in as no plain client could.
     """
-    subject = Subject(view=view, program=program, candidate=view.best if candidate is None else candidate)
+    subject = Subject(view=view, program=program, candidate=candidate or view.best, rows=tuple(rows))
     text = EXPORTERS[format](subject).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     return text + "\n"

@@ -5,28 +5,31 @@ Left out on purpose: endpoints, keys, paths and anything else of the machine tha
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import PureWindowsPath
 from typing import Any, cast
 
 from optimizer.adapter import spec_of_signature
-from optimizer.candidate import Candidate, Fields, JsonValue, Part
+from optimizer.candidate import Candidate, Example, Fields, JsonValue, Part
 from optimizer.export.template import Template, open_template
 from optimizer.formats import FORMATS
-from optimizer.program import Program
+from optimizer.lm.grammar import gbnf, only_json
+from optimizer.program import Program, TaskProgram
 from optimizer.prompt import PromptSpec
 from optimizer.records import StudyView
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """What is exported: one candidate of a study."""
+    """What is exported: one candidate of a study. `rows` are test rows, for the forms that hold tests."""
 
     view: StudyView
     program: Program
     candidate: Candidate
+    rows: tuple[Example, ...] = ()
 
     @property
     def is_best(self) -> bool:
@@ -40,6 +43,8 @@ class PredictorPrompt:
     Attributes:
         spec: the fields; `reasoning` is among the outputs where it is asked for.
         n_own_demos: demonstrations that came with the user's program and are not the search's.
+        guide: further fields of a request that hold a llama.cpp server to the allowed replies, as the search did.
+            Empty for hosted models, which the search leaves free.
     """
 
     part: Part
@@ -49,6 +54,12 @@ class PredictorPrompt:
     temperature: float
     max_tokens: int
     n_own_demos: int
+    guide: Fields = field(default_factory=dict)
+
+    @property
+    def is_pattern(self) -> bool:
+        """Whether the prompt is one text to continue."""
+        return [message.role for message in self.template.messages] == ["user"]
 
 
 def predictor_prompts(subject: Subject) -> tuple[PredictorPrompt, ...]:
@@ -74,7 +85,25 @@ def _predictor_prompt(subject: Subject, part: Part, asked: Any) -> PredictorProm
         temperature=settings.get("temperature", subject.candidate.temperature),
         max_tokens=settings.get("max_tokens", cast(int, task_model(subject.view)["max_tokens"])),
         n_own_demos=0 if part.demos else len(asked.demos),
+        guide=_guide(subject),
     )
+
+
+def is_local(view: StudyView) -> bool:
+    """Whether the task model is a file that llama.cpp runs."""
+    name = str(task_model(view)["model"])
+    return name == "embedded" or name.startswith("gguf:")
+
+
+def _guide(subject: Subject) -> Fields:
+    program = subject.program
+    if not (is_local(subject.view) and isinstance(program, TaskProgram)):
+        return {}
+    blank = {field.name: "" for spec in program.specs.values() for field in spec.inputs}
+    request = program.request(subject.candidate, blank)
+    if schema := only_json(request.constraint):
+        return {"json_schema": json.loads(schema)}
+    return {"grammar": gbnf(request.constraint, ends=request.stop)} if request.constraint else {}
 
 
 def _spec(own: PromptSpec, asked: Any) -> PromptSpec:

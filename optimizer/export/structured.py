@@ -24,7 +24,12 @@ def chat_json(subject: Subject) -> str:
 
 def yaml_text(subject: Subject) -> str:
     """Return the same facts as YAML with long texts as blocks."""
-    text: str = yaml.dump(_data(subject), Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**9)
+    return dump_yaml(_data(subject))
+
+
+def dump_yaml(data: JsonValue) -> str:
+    """Return YAML on which readers of all versions agree, without a line end at the end."""
+    text: str = yaml.dump(data, Dumper=_Dumper, allow_unicode=True, sort_keys=False, width=10**9)
     return text.removesuffix("\n")
 
 
@@ -60,6 +65,7 @@ def _predictor(prompt: PredictorPrompt) -> dict[str, JsonValue]:
         "max_tokens": prompt.max_tokens,
         "stop": list(prompt.stop),
         "demonstrations": [demo.example_id for demo in prompt.part.demos],
+        **({"guide": prompt.guide} if prompt.guide else {}),
     }
 
 

@@ -55,6 +55,12 @@ class Template:
     messages: tuple[Message, ...]
     slots: tuple[Slot, ...]
 
+    def pieces(self, content: str) -> list[str | Slot]:
+        """Return one message's content as texts and, between them, the slots; empty texts are left out."""
+        by_text = {slot.placeholder: slot for slot in self.slots}
+        parts = re.split(f"({'|'.join(map(re.escape, by_text))})", content)
+        return [by_text[part] if i % 2 else part for i, part in enumerate(parts) if part]
+
 
 def open_template(program: Program, candidate: Candidate, predictor: str) -> Template:
     """Return the messages that one predictor sends, with its inputs left open.
@@ -80,6 +86,11 @@ def open_template(program: Program, candidate: Candidate, predictor: str) -> Tem
         ),
         slots=tuple(Slot(name=name, placeholder=placeholders[name], encoding=encodings[name]) for name in names),
     )
+
+
+def written(slot: Slot, value: JsonValue) -> str:
+    """Return a value as it is put in."""
+    return _WRITERS[slot.encoding](value)
 
 
 def _markers(names: Sequence[str], render: _Render) -> dict[str, str]:

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from optimizer.candidate import Candidate, JsonValue, content_hash
+from optimizer import insight
+from optimizer.candidate import Candidate, Example, JsonValue, content_hash
 from optimizer.records import Outcome, StudyState, StudyView, TrialRecord, TrialState
 from optimizer.track.points import Point, trial_points
 from optimizer.track.projection import Projection
@@ -42,6 +43,7 @@ NO_PARAM = (
     "prompt",
     "name",
 )  # may change between sessions, or are shown elsewhere
+FLIP_COLUMNS = ["example_id", "expected", "seed_said", "winner_said", "seed", "winner", "flip"]
 PARAM_KEY = re.compile(r"[A-Za-z0-9_\-. :/]{1,250}")
 
 
@@ -156,15 +158,24 @@ def number_width(view: StudyView) -> int:
     return max(2, len(str(setting(view, "search", "trials", default=40) - 1)))
 
 
-def flips_table(seed: Sequence[Outcome], winner: Sequence[Outcome]) -> str:
-    """Return the rows that both prompts answered, as a table file: example id, both values, fixed or broken."""
-    after = {outcome.example_id: outcome.value for outcome in winner}
-    rows: list[list[JsonValue]] = []
-    for outcome in seed:
-        if outcome.example_id in after:
-            old, new = outcome.value, after[outcome.example_id]
-            rows.append([outcome.example_id, old, new, _flip(old, new)])
-    return pretty_json({"columns": ["example_id", "seed", "winner", "flip"], "data": rows})
+def flips_table(seed: Sequence[Outcome], winner: Sequence[Outcome], rows: Mapping[str, Example]) -> str:
+    """Return the rows that both prompts answered, as a table file: what was expected and said, both values, the flip.
+
+    Inputs stay out, they are in the data.
+    """
+    data: list[list[JsonValue]] = [
+        [
+            pair.example_id,
+            insight.as_line(pair.example.outputs) if pair.example else None,
+            insight.said(pair.seed) if pair.seed.answer else pair.seed.kind,
+            insight.said(pair.winner) if pair.winner.answer else pair.winner.kind,
+            pair.seed.value,
+            pair.winner.value,
+            pair.flip,
+        ]
+        for pair in insight.pairs(seed, winner, rows)
+    ]
+    return pretty_json({"columns": FLIP_COLUMNS, "data": data})
 
 
 def config_params(config: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, str]]:
@@ -191,12 +202,6 @@ def setting(view: StudyView, section: str, key: str, *, default: int) -> int:
 def pretty_json(value: object) -> str:
     """Serialise for people. ASCII, so that any text survives the way through the store unchanged."""
     return json.dumps(value, indent=1, ensure_ascii=True, default=str)
-
-
-def _flip(old: float | None, new: float | None) -> str:
-    if old is None or new is None:
-        return "not compared"
-    return "same" if old == new else ("fixed" if new > old else "broken")
 
 
 def _trial_tags(view: StudyView, trial: TrialRecord, projection: Projection, lineage: Lineage) -> dict[str, str]:

@@ -21,11 +21,13 @@ from optimizer.track.note import study_note
 from optimizer.track.points import Point, elapsed_s, final_points, start_s, study_points
 from optimizer.track.projection import Projection, SplitInput, absolute_uri, is_server
 from optimizer.track.registry import all_pages, register_winner
+from optimizer.track.traces import write_traces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import DatasetInput, Metric, Run
 
+TRACES_TAG = "optimizer.traces"
 DIGEST_TAG = "optimizer.digest"
 TAG_CHARS = 8000
 PARAM_CHARS = 6000
@@ -129,7 +131,17 @@ class MlflowView:
             self._batch(parent, tags=self._register(view))
         if view.state == "finished":
             self._client.set_terminated(parent_id, "FINISHED", parent.start_ms + round(elapsed_s(view) * 1000))
+            self._add_extras(view, parent_id)
         return parent_id
+
+    def _add_extras(self, view: StudyView, parent_id: str) -> None:
+        """Add report, plots and traces: last, because they take longest and nothing waits for them."""
+        for path, text in self._projection.extra_files(view).items():
+            self._client.log_text(parent_id, self._projection.clean(text), path)
+        if self._projection.n_traces and TRACES_TAG not in self._client.get_run(parent_id).data.tags:
+            uri, experiment = absolute_uri(self._projection.uri), self._experiment_id or "0"
+            n = write_traces(view, self._projection, uri=uri, experiment_id=experiment, run_id=parent_id)
+            self._client.set_tag(parent_id, TRACES_TAG, str(n))
 
     def locate(self, name: str) -> tuple[str, str] | None:
         """Return (experiment id, parent run id) of a study, or None when it is not in the store."""
@@ -241,12 +253,12 @@ class MlflowView:
             self._client.update_run(parent.run_id, status=content.STUDY_STATUS[view.state])
 
     def _result_files(self, view: StudyView) -> dict[str, str]:
-        files = {"winner_prompt.txt": self._projection.render(view.best)}
-        if view.verdict is not None:
-            files["test_flips.json"] = content.flips_table(view.verdict.seed_outcomes, view.verdict.winner_outcomes)
+        files, rows = {"winner_prompt.txt": self._projection.render(view.best)}, self._projection.rows()
+        if (test := view.verdict) is not None:
+            files["test_flips.json"] = content.flips_table(test.seed_outcomes, test.winner_outcomes, rows)
         seed, best = view.trial_of(view.seed), view.trial_of(view.best)
         if seed is not None and best is not None:
-            files["dev_flips.json"] = content.flips_table(seed.outcomes, best.outcomes)
+            files["dev_flips.json"] = content.flips_table(seed.outcomes, best.outcomes, rows)
         return files
 
     def _register(self, view: StudyView) -> dict[str, str]:

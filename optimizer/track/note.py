@@ -79,5 +79,13 @@ def fenced(text: str) -> str:
 
 
 def _commands(view: StudyView) -> str:
-    commands = [f"optimizer show {view.name}", f"optimizer export {view.name} --format text", "optimizer ui"]
-    return "### Next\n\n" + fenced("\n".join(commands))
+    commands = [
+        f"optimizer show {view.name}",
+        f"optimizer report {view.name}",
+        f"optimizer export {view.name} --format text",
+    ]
+    return (
+        "### Next\n\n"
+        + fenced("\n".join(commands))
+        + ("\n\n`report.html` and the plots are among the artifacts." if view.state == "finished" else "")
+    )

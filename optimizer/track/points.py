@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.records import StudyView, TrialRecord
+from optimizer.stats import wilson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,7 +52,7 @@ def study_points(view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
     Stops at the first trial that still runs: what came before it may not change any more, what follows may.
     `over_calls/` repeats the charts with calls instead of trials on the axis.
     """
-    best: float | None = None
+    best: TrialRecord | None = None
     calls, cost_usd = 0, 0.0
     for trial in sorted(view.trials, key=lambda trial: trial.number):
         if trial.state == "running":
@@ -60,8 +61,8 @@ def study_points(view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
             return
         calls, cost_usd = calls + trial.task_calls + trial.proposer_calls, cost_usd + trial.cost_usd
         if trial.state == "complete" and trial.score is not None:
-            best = trial.score if best is None else max(best, trial.score)
-        known = {"best_dev": best, "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
+            best = trial if best is None or trial.score > (best.score or 0.0) else best
+        known = {**_incumbent(best), "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
         end_ms = max(0, round((trial.started_s + trial.duration_s - start_s(view)) * 1000))
         over_calls = known if trial.task_calls + trial.proposer_calls else {}  # a free trial would share its step
         yield (
@@ -75,6 +76,15 @@ def study_points(view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
                 ]
             ),
         )
+
+
+def _incumbent(best: TrialRecord | None) -> dict[str, float | None]:
+    """Return the best complete score with its own 95% interval; it is not corrected for having been chosen."""
+    if best is None or best.score is None:
+        return {}
+    n = sum(outcome.value is not None for outcome in best.outcomes)
+    low, high = wilson(best.score * n, n, 0.95)
+    return {"best_dev": best.score, "best_dev_low": low, "best_dev_high": high}
 
 
 def final_points(view: StudyView) -> tuple[Point, ...]:

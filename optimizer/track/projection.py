@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from sqlalchemy.engine import make_url
 
-from optimizer.candidate import Candidate, Demo
+from optimizer.candidate import Candidate, Demo, Example
+from optimizer.records import StudyView
 
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
@@ -31,6 +32,15 @@ def without_rows(candidate: Candidate) -> Candidate:
     return replace(candidate, parts=tuple(parts))
 
 
+def _no_rows() -> Mapping[str, Example]:
+    return {}
+
+
+def _no_files(view: StudyView) -> Mapping[str, str]:
+    del view
+    return {}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitInput:
     """One split of the data, to be listed among the run's dataset inputs. `digest` is our own content hash."""
@@ -50,6 +60,10 @@ class Projection:
         artifact_root: folder for artifacts when `uri` is a database; a server decides for itself.
         storage_id: tells two studies of one name apart, see `optimizer.track.outbox.storage_id`.
         render: the exact prompt text of a candidate.
+        template: the registry's form of a candidate, one text or chat messages; default: `render`.
+        rows: the examples by id, where they are at hand; asked for when the study has ended.
+        extra_files: further texts by path for a study that has ended: its report and plots.
+        n_traces: rows of the final comparison that are shown as traces.
         redact: applied to every text before it leaves; removes secrets.
         hides_rows: rows appear as their ids; remarks that may quote one are left out.
     """
@@ -61,6 +75,10 @@ class Projection:
     experiment: str = "prompt-optimizer"
     register: bool = True
     splits: tuple[SplitInput, ...] = ()
+    template: Callable[[Candidate], str | list[dict[str, str]]] | None = None
+    rows: Callable[[], Mapping[str, Example]] = _no_rows
+    extra_files: Callable[[StudyView], Mapping[str, str]] = _no_files
+    n_traces: int = 0
     redact: Callable[[str], str] = _unchanged
     hides_rows: bool = False
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mlflow.store.entities import PagedList
 
 T = TypeVar("T")
+Template = str | list[dict[str, str]]
 
 CHAMPION, PREVIOUS = "champion", "previous"
 MAX_CHARS = 100_000  # the registry's limit for a text prompt
@@ -33,13 +34,14 @@ def register_winner(
     client: MlflowClient, view: StudyView, projection: Projection, *, run_id: str, experiment_id: str
 ) -> dict[str, str]:
     """Register the winner's text unless it is there, tag it, move the alias; return tags for the parent run."""
-    text = projection.clean(projection.render(view.best))
+    template = _cleaned(view, projection)
+    text = template if isinstance(template, str) else json.dumps(template)
     if len(text) > MAX_CHARS:
         return {"optimizer.registered": f"no: the prompt has {len(text)} characters, the registry takes {MAX_CHARS}"}
-    if not text:
+    if not template:
         return {"optimizer.registered": "no: the prompt is empty"}
     sha256 = hashlib.sha256(text.encode()).hexdigest()
-    version = _version_of(client, view.name, text, sha256) or _new_version(client, view, text)
+    version = _version_of(client, view.name, template, sha256) or _new_version(client, view, template)
     _show_in_experiment(client, view.name, experiment_id)
     _tag(client, version, view, {"sha256": sha256, "run_id": run_id, "study_id": projection.study_id(view.name)})
     if view.verdict is not None and view.verdict.decision == "promote":
@@ -49,9 +51,17 @@ def register_winner(
     return {"optimizer.registered": f"{view.name} version {number}", "mlflow.linkedPrompts": linked}
 
 
-def _version_of(client: MlflowClient, name: str, text: str, sha256: str) -> PromptVersion | None:
+def _cleaned(view: StudyView, projection: Projection) -> Template:
+    """Return the winner as the registry keeps it: a text with `{{ name }}` for inputs, or chat messages with them."""
+    template = (projection.template or projection.render)(view.best)
+    if isinstance(template, str):
+        return projection.clean(template)
+    return [{key: projection.clean(value) for key, value in row.items()} for row in template]
+
+
+def _version_of(client: MlflowClient, name: str, template: Template, sha256: str) -> PromptVersion | None:
     """Return the oldest version with this text. The text itself counts where a crash left no tag."""
-    versions = [v for v in _versions(client, name) if v.tags.get("sha256") == sha256 or v.template == text]
+    versions = [v for v in _versions(client, name) if v.tags.get("sha256") == sha256 or v.template == template]
     return min(versions, key=lambda version: int(version.version), default=None)
 
 
@@ -71,9 +81,9 @@ def all_pages(fetch: Callable[[str | None], PagedList[T]]) -> list[T]:
     return items
 
 
-def _new_version(client: MlflowClient, view: StudyView, text: str) -> PromptVersion:
+def _new_version(client: MlflowClient, view: StudyView, template: Template) -> PromptVersion:
     """Register without tags: tags given here would also become the prompt's own."""
-    version: PromptVersion = client.register_prompt(view.name, text, commit_message=_commit_message(view))
+    version: PromptVersion = client.register_prompt(view.name, template, commit_message=_commit_message(view))
     for thread in threading.enumerate():  # it edits the prompt's tags behind our back, so let it finish first
         if thread.name.startswith(LINK_THREAD):
             thread.join(timeout=10)

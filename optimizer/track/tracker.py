@@ -20,6 +20,7 @@ log = logging.getLogger("optimizer.track")
 
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
+CLOSE_TIMEOUT_S = 30.0  # the report and its plots take seconds
 TRIES_OF_A_REFUSED_ENTRY = 3
 
 
@@ -62,7 +63,7 @@ class Tracker:
         """Mark that the study has paused or finished."""
         self._add("finish")
 
-    def close(self, timeout_s: float = 10.0) -> None:
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Show what is waiting, for at most `timeout_s` seconds, and stop. The rest stays in the outbox."""
         self._closing.set()
         self._wake.set()

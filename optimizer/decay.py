@@ -1,0 +1,105 @@
+"""Whether a prompt still earns its place: with another model, after an update, on newer rows. Pure.
+
+Two questions, both in pairs: is the prompt worse than its seed now, and is its gain smaller than it was when the study
+judged it? An alarm wants 99% confidence, because a check that runs every night asks often.
+
+    holds    neither
+    weaker   the gain has shrunk
+    broken   the prompt is worse than the seed that it replaced
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from optimizer import stats
+from optimizer.records import Outcome, Verdict
+from optimizer.words import points
+
+Standing = Literal["holds", "weaker", "broken"]
+ALARM_CONFIDENCE = 0.99
+N_RESAMPLES = 10_000
+EXIT_CODES: dict[Standing, int] = {"holds": 0, "weaker": 4, "broken": 5}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Change:
+    """How the gain (prompt less seed) moved since the study: now less then, with an interval at 99%."""
+
+    then: float
+    difference: float
+    low: float
+    high: float
+    is_paired: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decay:
+    """What a check came to. `now` compares the prompt with its seed on the rows of the check."""
+
+    standing: Standing
+    reason: str
+    now: Verdict
+    change: Change | None
+
+    @property
+    def exit_code(self) -> int:
+        return EXIT_CODES[self.standing]
+
+
+def judge_decay(now: Verdict, then: Verdict | None, *, rng: np.random.Generator) -> Decay:
+    """Decide whether a prompt still holds.
+
+    Args:
+        now: both prompts on the rows of the check.
+        then: the study's own verdict; None if it has none, or is about another prompt: then only `broken` can be seen.
+    """
+    change = gain_change(now, then, rng=rng) if then is not None and then.seed_outcomes else None
+    if now.high < 0 and now.difference < 0 and now.p_value < 1 - ALARM_CONFIDENCE:
+        reason = f"It is {points(-now.difference).lstrip('+')} points worse than the seed that it replaced."
+        return Decay(standing="broken", reason=reason, now=now, change=change)
+    if change is not None and change.then > 0 and change.high < 0:
+        reason = f"Its gain on the seed was {points(change.then)} points and is {points(now.difference)} now."
+        return Decay(standing="weaker", reason=reason, now=now, change=change)
+    is_better = now.decision == "promote"
+    reason = (
+        "It is still proven to be better than its seed." if is_better else "There is no proof that it has become worse."
+    )
+    return Decay(standing="holds", reason=reason, now=now, change=change)
+
+
+def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator) -> Change:
+    """Compare the gain on both occasions: row by row where both saw the same rows, else as two samples."""
+    old, new = gains(then.seed_outcomes, then.winner_outcomes), gains(now.seed_outcomes, now.winner_outcomes)
+    if shared := sorted(old.keys() & new.keys()):
+        before, after = (np.array([side[key] for key in shared]) for side in (old, new))
+        found = stats.compare(before, after, is_binary=False, confidence=ALARM_CONFIDENCE, rng=rng)
+        return Change(
+            then=float(before.mean()), difference=found.difference, low=found.low, high=found.high, is_paired=True
+        )
+    before, after = np.array(list(old.values())), np.array(list(new.values()))
+    drawn = _means(after, rng) - _means(before, rng)
+    tail = (1 - ALARM_CONFIDENCE) / 2
+    low, high = np.quantile(drawn, [tail, 1 - tail])
+    difference = float(after.mean() - before.mean())
+    return Change(then=float(before.mean()), difference=difference, low=float(low), high=float(high), is_paired=False)
+
+
+def gains(seed: Sequence[Outcome], winner: Sequence[Outcome]) -> dict[str, float]:
+    """Return the difference of both prompts by row, without rows that failed for one of them."""
+    before = {outcome.example_id: value for outcome in seed if (value := outcome.value) is not None}
+    return {
+        outcome.example_id: value - before[outcome.example_id]
+        for outcome in winner
+        if (value := outcome.value) is not None and outcome.example_id in before
+    }
+
+
+def _means(values: stats.FloatArray, rng: np.random.Generator) -> stats.FloatArray:
+    """Return the means of resamples."""
+    n = len(values)
+    return np.concatenate([values[rng.integers(0, n, size=(500, n))].mean(axis=1) for _ in range(N_RESAMPLES // 500)])

@@ -1,0 +1,44 @@
+"""What the report's figures do not show, in sentences for people. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from optimizer.records import StudyView
+from optimizer.stats import smallest_provable_gain
+from optimizer.words import percent, points
+
+FEW_IN_SLICE = 10
+
+
+def limits(view: StudyView, *, n_flips: Mapping[str, int]) -> list[str]:
+    """Return the sentences, those that matter most first."""
+    verdict, found = view.verdict, []
+    if verdict is None:
+        found.append(
+            "The test rows have not been opened, so nothing is proven yet; dev scores flatter what was chosen."
+        )
+    else:
+        gain = smallest_provable_gain(verdict.n, confidence=verdict.confidence)
+        found.append(
+            f"With {verdict.n} test rows a true gain of about {100 * gain:.0f} points is found in four of five "
+            "studies; smaller ones usually end in `keep`."
+        )
+        if n_broken := n_flips.get("broken", 0):
+            found.append(
+                f"The new prompt is not better everywhere: {n_broken} test rows that were right are wrong now."
+            )
+        found.append(f"Tables of classes and slices rest on few rows: under {FEW_IN_SLICE} rows they are anecdotes.")
+        found.append(
+            "The verdict holds for this model, metric and kind of data; `optimizer verify` checks another model."
+        )
+    if (dev := view.dev) is not None:
+        found.append(
+            f"On dev the winner scored {percent(dev.raw)}; having been chosen as the best of {len(view.trials)} "
+            f"trials, it is believed to be worth {percent(dev.winner)} ({points(dev.winner - dev.raw)})."
+        )
+    found.append(
+        "Test rows were scored once, after the search had ended, and by two prompts only. If they are used for a "
+        "second study they no longer are what the search never saw."
+    )
+    return found

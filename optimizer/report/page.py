@@ -1,0 +1,184 @@
+"""Puts the report together: what each section says is computed here, how it looks is in `page.html.jinja`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from optimizer import insight
+from optimizer.candidate import Candidate, Example, Fields
+from optimizer.insight import Pair, SliceRow, Step
+from optimizer.records import StudyView
+from optimizer.report import figures
+from optimizer.report.limits import limits
+from optimizer.word_diff import word_diff
+from optimizer.words import STOP_WORDS, count, duration, money, percent, points
+
+MAX_ROWS = 12  # examples fixed, and as many broken
+MAX_TRIALS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Material:
+    """What a report is made of.
+
+    Attributes:
+        render: a candidate's prompt as text.
+        rows: examples by id; empty when the data is not at hand, then ids stand for them.
+        clean: applied to every prompt and row; removes secrets.
+    """
+
+    view: StudyView
+    render: Callable[[Candidate], str]
+    rows: Mapping[str, Example] = field(default_factory=dict)
+    clean: Callable[[str], str] = str
+
+    @cached_property
+    def n_chars(self) -> Mapping[str, int]:
+        """Prompt length by candidate id."""
+        made = {trial.candidate.id: trial.candidate for trial in self.view.trials if trial.candidate}
+        return {key: len(self.render(each)) for key, each in (made | {self.view.seed.id: self.view.seed}).items()}
+
+    @cached_property
+    def pairs(self) -> tuple[Pair, ...]:
+        """The test rows as both prompts answered them; nothing before the verdict."""
+        verdict = self.view.verdict
+        return insight.pairs(verdict.seed_outcomes, verdict.winner_outcomes, self.rows) if verdict else ()
+
+
+def report_html(material: Material) -> str:
+    """Return the whole page. It loads nothing: styles and plots are inside, and there is no script."""
+    environment = Environment(
+        loader=PackageLoader("optimizer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
+    )
+    environment.filters |= {"percent": percent, "points": points, "money": money, "duration": duration, "count": count}
+    return environment.get_template("page.html.jinja").render(**_content(material)) + "\n"
+
+
+def figures_of(material: Material) -> dict[str, str]:
+    """Return the report's plots as SVG elements by name."""
+    view = material.view
+    drawn = {
+        "progress": figures.progress_figure(insight.progress(view)),
+        "operators": figures.operators_figure(insight.operators(view)),
+        "length": figures.length_figure(view.trials, insight.front_of(view, material.n_chars), material.n_chars),
+    }
+    return drawn | ({"verdict": figures.verdict_figure(view.verdict)} if view.verdict else {})
+
+
+def _content(material: Material) -> dict[str, Any]:
+    view, verdict = material.view, material.view.verdict
+    seed, best = material.clean(material.render(view.seed)), material.clean(material.render(view.best))
+    drawn = {name: Markup(svg) for name, svg in figures_of(material).items()}  # ours, see `figures`
+    flips: Counter[str] = Counter(pair.flip for pair in material.pairs)
+    return {
+        "view": view,
+        "verdict": verdict,
+        "dev": view.dev,
+        "goal": str(cast(Fields, view.config.get("task") or {}).get("goal") or ""),
+        "model": str(_section(_section(view.config, "lm"), "task").get("model", "")),
+        "metric": str(_section(view.config, "metric").get("name", "")),
+        "headline": headline(view),
+        "is_same": view.best == view.seed,
+        "seed_prompt": seed,
+        "best_prompt": best,
+        "diff": word_diff(seed, best),
+        "figures": drawn,
+        "light": Markup("".join(f"--{name}:{value};" for name, value in figures.LIGHT.items())),
+        "dark": Markup("".join(f"--{name}:{value};" for name, value in figures.DARK.items())),
+        "operators": insight.operators(view),
+        "slices": _tables(insight.slices(material.pairs)),
+        "flips": flips,
+        "fixed": _answered(material, "fixed"),
+        "broken": _answered(material, "broken"),
+        "steps": steps(insight.lineage(view)),
+        "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
+        "trials": view.trials[:MAX_TRIALS],
+        "n_chars": material.n_chars,
+        "states": Counter(trial.state for trial in view.trials),
+        "stopped": STOP_WORDS.get(view.stop_reason, view.stop_reason),
+        "split": _split(view),
+        "limits": limits(view, n_flips=flips),
+        "has_rows": bool(material.rows),
+    }
+
+
+def headline(view: StudyView) -> str:
+    """Return what the study came to, in one sentence that needs no knowledge of statistics."""
+    verdict = view.verdict
+    if verdict is None:
+        return f"The study is {view.state}; there is no verdict yet."
+    scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} on {verdict.n} examples"
+    interval = f"between {points(verdict.low)} and {points(verdict.high)} points"
+    if verdict.decision == "promote":
+        return (
+            f"Use the new prompt: it raised the score from {scores} that the search never saw, "
+            f"a difference that is {interval} with {100 * verdict.confidence:.0f}% confidence."
+        )
+    if view.best == view.seed:
+        return "Keep your prompt: no candidate did better while searching."
+    return f"Keep your prompt: the best candidate went from {scores}, which may be chance ({interval})."
+
+
+def steps(step: Step, depth: int = 0) -> list[dict[str, Any]]:
+    """Return the lineage as rows, the winner first, each one deeper than what was made from it."""
+    trial = step.trial
+    gained = next((each for each in step.worth if each), None)
+    row = {
+        "depth": depth,
+        "what": f"trial {trial.number + 1}, {trial.recipe.operator}" if trial else "your prompt",
+        "score": trial.score if trial else None,
+        "n": len(trial.outcomes) if trial else 0,
+        "worth": gained,
+    }
+    return [row, *(each for parent in step.parents for each in steps(parent, depth + 1))]
+
+
+def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    found = config.get(key)
+    return found if isinstance(found, Mapping) else {}
+
+
+def _tables(rows: Sequence[SliceRow]) -> dict[str, list[SliceRow]]:
+    tables: dict[str, list[SliceRow]] = {}
+    for row in rows:
+        tables.setdefault(row.column, []).append(row)
+    return tables
+
+
+def _answered(material: Material, flip: str) -> list[dict[str, str]]:
+    """Return the first rows that were fixed or broken, as the page shows them."""
+    found = [pair for pair in material.pairs if pair.flip == flip][:MAX_ROWS]
+    return [
+        {
+            "id": pair.example_id,
+            "input": material.clean(insight.as_line(pair.example.inputs))[:400] if pair.example else "",
+            "expected": material.clean(insight.as_line(pair.example.outputs))[:200] if pair.example else "",
+            "seed": material.clean(insight.said(pair.seed))[:200],
+            "winner": material.clean(insight.said(pair.winner))[:200],
+        }
+        for pair in found
+    ]
+
+
+def _front_row(material: Material, trial: Any) -> dict[str, Any]:
+    return {"trial": trial, "n_chars": material.n_chars[trial.candidate.id]}
+
+
+def _split(view: StudyView) -> dict[str, Any]:
+    data, facts = _section(view.config, "data"), view.facts
+    n_rows, counts = _section(facts, "n_rows"), _section(facts, "class_counts")
+    return {
+        "shares": _section(data, "split"),
+        "is_given": bool(data.get("files")),
+        "seed": data.get("seed", 0),
+        "rows": [(name, n, _section(counts, name)) for name, n in n_rows.items()],
+        "fingerprints": _section(facts, "fingerprints"),
+        "warnings": list(cast("Sequence[str]", facts.get("warnings") or ())),
+    }

@@ -1,0 +1,225 @@
+"""Scores an exported prompt and its seed again, with the model of today; every call is made anew."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from optimizer import verdict as verdicts
+from optimizer.candidate import Candidate, Example
+from optimizer.config import LM, Config
+from optimizer.decay import ALARM_CONFIDENCE, Decay, judge_decay
+from optimizer.errors import ConfigError, DataError, Paused, StudyError
+from optimizer.evaluate import Evaluator
+from optimizer.fields import BadRow, example_of
+from optimizer.job import LateJudge
+from optimizer.journal import Caps, Journal, open_engine
+from optimizer.lm import open_backend
+from optimizer.lm.model import Model, Pricing, RetryPolicy
+from optimizer.metrics import Metric, open_metric
+from optimizer.records import Role, Spend
+from optimizer.rows import open_table
+from optimizer.saved import SavedStudy, open_saved
+
+MIN_ROWS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """What is checked: a candidate of a study, on which rows, with which model."""
+
+    saved: SavedStudy
+    candidate: Candidate
+    rows: tuple[Example, ...]
+    lm: LM
+    source: str
+
+
+def plan_check(target: str, runs_dir: Path, *, model: str | None, api_base: str | None, data: Path | None) -> Check:
+    """Find what `target` names: a study, or a file that an export or a study wrote.
+
+    Raises:
+        UserError: there is no such study, file or row, or the file was changed since it was written.
+    """
+    path = Path(target)
+    saved, candidate = _from_file(path, runs_dir) if path.is_file() else _from_study(open_saved(runs_dir, target))
+    rows = rows_of_file(saved.config, data) if data else saved.test_rows()
+    if not rows:
+        raise DataError(
+            f"study {saved.config.name!r}: its test rows cannot be read or have changed since; give rows with --data"
+        )
+    source = str(data) if data else "the study's test rows"
+    lm = model_settings(saved.config.lm.task, model, api_base)
+    return Check(saved=saved, candidate=candidate, rows=rows, lm=lm, source=source)
+
+
+def model_settings(known: LM, model: str | None, api_base: str | None) -> LM:
+    """Return the study's settings with another model. Endpoint and key stay with the provider that they belong to."""
+    if model is None:
+        return known.model_copy(update={"api_base": api_base or known.api_base})
+    is_same = model.partition("/")[0] == known.model.partition("/")[0]
+    kept = {"api_base": known.api_base, "api_key_env": known.api_key_env} if is_same else {}
+    changed = {"model": model, "api_base": None, "api_key_env": None, "price_in": None, "price_out": None, **kept}
+    return known.model_copy(update={**changed, **({"api_base": api_base} if api_base else {})})
+
+
+def check_prompt(check: Check, on_outcome: Callable[[], None] | None = None) -> tuple[Decay, Spend]:
+    """Score both prompts and judge them.
+
+    Raises:
+        Paused: the model cannot be used, or too many calls failed for a fair comparison.
+    """
+    config, view = check.saved.config, check.saved.view()
+    with ExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        journal = Journal(open_engine(f"sqlite:///{folder}/check.db", is_durable=False), "check", owner="verify")
+        stack.callback(journal.engine.dispose)
+        metric = _metric(check, journal, stack)
+        evaluator = Evaluator(
+            check.saved.program(),
+            task := _model(check.lm, "task", journal, stack),
+            metric,
+            journal,
+            concurrency=1 if task.backend.is_local else check.lm.concurrency,
+            on_outcome=on_outcome,
+        )
+        stack.callback(evaluator.close)
+        seed, prompt = (evaluator.outcomes(each, check.rows) for each in (view.seed, check.candidate))
+        try:
+            now = verdicts.judge(
+                metric,
+                check.rows,
+                seed=seed,
+                winner=prompt,
+                is_same=check.candidate == view.seed,
+                confidence=config.search.confidence,
+                rng=np.random.default_rng(0),
+            )
+        except verdicts.TooManyFailures as error:
+            raise Paused("error_rate", f"{error}; check again when the model is back") from error
+        then = view.verdict if check.candidate == view.best else None
+        return judge_decay(now, then, rng=np.random.default_rng(1)), journal.spend()
+
+
+def rows_of_file(config: Config, path: Path) -> tuple[Example, ...]:
+    """Read labelled rows for the study's task.
+
+    Raises:
+        DataError: the file cannot be read, a row is bad, or there are too few rows.
+    """
+    names = [*config.task.inputs, *config.task.outputs]
+    columns = {name: config.data.fields.get(name, name) for name in names}
+    table = open_table(str(path.resolve()), folder=path.resolve().parent, columns=columns.values(), key="--data")
+    found: dict[str, Example] = {}
+    for row in table.rows:
+        try:
+            if row.problem:
+                raise BadRow(row.problem)
+            example = example_of(row.values, config.task, columns)
+        except BadRow as problem:
+            raise DataError(f"{table.place(row.number)}: {problem}; mend the row, or take it out") from problem
+        found.setdefault(example.id, example)
+    if len(found) < MIN_ROWS:
+        raise DataError(f"--data: {path} has {len(found)} different rows; at least {MIN_ROWS} are needed")
+    return tuple(found.values())
+
+
+def result_json(check: Check, decay: Decay, spend: Spend) -> dict[str, Any]:
+    """Return the result with stable keys."""
+    now, change = decay.now, decay.change
+    return {
+        "study": check.saved.config.name,
+        "candidate": check.candidate.id,
+        "model": check.lm.model,
+        "rows": check.source,
+        "verdict": decay.standing,
+        "reason": decay.reason,
+        "n": now.n,
+        "seed": now.seed_score,
+        "prompt": now.winner_score,
+        "difference": now.difference,
+        "low": now.low,
+        "high": now.high,
+        "confidence": now.confidence,
+        "p_value": now.p_value,
+        "gain_then": change.then if change else None,
+        "gain_change": (
+            {"difference": change.difference, "low": change.low, "high": change.high, "confidence": ALARM_CONFIDENCE}
+            if change
+            else None
+        ),
+        "calls": dict(spend.calls),
+        "tokens": spend.tokens,
+        "cost_usd": spend.cost_usd,
+    }
+
+
+def _from_study(saved: SavedStudy) -> tuple[SavedStudy, Candidate]:
+    return saved, saved.view().best
+
+
+def _from_file(path: Path, runs_dir: Path) -> tuple[SavedStudy, Candidate]:
+    """Read study and candidate off a `chat-json` or `yaml` export, or a study's `best_prompt.json`."""
+    said = _read(path)
+    name, candidate_id = said.get("study"), said.get("candidate_id") or said.get("candidate")
+    if not isinstance(name, str) or not isinstance(candidate_id, str):
+        raise ConfigError(
+            f"{path}: says neither its study nor its candidate; give a chat-json, openai, anthropic or yaml export, "
+            "best_prompt.json, or the name of a study"
+        )
+    saved = open_saved(runs_dir, name)
+    found = saved.journal.candidates([candidate_id])
+    if candidate_id not in found:
+        raise StudyError(
+            f"{path}: study {name!r} has no candidate {candidate_id}; was it exported from another folder?"
+        )
+    if isinstance(said.get("messages"), list):
+        _refuse_changed(path, said, saved, found[candidate_id])
+    return saved, found[candidate_id]
+
+
+def _refuse_changed(path: Path, said: Mapping[str, Any], saved: SavedStudy, candidate: Candidate) -> None:
+    from optimizer.export import export
+
+    fresh = json.loads(export(replace(saved.view(), best=candidate), saved.program(), "chat-json", candidate))
+    if said["messages"] != fresh.get("messages"):
+        raise StudyError(
+            f"{path}: its messages are not those of candidate {candidate.id}; export it again, or make your text the "
+            "`prompt` of a configuration and run that"
+        )
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path}: cannot be read as JSON or YAML: {' '.join(str(error).split())[:200]}") from error
+    return said if isinstance(said, Mapping) else {}
+
+
+def _metric(check: Check, journal: Journal, stack: ExitStack) -> Metric:
+    config, judge = check.saved.config, LateJudge()
+    if config.metric.name == "judge":
+        judge.complete = _model(config.judge, "judge", journal, stack).call
+    return open_metric(config, judge=judge, folder=check.saved.folder)
+
+
+def _model(lm: LM, role: Role, journal: Journal, stack: ExitStack) -> Model:
+    backend = open_backend(lm)
+    stack.callback(backend.close)
+    return Model(
+        backend,
+        role=role,
+        journal=journal,
+        caps=Caps(calls={}, tokens=None, usd=None),
+        pricing=Pricing.of(backend, lm),
+        retry=RetryPolicy(retry_for_s=lm.retry_for),
+    )

@@ -1,0 +1,363 @@
+"""Exports as their readers use them: each sends the very messages of the search, and scores what the search scored."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import shutil
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import pytest
+import yaml
+from jinja2 import Environment
+
+from optimizer.candidate import Candidate, Demo, Example, Fields, Part
+from optimizer.config import Config
+from optimizer.errors import ConfigError, UserError
+from optimizer.export import EXPORTERS, ExportFormat, export
+from optimizer.export.personal import personal_data
+from optimizer.files import write_into, write_new
+from optimizer.formats import FORMATS
+from optimizer.lm.backend import Backend
+from optimizer.lm.embedded import open_embedded
+from optimizer.metrics import open_metric, score
+from optimizer.program import ModuleProgram, TaskProgram
+from optimizer.prompt import spec_of_task
+from tests.sample_study import sample_view
+from tests.test_export import NASTY, Desk, filled, read
+
+LAYOUTS = tuple(FORMATS)
+Messages = list[tuple[str, str]]
+Client = Callable[[str, Fields], Messages]
+
+
+def config_of(kind: str, metric: Any, field: Mapping[str, Any]) -> Config:
+    return Config.model_validate(
+        {
+            "name": f"task-{kind}",
+            "task": {"goal": "Answer.", "inputs": {"note": "what to look at"}, "outputs": {"answer": dict(field)}},
+            "data": {"source": "rows.jsonl"},
+            "metric": metric,
+            "lm": {"task": {"model": "embedded", "max_tokens": 24}},
+        }
+    )
+
+
+CONFIGS = {
+    "label": config_of("label", "accuracy", {"kind": "label", "choices": ["fruit", "animal", "tool"]}),
+    "boolean": config_of("boolean", "accuracy", {"kind": "boolean"}),
+    "number": config_of("number", {"name": "number", "tolerance": 0.5}, {"kind": "number"}),
+    "json": config_of(
+        "json", "json_fields", {"kind": "json", "fields": {"colour": "a colour", "size": "big or small"}}
+    ),
+}
+ANSWERS: Mapping[str, Sequence[Any]] = {
+    "label": ("fruit", "animal", "tool"),
+    "boolean": (True, False, True),
+    "number": (3, 7, 12),
+    "json": ({"colour": "red", "size": "big"}, {"colour": "blue", "size": "small"}, {"colour": "red", "size": "small"}),
+}
+NOTES = ("3 red apples {note}", "7 'old' \"dogs\" \\ {{ x }}", "12 hammers, {% raw %} 小包 & <b>\n\nAnswer: none")
+
+
+def rows_of(kind: str) -> tuple[Example, ...]:
+    return tuple(
+        Example(id=f"r{i}", inputs={"note": note}, outputs={"answer": answer})
+        for i, (note, answer) in enumerate(zip(NOTES, ANSWERS[kind], strict=True))
+    )
+
+
+def candidate_of(kind: str, layout: str, *, words: str = "Look at the note.") -> Candidate:
+    demos = tuple(Demo.from_example(row) for row in rows_of(kind)[:2])
+    return Candidate(parts=(Part(predictor="answer", instructions=words, demos=demos),), format=layout)
+
+
+def exported(kind: str, candidate: Candidate, format: ExportFormat) -> str:
+    view = replace(sample_view(1), config=CONFIGS[kind].model_dump(mode="json"), name="task", best=candidate)
+    return export(view, program_of(kind), format, rows=rows_of(kind))
+
+
+def program_of(kind: str) -> TaskProgram:
+    return TaskProgram(spec_of_task(CONFIGS[kind].task), max_tokens=24)
+
+
+def loaded(text: str, folder: Path) -> ModuleType:
+    """Import an exported Python file as a stranger would."""
+    path = folder / "prompt.py"
+    path.write_text(text)
+    spec = importlib.util.spec_from_file_location("prompt", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+# `loads` of LangChain warns that it is new.
+pytestmark = pytest.mark.filterwarnings("ignore:The function `loads` is in beta")
+
+# -- one reader a format; each knows the format and nothing of this package --------------------------------------------
+
+
+def by_data(format: ExportFormat) -> Client:
+    return lambda text, inputs: filled(read(text, format)[""], inputs)
+
+
+def by_request(text: str, inputs: Fields) -> Messages:
+    """OpenAI's and Anthropic's bodies, with the inputs put in."""
+    data = json.loads(text)
+    body = data["body"]
+    messages = body.get("messages") or [{"role": "user", "content": body["prompt"]}]
+    system = [{"role": "system", "content": body["system"]}] if "system" in body else []
+    return filled({"messages": [*system, *messages], "inputs": data["inputs"]}, inputs)
+
+
+def by_langchain(text: str, inputs: Fields) -> Messages:
+    from langchain_core.load import loads
+
+    template = loads(text, allowed_objects="all")
+    roles = {"system": "system", "human": "user", "ai": "assistant"}
+    return [(roles[message.type], message.content) for message in template.invoke(dict(inputs)).to_messages()]
+
+
+def by_mlflow(text: str, inputs: Fields) -> Messages:
+    from mlflow.entities import model_registry
+
+    entry, version = json.loads(text), cast(Any, model_registry).PromptVersion
+    said = version(name=entry["name"], version=1, template=entry["template"]).format(**inputs)
+    return [("user", said)] if isinstance(said, str) else [(row["role"], row["content"]) for row in said]
+
+
+CLIENTS: Mapping[ExportFormat, Client] = {
+    "chat-json": by_data("chat-json"),
+    "yaml": by_data("yaml"),
+    "openai": by_request,
+    "anthropic": by_request,
+    "langchain": by_langchain,
+    "mlflow": by_mlflow,
+}
+
+
+@pytest.mark.parametrize(("kind", "layout"), list(product(CONFIGS, LAYOUTS)))
+@pytest.mark.parametrize("format", CLIENTS)
+def test_each_reader_sends_the_same_bytes(kind: str, layout: str, format: ExportFormat) -> None:
+    """Over four kinds of task and every layout, each format's own reader makes the messages of the search."""
+    program = program_of(kind)
+    for words in ("Look at the note.", NASTY):
+        candidate = candidate_of(kind, layout, words=words)
+        text = exported(kind, candidate, format)
+        for row in rows_of(kind):
+            inputs = dict(row.inputs)
+            if layout == "json" and format in ("langchain", "mlflow"):  # these take values as they are put in
+                inputs = {name: json.dumps(value, ensure_ascii=False) for name, value in inputs.items()}
+            assert CLIENTS[format](text, inputs) == list(program.messages(candidate, "answer", row.inputs))
+
+
+@pytest.mark.parametrize(("kind", "layout"), list(product(CONFIGS, LAYOUTS)))
+def test_promptfoo_sends_the_same_bytes(kind: str, layout: str) -> None:
+    """Rendered as promptfoo renders it, each test of the suite asks what the search asked for that row."""
+    candidate = candidate_of(kind, layout, words=NASTY)
+    suite = yaml.safe_load(exported(kind, candidate, "promptfoo"))
+    render = Environment(keep_trailing_newline=True).from_string
+    for row, case in zip(rows_of(kind), suite["tests"], strict=True):
+        values = {key: render(value).render() for key, value in case["vars"].items()}
+        messages = json.loads(suite["prompts"][0]["raw"])
+        asked = [(each["role"], render(each["content"]).render(**values)) for each in messages]
+        assert asked == list(program_of(kind).messages(candidate, "answer", row.inputs))
+        assert case["metadata"]["row"] == row.id
+
+
+def reply_of(kind: str, layout: str, row: Example) -> str:
+    """What a model writes that answers a row rightly in this layout."""
+    head = FORMATS[layout].head(program_of(kind).specs["answer"], "x", (Demo.from_example(row),))
+    return head[0].content.rpartition("Answer:")[2].rstrip("\n") if layout == "plain" else head[-1].content
+
+
+@pytest.mark.parametrize(("kind", "layout"), list(product(CONFIGS, LAYOUTS)))
+def test_the_python_file_reads_replies_like_the_search(kind: str, layout: str, tmp_path: Path) -> None:
+    """It makes the same messages, reads the same answers from replies in their usual dress, and refuses the same."""
+    program, candidate = program_of(kind), candidate_of(kind, layout, words=NASTY)
+    module = loaded(exported(kind, candidate, "python"), tmp_path)
+    spec = program.specs["answer"]
+    for row in rows_of(kind):
+        assert module.messages_of("task", **row.inputs) == list(program.messages(candidate, "answer", row.inputs))
+        reply = reply_of(kind, layout, row)
+        for dressed in (reply, f" {reply}\n"):
+            assert module.read("task", dressed) == FORMATS[layout].parse(spec, dressed) == dict(row.outputs)
+    if kind != "json":
+        with pytest.raises(ValueError, match="in the reply"):
+            module.read("task", "I would rather not say.")
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    model = open_embedded("embedded")
+    yield model
+    model.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("label", "plain"), ("label", "chat"), ("boolean", "plain"), ("number", "chat")]
+)
+def test_plain_clients_get_the_same_scores_from_the_same_model(
+    kind: str, layout: str, backend: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Over HTTP, the Python file and every data format's reader score each row as the search did."""
+    program, metric = program_of(kind), open_metric(CONFIGS[kind])
+    candidate = candidate_of(kind, layout)
+    monkeypatch.setenv("OPENAI_BASE_URL", backend.url)
+    module = loaded(exported(kind, candidate, "python"), tmp_path)
+    request = json.loads(exported(kind, candidate, "openai"))
+    texts: dict[ExportFormat, str] = {format: exported(kind, candidate, format) for format in CLIENTS}
+    for row in rows_of(kind):
+        answer = program.run(candidate, row.inputs, backend.complete).fields
+        searched = score(metric, row, answer).value
+        assert score(metric, row, module.task(**row.inputs)).value == searched
+        replies = {}
+        for format, text in texts.items():
+            messages = CLIENTS[format](text, row.inputs)
+            if str(messages) not in replies:
+                replies[str(messages)] = post(backend.url, request, messages)
+            assert score(metric, row, module.read("task", replies[str(messages)])).value == searched
+        assert len(replies) == 1
+
+
+def post(url: str, request: Mapping[str, Any], messages: Messages) -> str:
+    """A plain client: the exported body with these messages."""
+    body = dict(request["body"])
+    if "prompt" in body:
+        body["prompt"] = messages[0][1]
+    else:
+        body["messages"] = [{"role": role, "content": content} for role, content in messages]
+    data = json.dumps(body).encode()
+    call = urllib.request.Request(url + request["path"], data, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(call, timeout=60) as response:
+        choice = json.load(response)["choices"][0]
+    return str(choice.get("text") or choice["message"]["content"])
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="promptfoo runs on node, which is not installed")
+@pytest.mark.parametrize(("kind", "layout"), list(product(("label", "boolean", "number"), LAYOUTS)))
+def test_promptfoo_assertions_score_like_the_metric(kind: str, layout: str) -> None:
+    """The suite's own JavaScript takes right answers for right and wrong ones for wrong, in every layout."""
+    candidate, program = candidate_of(kind, layout), program_of(kind)
+    suite = yaml.safe_load(exported(kind, candidate, "promptfoo"))
+    layout_, spec, rows = FORMATS[layout], program.specs["answer"], rows_of(kind)
+    cases = []
+    for case, row in zip(suite["tests"], rows, strict=True):
+        for other in rows:
+            reply = reply_of(kind, layout, other)
+            right = float(layout_.parse(spec, reply) == dict(row.outputs))
+            cases.append([reply, case["assert"][0], right])
+    script = """
+        const [transform, cases] = JSON.parse(require('fs').readFileSync(0));
+        const scored = cases.map(([reply, check]) => {
+          const output = new Function('output', 'return ' + transform)(reply);
+          if (check.type === 'equals') return Number(String(output) === check.value);
+          return Number(new Function('output', 'return ' + check.value)(output));
+        });
+        console.log(JSON.stringify(scored));
+    """
+    given = json.dumps([suite["defaultTest"]["options"]["transform"], cases])
+    done = subprocess.run(["node", "-e", script], input=given, capture_output=True, text=True, timeout=30)
+    assert json.loads(done.stdout) == [right for _, _, right in cases], done.stderr
+    assert {right for _, _, right in cases} == {0.0, 1.0}
+
+
+def test_promptfoo_refuses_a_program_of_several_prompts() -> None:
+    """Promptfoo runs one prompt at a time, and the message says so."""
+    program = ModuleProgram(Desk(), max_tokens=5)
+    seed = program.seed("")
+    with pytest.raises(ConfigError, match="several predictors"):
+        export(replace(sample_view(1), best=seed), program, "promptfoo")
+
+
+@pytest.mark.slow
+def test_a_dspy_state_loads_in_a_fresh_process(tmp_path: Path) -> None:
+    """A program in another process, which never saw the study, loads the state and sends the same messages."""
+    candidate = candidate_of("label", "chat")
+    (tmp_path / "state.json").write_text(exported("label", candidate, "dspy"))
+    code = """
+        import json, sys, dspy, optimizer
+        from typing import Literal
+        class Sort(dspy.Signature):
+            note: str = dspy.InputField()
+            answer: Literal['fruit', 'animal', 'tool'] = dspy.OutputField()
+        program = dspy.Predict(Sort)
+        program.load('state.json')
+        adapter = optimizer.FormatAdapter('chat')
+        rows = adapter.format(program.signature, program.demos, {'note': sys.argv[1]})
+        print(json.dumps([[row['role'], row['content']] for row in rows]))
+    """
+    code = "\n".join(line.removeprefix("        ") for line in code.splitlines())
+    run = [sys.executable, "-c", code, NOTES[2]]
+    done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr[-1000:]
+    sent = [tuple(row) for row in json.loads(done.stdout)]
+    assert sent == list(program_of("label").messages(candidate, "answer", {"note": NOTES[2]}))
+
+
+def with_demo(text: str) -> Candidate:
+    demo = Demo(example_id="row-1", inputs={"message": text, "n": 4}, outputs={"team": "billing"})
+    return Candidate(parts=(Part(predictor="answer", instructions="", demos=(demo,)),))
+
+
+@pytest.mark.parametrize(
+    ("text", "kinds"),
+    [
+        ("write to ann.lee@shop.example or call", ["e-mail address"]),
+        ("call +44 20 7946 0958 after six", ["phone number"]),
+        ("my number: (415) 555-2671", ["phone number"]),
+        ("pay to DE89 3704 0044 0532 0130 00 please", ["bank account"]),
+        ("card 4111 1111 1111 1111 was charged", ["payment card"]),
+        ("My name is Ada Byron and Mrs. Lee knows", ["name", "name"]),
+        ("order 4111 1111 1111 1112 of 2026-11-02 at 17:33", []),
+        ("invoice 20261102 over 1,234.56 for 12 lamps", []),
+        ("the DE89 3704 0044 0532 0130 01 box", []),
+    ],
+)
+def test_personal_data_in_examples_is_reported(text: str, kinds: list[str]) -> None:
+    """Contacts, accounts and announced names are found with row and field; look-alikes without check digits are not."""
+    found = personal_data(with_demo(text))
+    assert sorted(one.kind for one in found) == sorted(kinds)
+    assert all((one.example_id, one.field) == ("row-1", "message") for one in found)
+    assert all(one.masked not in text for one in found)
+
+
+def test_nothing_is_overwritten_or_written_elsewhere(tmp_path: Path) -> None:
+    """A file that exists is kept without --force; a name that leads out of the folder is refused."""
+    path = tmp_path / "prompt.txt"
+    write_new(path, "one", is_forced=False)
+    with pytest.raises(UserError, match="--force"):
+        write_new(path, "two", is_forced=False)
+    assert path.read_text() == "one"
+    write_new(path, "two", is_forced=True)
+    assert path.read_text() == "two"
+    assert sorted(each.name for each in tmp_path.iterdir()) == ["prompt.txt"]
+    with pytest.raises(UserError, match="--force"):
+        write_into(tmp_path, {"new.txt": "", "prompt.txt": ""}, is_forced=False)
+    with pytest.raises(UserError, match="outside"):
+        write_into(tmp_path / "folder", {"new.txt": "", "../other.txt": ""}, is_forced=False)
+    assert sorted(each.name for each in tmp_path.rglob("*")) == ["folder", "prompt.txt"]
+
+
+def test_every_format_has_a_test_of_its_bytes() -> None:
+    """A format that is added must be given a reader here."""
+    assert set(EXPORTERS) == {*CLIENTS, "python", "promptfoo", "dspy", "text", "markdown"}
+
+
+def test_the_study_name_becomes_a_name_for_code() -> None:
+    """Whatever a study is called, the Python file compiles and has a function."""
+    for name in ("2nd-try", "class", "a.b-c", "json"):
+        settings = CONFIGS["label"].model_dump(mode="json")
+        view = replace(sample_view(1), config=settings, name=name, best=candidate_of("label", "xml"))
+        compile(export(view, program_of("label"), "python"), "prompt.py", "exec")

@@ -1,0 +1,192 @@
+"""The report: everything that a decision needs, in one file that loads nothing and escapes everything."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from html.parser import HTMLParser
+from typing import Any
+
+import pytest
+
+from optimizer import insight
+from optimizer.records import StudyView
+from optimizer.render import render
+from optimizer.report import Material, figures_of, report_html
+from optimizer.report.figures import standalone
+from optimizer.word_diff import word_diff
+from tests.sample_study import EVIL, N_TEST, PROGRAM, ROWS, SEED, outcomes, sample_view
+
+VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use"}
+
+
+class Page(HTMLParser):
+    """Collects tags, attributes and texts; notes tags that are closed in the wrong order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.words: list[str] = []
+        self.open: list[str] = []
+        self.mistakes: list[str] = []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag in VOID:
+            return
+        if not self.open or self.open.pop() != tag:
+            self.mistakes.append(tag)
+
+    def handle_data(self, data: str) -> None:
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self) -> str:
+        return " ".join(" ".join(self.words).split())
+
+
+def material(view: StudyView | None = None, **changes: Any) -> Material:
+    given: dict[str, Any] = {"rows": ROWS, "render": lambda each: render(PROGRAM, each)} | changes
+    return Material(view=view or sample_view(), **given)
+
+
+@pytest.fixture(scope="module")
+def html() -> str:
+    return report_html(material())
+
+
+def test_the_report_holds_what_a_decision_needs(html: str) -> None:
+    """Verdict, interval, both prompts, classes, slices, flips, operators, cost, split and limits are on the page."""
+    page, view = Page(html), sample_view()
+    verdict = view.verdict
+    assert verdict is not None
+    for words in (
+        "promote", "Use the new prompt", f"{N_TEST} test rows", "+10.0 to +60.0", "p = 0.003", "exact McNemar",
+        "By team", "By channel", "billing", "Fixed:", "Broken:", "took the lead", "How it came to be", "$0.12",
+        "500 task calls",
+        "by the hash of their inputs", "makes up 21% of test", "Limits", "four of five",
+    ):  # fmt: skip
+        assert words in page.text, words
+    assert "By note" not in page.text
+    assert page.mistakes == []
+    assert page.open == []
+    assert sum(tag == "svg" for tag, _ in page.tags) == 4
+
+
+def test_the_report_loads_nothing_and_runs_nothing(html: str) -> None:
+    """No tag points outside the file, there is no script, and what users wrote stays text."""
+    page = Page(html)
+    assert not {"script", "link", "iframe", "img", "object", "base", "form"} & {tag for tag, _ in page.tags}
+    for _, attributes in page.tags:
+        for name, value in attributes.items():
+            assert not name.startswith("on"), name
+            if name in ("src", "href", "xlink:href", "action", "data", "poster"):
+                assert (value or "").startswith("#"), value
+    assert not re.findall(r"@import|url\((?!#)", html)
+    assert " ".join(EVIL.split()) in page.text
+    assert "49" not in re.findall(r"</script> &amp; (\d+)", html)
+
+
+def test_the_report_knows_dark_rooms_and_small_screens(html: str) -> None:
+    """Every colour of a plot is a variable that has a value in light and in dark, and the width is the device's."""
+    assert "prefers-color-scheme:dark" in html
+    assert "width=device-width" in html
+    used = set(re.findall(r"var\(--(\w+)\)", html))
+    light, dark = (set(re.findall(r"--(\w+):", block)) for block in re.findall(r":root\{(.*?)\}", html))
+    assert used <= light == dark
+    assert not re.findall(r"<svg [^>]*width=", html)
+
+
+def test_ids_of_plots_do_not_meet(html: str) -> None:
+    """No id stands for two things, and every reference finds its id."""
+    ids = re.findall(r' id="([^"]+)"', html)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(|href=")#([^)"]+)', html)) <= set(ids)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"verdict": None, "dev": None, "state": "running"}, {"trials": (), "verdict": None}]
+)
+def test_a_study_under_way_has_a_report(changes: dict[str, Any]) -> None:
+    """Before the verdict, and before the first trial, the page says so and shows what there is."""
+    page = Page(report_html(material(sample_view(**changes), rows={})))
+    assert "There is no verdict yet" in page.text
+    assert page.mistakes == []
+
+
+def test_without_the_data_the_rows_go_by_their_ids() -> None:
+    """A report of a study whose data file is gone names rows by id and says why groups are missing."""
+    text = Page(report_html(material(rows={}))).text
+    assert "the data file is not where it was" in text
+    assert re.search(r"test\d+ ", text)
+
+
+def test_plots_are_files_of_their_own() -> None:
+    """Each plot is well-formed XML with its own colours, and the same every time."""
+    drawn = figures_of(material())
+    assert sorted(drawn) == ["length", "operators", "progress", "verdict"]
+    for svg in drawn.values():
+        root = ET.fromstring(standalone(svg))
+        assert root.tag.endswith("svg")
+        assert root.get("viewBox")
+    assert figures_of(material()) == drawn
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("Say one word.", "Say one short word."), ("", "a\n\n b"), ("x", "x"), ("a b c", "c b a"), ("é 小包", "é")],
+)
+def test_a_word_diff_holds_both_texts(old: str, new: str) -> None:
+    """Without what was added it is the old text, without what was removed the new one; equal texts have no changes."""
+    pieces = word_diff(old, new)
+    assert "".join(piece.text for piece in pieces if piece.kind != "added") == old
+    assert "".join(piece.text for piece in pieces if piece.kind != "removed") == new
+    assert all(piece.kind == "same" for piece in pieces) == (old == new)
+    assert ("removed", "one") not in pieces
+
+
+def test_lineage_tells_what_each_step_was_worth() -> None:
+    """The winner's ancestors come in order, each with the mean difference on the rows that both were scored on."""
+    view = sample_view(13)
+    step = insight.lineage(view)
+    assert step.candidate == view.best
+    chain = []
+    while step.parents:
+        chain.append((step.trial.number if step.trial else None, step.worth[0]))
+        step = step.parents[0]
+    assert [number for number, _ in chain] == [12, 9, 6, 3]
+    assert step.candidate == SEED
+    assert chain[0][1] == insight.worth(view.trials[12].outcomes, view.trials[9].outcomes)
+    assert insight.worth(outcomes("dev", 4, 1.1, seed=0), outcomes("dev", 9, 0.0, seed=0)) == (1.0, 4)
+    assert insight.worth(outcomes("dev", 4, 1.0, seed=0), outcomes("test", 9, 0.0, seed=0)) is None
+
+
+def test_operators_are_counted_by_what_became_of_them() -> None:
+    """Tried is the sum of all fates, and the operator that made the winner is marked."""
+    view = sample_view(13)
+    rows = insight.operators(view)
+    assert sum(row.tried for row in rows) == 13
+    assert all(row.tried == row.rejected + row.failed + row.pruned + row.complete for row in rows)
+    assert [row.operator for row in rows if row.is_winner] == ["rewrite"]
+    assert sum(row.won for row in rows) == 5
+
+
+def test_slices_add_up() -> None:
+    """Rows of each column add up to all test rows, and the worst change stands first."""
+    verdict = sample_view().verdict
+    assert verdict is not None
+    rows = insight.slices(insight.pairs(verdict.seed_outcomes, verdict.winner_outcomes, ROWS))
+    teams = [row for row in rows if row.column == "team"]
+    assert sum(row.n for row in teams) == N_TEST
+    assert sum(row.n * row.difference for row in teams) == pytest.approx(verdict.difference * N_TEST)
+    assert [row.difference for row in teams] == sorted(row.difference for row in teams)

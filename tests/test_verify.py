@@ -1,0 +1,238 @@
+"""Does a prompt still hold: a planted regression raises an alarm, an equal prompt none; what a new study takes over."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from optimizer import stats
+from optimizer.candidate import Candidate, Demo, Part
+from optimizer.config import LM
+from optimizer.config_file import load_config
+from optimizer.decay import EXIT_CODES, Standing, judge_decay
+from optimizer.errors import StudyError, UserError
+from optimizer.job import open_job
+from optimizer.records import Outcome, Verdict
+from optimizer.run import run
+from optimizer.saved import open_saved
+from optimizer.verify import Check, check_prompt, model_settings, plan_check, rows_of_file
+from optimizer.warm_start import best_of, learned_from
+from tests.fake_server import Body, FakeServer
+from tests.sample_study import CONFIG, PROGRAM, sample_view
+from tests.test_main_job import HINT, answer, config, labelled_rows, optimizer, write
+
+ROOT = Path(__file__).parent.parent
+SEEDS = range(20)
+N = 150
+GOOD_ROWS = ("87096072caf7", "4d9fa2b1d09d", "f96f33883b4e", "2ffd68486979")  # of the quickstart's data
+
+
+def outcomes(values: Any, prefix: str = "r") -> tuple[Outcome, ...]:
+    return tuple(
+        Outcome(example_id=f"{prefix}{i}", kind="scored", score=float(value)) for i, value in enumerate(values)
+    )
+
+
+def verdict(seed: Any, winner: Any, prefix: str = "r") -> Verdict:
+    """The comparison that a study or a check would make of these values."""
+    a, b = np.asarray(seed, dtype=np.float64), np.asarray(winner, dtype=np.float64)
+    found = stats.compare(a, b, is_binary=True, confidence=0.95, rng=np.random.default_rng(0))
+    return Verdict(
+        decision="promote" if stats.is_significant_gain(found, 0.95) else "keep",
+        reason="",
+        n=found.n,
+        seed_score=float(a.mean()),
+        winner_score=float(b.mean()),
+        difference=found.difference,
+        low=found.low,
+        high=found.high,
+        p_value=found.p_value,
+        test_name=found.test_name,
+        confidence=0.95,
+        seed_outcomes=outcomes(seed, prefix),
+        winner_outcomes=outcomes(winner, prefix),
+    )
+
+
+def draw(rng: np.random.Generator, hard: Any, skill: float, *, n: int = N) -> Any:
+    """Answers of a prompt: right where a row is easier than its skill, with a little luck."""
+    return (hard + rng.normal(0, 0.15, size=n)) < skill
+
+
+def standing(seed: int, skill_now: float, *, prefix: str = "r") -> Standing:
+    """A study saw a gain of about 25 points; now the prompt has another skill, on the same rows or on others."""
+    rng = np.random.default_rng(seed)
+    hard = rng.random(N)
+    then = verdict(draw(rng, hard, 0.5), draw(rng, hard, 0.75))
+    again = hard if prefix == "r" else rng.random(N)
+    now = verdict(draw(rng, again, 0.5), draw(rng, again, skill_now), prefix)
+    return judge_decay(now, then, rng=rng).standing
+
+
+@pytest.mark.parametrize("prefix", ["r", "new"])
+def test_a_planted_regression_raises_an_alarm(prefix: str) -> None:
+    """Over 20 seeds, a prompt that fell below its seed is never said to hold, on the study's rows and on new ones."""
+    found = [standing(seed, 0.25, prefix=prefix) for seed in SEEDS]
+    assert set(found) == {"broken"}
+    assert {standing(seed, 0.5, prefix=prefix) for seed in SEEDS} <= {"weaker", "broken"}
+
+
+@pytest.mark.parametrize("prefix", ["r", "new"])
+def test_an_equal_prompt_raises_none(prefix: str) -> None:
+    """Over 20 seeds, a prompt as good as it was holds, on the study's rows and on new ones."""
+    assert {standing(seed, 0.75, prefix=prefix) for seed in SEEDS} == {"holds"}
+
+
+def test_a_prompt_that_never_gained_is_not_blamed_for_it() -> None:
+    """Where the study kept the seed, or there is no verdict to compare with, only a loss is an alarm."""
+    rng = np.random.default_rng(3)
+    hard = rng.random(N)
+    equal = verdict(draw(rng, hard, 0.5), draw(rng, hard, 0.5))
+    for then in (equal, None):
+        assert judge_decay(equal, then, rng=rng).standing == "holds"
+    worse = verdict(draw(rng, hard, 0.5), draw(rng, hard, 0.2))
+    assert judge_decay(worse, None, rng=rng).standing == "broken"
+    assert judge_decay(worse, None, rng=rng).change is None
+
+
+def test_exit_codes_tell_verdicts_apart_from_mistakes() -> None:
+    """0 holds; 4 and 5 are neither a bug, nor a user's mistake, nor a pause."""
+    assert EXIT_CODES == {"holds": 0, "weaker": 4, "broken": 5}
+
+
+def test_endpoint_and_key_stay_with_their_provider() -> None:
+    """Another model of the same provider keeps both; a model of another one gets neither, nor old prices."""
+    known = LM(model="openai/a", api_base="http://x/v1", api_key_env="KEY", price_in=1.0)
+    same = model_settings(known, "openai/b", None)
+    assert (same.model, same.api_base, same.api_key_env, same.price_in) == ("openai/b", "http://x/v1", "KEY", None)
+    other = model_settings(known, "embedded", None)
+    assert (other.api_base, other.api_key_env) == (None, None)
+    assert model_settings(known, None, None) == known
+    assert model_settings(known, "openai/b", "http://y/v1").api_base == "http://y/v1"
+
+
+def test_rows_of_a_file_are_checked(tmp_path: Path) -> None:
+    """A bad row and too few rows are one line each."""
+    path = tmp_path / "new.jsonl"
+    good = [{"message": f"where is parcel {i}", "team": "parcels"} for i in range(12)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in good))
+    assert len(rows_of_file(CONFIG, path)) == 12
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*good, {"message": "x", "team": "nobody"}]))
+    with pytest.raises(UserError, match=r"new.jsonl:13: team"):
+        rows_of_file(CONFIG, path)
+    path.write_text("".join(json.dumps(row) + "\n" for row in good[:3]))
+    with pytest.raises(UserError, match="3 different rows; at least 10"):
+        rows_of_file(CONFIG, path)
+
+
+def moods(body: Body) -> str:
+    """`worse` is a model on which the hint does harm: with it every answer is wrong."""
+    if body["model"] != "worse":
+        return answer(body)
+    right = answer({**body, "model": "task"})
+    text = "\n".join(str(message["content"]) for message in body["messages"])
+    return {"red": "green", "green": "blue", "blue": "red"}[right] if "apple is red" in text else right
+
+
+@pytest.fixture
+def finished(tmp_path: Path) -> Iterator[tuple[Path, FakeServer]]:
+    """A finished study whose winner holds the hint."""
+    with FakeServer(moods) as server:
+        (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in labelled_rows()))
+        write(tmp_path, config(server.url, tracking={"enabled": False}))
+        optimizer(tmp_path, "run", "study.yaml")
+        yield tmp_path, server
+
+
+@pytest.mark.slow
+def test_a_prompt_is_checked_from_the_command_line(finished: tuple[Path, FakeServer]) -> None:
+    """The same model: holds, exit code 0. One that the prompt misleads: broken, exit code 5. New calls each time."""
+    folder, server = finished
+    n_calls = len(server.calls)
+    said = json.loads(optimizer(folder, "verify", "fruit", "--json"))
+    assert (said["verdict"], said["prompt"], said["gain_change"]["difference"]) == ("holds", 1.0, 0.0)
+    assert len(server.calls) - n_calls == said["calls"]["task"] == 2 * said["n"]
+
+    optimizer(folder, "export", "fruit", "-f", "chat-json", "-o", "prompt.json")
+    printed = optimizer(folder, "verify", "prompt.json", "--lm", "openai/worse", code=5)
+    assert printed.startswith("broken:")
+    new = folder / "new.jsonl"
+    new.write_text("".join(json.dumps({**row, "note": f"New. {row['note']}"}) + "\n" for row in labelled_rows()[:60]))
+    check = plan_check(str(folder / "prompt.json"), folder / "runs", model=None, api_base=None, data=new)
+    decay, spend = check_prompt(check)
+    assert (decay.standing, decay.now.n, spend.calls) == ("holds", 60, {"task": 120})
+    assert decay.change is not None
+    assert not decay.change.is_paired
+
+    changed = json.loads((folder / "prompt.json").read_text())
+    changed["messages"][0]["content"] += " Be kind."
+    (folder / "prompt.json").write_text(json.dumps(changed))
+    with pytest.raises(UserError, match="are not those of candidate"):
+        plan_check(str(folder / "prompt.json"), folder / "runs", model=None, api_base=None, data=None)
+
+    settings = config(server.url, name="again", search={"trials": 3}, tracking={"enabled": False})
+    (folder / "again.yaml").write_text(yaml.safe_dump(settings))
+    optimizer(folder, "run", "again.yaml", "--warm-start", "fruit")
+    optimizer(folder, "run", "again.yaml")  # a study remembers what it started from
+    assert HINT in (folder / "runs/again/best_prompt.txt").read_text()
+
+
+def test_a_new_study_starts_from_the_best_of_an_old_one() -> None:
+    """The winner comes first, then what scored highest over a whole race; the seed is there anyway."""
+    view = sample_view(13)
+    learned = best_of(view)
+    assert learned[0] == view.best
+    assert view.seed not in learned
+    assert len({each.id for each in learned}) == len(learned) == 4
+
+
+def test_another_task_is_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A study about other fields, or the study itself, is refused."""
+    other = Demo(example_id="x", inputs={"text": "a"}, outputs={"label": "b"})
+    view = replace(sample_view(1), best=Candidate(parts=(Part(predictor="answer", instructions="", demos=(other,)),)))
+    monkeypatch.setattr("optimizer.warm_start.open_saved", lambda *_: type("Saved", (), {"view": lambda _: view})())
+    with pytest.raises(StudyError, match="is about label, text, this one about message, team"):
+        learned_from("old", tmp_path, PROGRAM, "new")
+    with pytest.raises(StudyError, match="this study itself"):
+        learned_from("new", tmp_path, PROGRAM, "new")
+
+
+@pytest.mark.slow
+def test_a_prompt_made_worse_is_caught_on_a_real_model(tmp_path: Path) -> None:
+    """On the embedded model the winner of a small study holds; with its examples mislabelled it does not."""
+    changes = ["search.trials=2", "data.max_rows.dev=60", "data.max_rows.test=100", "tracking.enabled=false"]
+    path = ROOT / "configs/quickstart.yaml"
+    job = open_job(load_config(path, changes), folder=path.parent, runs_dir=tmp_path)
+    shown = {row.id: Demo.from_example(row) for row in job.splits.train}
+    good = job.program.seed(job.config.prompt).with_demos("answer", [shown[row_id] for row_id in GOOD_ROWS])
+    try:
+        assert run(replace(job, warm_starts=(("good examples", good),))).best == good
+    finally:
+        job.close()
+    check = plan_check("quickstart", tmp_path, model=None, api_base=None, data=None)
+    decay, spend = check_prompt(replace(check, rows=check.rows[:20]))
+    assert (decay.standing, spend.calls) == ("holds", {"task": 40})
+    assert decay.change is not None
+    assert abs(decay.change.difference) <= 0.1  # what an engine has in its cache moves a rare answer
+    _mislabel(check)
+    worse = plan_check("quickstart", tmp_path, model=None, api_base=None, data=None)
+    others = tuple(row for row in worse.rows if row.outputs["team"] != "billing")[:60]
+    decay, _ = check_prompt(replace(worse, rows=others))
+    assert decay.standing in ("weaker", "broken")
+
+
+def _mislabel(check: Check) -> None:
+    """Give the winner examples that all say the same team."""
+    part = check.candidate.parts[0]
+    wrong = tuple(replace(demo, outputs={"team": "billing"}) for demo in part.demos)
+    worse = check.candidate.with_part(replace(part, demos=wrong))
+    saved = open_saved(check.saved.runs_dir, "quickstart")
+    saved.journal.put_candidate(worse)
+    saved.journal.update_study(records={"best": worse.to_json()})
