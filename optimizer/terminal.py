@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 import warnings
 from collections.abc import Callable
 from logging.handlers import MemoryHandler
@@ -31,13 +32,26 @@ class Stopped(KeyboardInterrupt):
 
 
 def stop_on_signals() -> None:
-    """Turn the first Ctrl-C or SIGTERM into `Stopped`, so that state is written; the second one ends at once."""
+    """Turn the first Ctrl-C or SIGTERM into `Stopped`, so that state is written; the second one ends at once.
+
+    Python drops what is raised while an object is being deleted; a stop that was lost so is raised again.
+    """
+    usual_hook = sys.unraisablehook
 
     def stop(number: int, _frame: object) -> None:
         for each in (signal.SIGINT, signal.SIGTERM):
             signal.signal(each, signal.SIG_DFL)
         raise Stopped(number)
 
+    def raise_again(lost: sys.UnraisableHookArgs) -> None:
+        if not isinstance(lost.exc_value, Stopped):
+            usual_hook(lost)
+            return
+        number = lost.exc_value.exit_code - 128
+        signal.signal(number, stop)
+        threading.Timer(0.05, signal.raise_signal, [number]).start()
+
+    sys.unraisablehook = raise_again
     for each in (signal.SIGINT, signal.SIGTERM):
         signal.signal(each, stop)
 
