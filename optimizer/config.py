@@ -188,7 +188,12 @@ class Search(Model):
         3, ge=1, le=20, description="Candidates that are scored on all of dev before the winner is chosen."
     )
     min_gain: float = Field(0.01, ge=0, lt=1, description="Smallest gain in score that matters.")
-    patience: int = Field(0, ge=0, description="Stop after this many trials without a new best; 0: never.")
+    patience: int | None = Field(
+        None,
+        ge=0,
+        description="Stop after this many trials without a new best; 0: never; default: when the trials that are left "
+        "are expected to gain less than `min_gain`, going by how often and by how much trials took the lead.",
+    )
     objective: tuple[Literal["score", "cost"], ...] = Field(
         ("score",),
         min_length=1,

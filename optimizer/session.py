@@ -28,6 +28,7 @@ from optimizer.held import WIDER, allowed, by_aim
 from optimizer.job import Job
 from optimizer.observe import Observer
 from optimizer.opening import generator, open_all
+from optimizer.patience import is_unlikely_to_pay
 from optimizer.propose import Rejection
 from optimizer.propose.memory import Memory
 from optimizer.propose.proposer import Proposal, RejectedProposal
@@ -112,6 +113,10 @@ class Session:
             return "perfect"  # on all of dev: a row that is not scored yet is NaN
         if search.patience and self._trials_since_best() >= search.patience:
             return "patience"
+        if search.patience is None and is_unlikely_to_pay(
+            self._gains(), n_left=self._trials_left(), min_gain=search.min_gain
+        ):
+            return "unlikely"
         return None
 
     def ask(self) -> Ticket | None:
@@ -362,6 +367,22 @@ class Session:
         trials = self.memory.trials
         best = next((t.number for t in trials if t.candidate == self.elite.incumbent), 0)
         return (trials[-1].number - best) if trials else 0
+
+    def _gains(self) -> list[float]:
+        """By how much each raced trial after the baseline took the lead; 0 for those that did not."""
+        raced = [trial for trial in self.memory.trials if trial.state in RACED][1:]
+        return [max(0.0, trial.difference or 0.0) if trial.state == "complete" else 0.0 for trial in raced]
+
+    def _trials_left(self) -> int:
+        """Trials that the settings and the task calls left allow."""
+        trials, search = self.memory.trials, self.job.config.search
+        n_left = search.trials - len(trials)
+        cap = self.caps.calls.get("task")
+        if cap is None or not trials:
+            return n_left
+        n_calls = max(1, sum(trial.task_calls for trial in trials))
+        affordable = max(0, cap - self.caps.kept_back_calls - self.caps.finalist_calls - n_calls)
+        return min(n_left, affordable * len(trials) // n_calls)
 
     def expected_final_s(self) -> float:
         """Seconds that the finalists and the final test are expected to take, at the pace so far."""

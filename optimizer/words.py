@@ -7,6 +7,7 @@ STOP_WORDS = {
     "budget": "the budget is used up",
     "time": "the time is used up",
     "patience": "no new best for a while",
+    "unlikely": "the trials left were unlikely to find a better prompt",
     "perfect": "a perfect score on dev",
 }
 
