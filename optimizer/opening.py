@@ -190,6 +190,7 @@ def open_study(job: Job, seed: Candidate, pairs: Pairs) -> Study:
         predictors=[part.predictor for part in seed.parts],
         pruner=RacePruner(RaceRule(min_gain=search.min_gain), pairs.get),
         is_durable=job.is_durable,
+        examples_first=job.proposer_backend.style == "completion",
     )
 
 

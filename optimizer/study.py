@@ -59,7 +59,12 @@ class RacePruner(optuna.pruners.BasePruner):
 
 
 class Study:
-    """Ask, report, tell; and read back."""
+    """Ask, report, tell; and read back.
+
+    Args:
+        examples_first: let the one operator for examples weigh as much as all those for words. For proposers that
+            continue patterns: what they write is seldom better than what they were given.
+    """
 
     def __init__(
         self,
@@ -71,10 +76,12 @@ class Study:
         predictors: Sequence[str],
         pruner: RacePruner,
         is_durable: bool,
+        examples_first: bool = False,
     ) -> None:
         self._search = search
         self._operators = tuple(operators)
         self._predictors = tuple(predictors)
+        self._examples_first = examples_first
         self.pruner = pruner
         self._claimed: set[int] = set()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -100,8 +107,7 @@ class Study:
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
-            change = {"change": "examples"} if name == EXAMPLES else {"change": "words", "operator": name}
-            self._study.enqueue_trial(change)
+            self._study.enqueue_trial({"change": "examples" if name == EXAMPLES else "words", "operator": name})
 
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
@@ -175,11 +181,11 @@ class Study:
         return recipe
 
     def _operator(self, trial: Trial) -> str:
-        """Draw the operator: first what to change, so that the one for examples weighs as much as the ten for words."""
+        """Draw the operator; with `examples_first`, whether to change examples or words comes before."""
         words = [name for name in self._operators if name != EXAMPLES]
-        if len(words) == len(self._operators):
-            return str(trial.suggest_categorical("operator", words))
-        if not words or trial.suggest_categorical("change", ("examples", "words")) == "examples":
+        if not self._examples_first or not 0 < len(words) < len(self._operators):
+            return str(trial.suggest_categorical("operator", self._operators))
+        if trial.suggest_categorical("change", ("examples", "words")) == "examples":
             return EXAMPLES
         return str(trial.suggest_categorical("operator", words))
 

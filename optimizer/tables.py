@@ -46,11 +46,16 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
         n_chars: candidate id to prompt length.
     """
     starred = {trial.number for trial in insight.front_of(view, n_chars)}
-    table = _table("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls", "why")
-    for trial in view.trials:
-        star = "*" if trial.number in starred else ""
-        length = f"{n_chars[trial.candidate.id]}{star}" if trial.candidate else ""
-        table.add_row(*_trial_cells(trial, length), style="green" if trial.candidate == view.best else None)
+    lengths = {trial.number: n_chars[trial.candidate.id] for trial in view.trials if trial.candidate}
+    shown = {number: f"{n}{'*' if number in starred else ''}" for number, n in lengths.items()}
+    cells = [_trial_cells(trial, shown.get(trial.number, "")) for trial in view.trials]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
+    for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
+        table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
+    table.add_column("why", overflow="fold")
+    for trial, row in zip(view.trials, cells, strict=True):
+        table.add_row(*row, style="green" if trial.candidate == view.best else None)
     return table
 
 
