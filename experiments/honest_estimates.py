@@ -197,7 +197,7 @@ def main() -> None:
             found = [study(effect, seed, Path(folder)) for seed in range(args.studies)]
             report[name] = {"summary": summary(found), "studies": found}
             print(name, json.dumps(report[name]["summary"], indent=2), flush=True)
-    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+            args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
