@@ -75,12 +75,23 @@ def take_mlflow(page: Page, saved: SavedStudy) -> None:
         page.goto(study)
         page.get_by_text("Verdict:").first.wait_for()
         page.wait_for_timeout(SETTLE_MS)
+        close_assistant(page)
+        page.get_by_text("Show more").first.click()
         save(page, "mlflow-study")
         experiment = study.partition("/runs/")[0]
         page.goto(f"{experiment}/runs?orderByKey=metrics.`score`&orderByAsc=false")
         page.get_by_text("start").first.wait_for()
         page.wait_for_timeout(SETTLE_MS)
+        close_assistant(page)
         save(page, "mlflow-trials")
+
+
+def close_assistant(page: Page) -> None:
+    """Close the panel with which newer versions of MLflow open."""
+    close = page.get_by_role("button", name="Close")
+    if close.count():
+        close.first.click()
+        page.wait_for_timeout(SETTLE_MS // 5)
 
 
 @contextmanager
