@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from PIL import Image
+from PIL import Image  # comes with Matplotlib
 
 from optimizer.report import report_html
 from optimizer.saved import SavedStudy, open_saved
