@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from optimizer import __version__
+from optimizer import cli_options as options
+from optimizer.cli_options import guard
 from optimizer.cli_people import add_commands
-from optimizer.errors import did_you_mean
 
 EXAMPLES = """\b
 Examples:
@@ -40,76 +40,45 @@ of `check --probe` 4 advises against the run; of `verify` 4 weaker, 5 broken.
 FORMATS = "text, markdown, chat-json, openai, anthropic, yaml, dspy, python, promptfoo, langchain or mlflow."
 
 
-class Commands(click.Group):
-    """Names the nearest command when one is misspelt."""
-
-    def resolve_command(
-        self, ctx: click.Context, args: list[str]
-    ) -> tuple[str | None, click.Command | None, list[str]]:
-        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
-            known = sorted(self.commands)
-            raise click.UsageError(
-                f"no command {args[0]!r}.{did_you_mean(args[0], known)} Commands: {', '.join(known)}."
-            )
-        return super().resolve_command(ctx, args)
-
-
-_config = click.argument("config", type=click.Path(path_type=Path))
-_study = click.argument("study")
-_optional_study = click.argument("study", required=False)
-_runs_dir = click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
-)
-_set = click.option(
-    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, for example search.trials=80."
-)
-_json = click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys, see configs/README.md.")
-_quiet = click.option("-q", "--quiet", is_flag=True, help="Print one line when it is done, nothing before.")
-_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-
-
-def _guard(is_debug: bool, call: Callable[[], int]) -> None:
-    from optimizer.terminal import guarded
-
-    sys.exit(guarded(call, is_debug=is_debug))
-
-
-@click.group(cls=Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=options.Commands, epilog=EXAMPLES, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="optimizer")
 def app() -> None:
     """Search for a better prompt, prove it on examples that the search never saw, and show the search in MLflow."""
 
 
 @app.command()
-@_config
-@_set
-@_runs_dir
-@_debug
+@options.config
+@options.overrides
+@options.runs_dir
+@options.debug
 @click.option("--probe", is_flag=True, help="Ask a few dozen rows and advise: go, more data, another metric, or stop.")
-@_json
+@options.as_json
 def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool, probe: bool, is_json: bool) -> None:
-    """Validate CONFIG, show the data, call each model once, estimate calls, time and cost."""
+    """Validate CONFIG and say what the study will cost.
+
+    Shows the data and where it would be sent, calls each model once, and estimates calls, time and cost.
+    """
     from optimizer import commands
 
     if probe or is_json:
         from optimizer.commands_probe import probe_config
 
-        _guard(debug, lambda: probe_config(config, overrides, runs_dir, is_json=is_json, is_probed=probe))
-    _guard(debug, lambda: commands.check_config(config, overrides, runs_dir))
+        guard(debug, lambda: probe_config(config, overrides, runs_dir, is_json=is_json, is_probed=probe))
+    guard(debug, lambda: commands.check_config(config, overrides, runs_dir))
 
 
 @app.command()
-@_config
-@_set
+@options.config
+@options.overrides
 @click.option(
     "--warm-start", metavar="STUDY", help="Begin with what another study found, for a new model or more data."
 )
-@_runs_dir
+@options.runs_dir
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
 @click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
-@_debug
-@_quiet
-@_json
+@options.debug
+@options.quiet
+@options.as_json
 def run(
     config: Path,
     overrides: tuple[str, ...],
@@ -121,78 +90,90 @@ def run(
     quiet: bool,
     is_json: bool,
 ) -> None:
-    """Search for a better prompt as CONFIG says; a study that exists is continued."""
+    """Search as CONFIG says; a study that exists is continued."""
     from optimizer import background, commands
 
     in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
     run_it = background.run_detached if detach else in_front
-    _guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start))
+    guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start))
 
 
 @app.command()
-@_study
-@_runs_dir
-@_debug
+@options.study
+@options.runs_dir
+@options.debug
 def stop(study: str, runs_dir: Path, debug: bool) -> None:
-    """Stop the process that runs STUDY, from any terminal of this machine; the study can be continued."""
+    """Stop the process that runs STUDY; `run` continues it.
+
+    Works from any terminal of this machine.
+    """
     from optimizer import background
 
-    _guard(debug, lambda: background.stop_study(study, runs_dir))
+    guard(debug, lambda: background.stop_study(study, runs_dir))
 
 
 @app.command()
-@_optional_study
-@_runs_dir
-@_debug
-@_json
+@options.optional_study
+@options.runs_dir
+@options.debug
+@options.as_json
 def status(study: str | None, runs_dir: Path, debug: bool, is_json: bool) -> None:
-    """Show how far STUDY is, also while it runs; without a name, all studies."""
+    """Show how far STUDY is; without a name, all studies."""
     from optimizer import reading
 
-    _guard(debug, lambda: reading.show_status(study, runs_dir, is_json=is_json))
+    guard(debug, lambda: reading.show_status(study, runs_dir, is_json=is_json))
 
 
 @app.command()
-@_study
-@_json
-@_runs_dir
-@_debug
+@options.study
+@options.as_json
+@options.runs_dir
+@options.debug
 def show(study: str, is_json: bool, runs_dir: Path, debug: bool) -> None:
-    """Show the trials and operators of STUDY, how its best prompt came to be, and the verdict."""
+    """Show the verdict, the trials and operators of STUDY.
+
+    Also how its best prompt came to be, and what each step was worth.
+    """
     from optimizer import reading
 
-    _guard(debug, lambda: reading.show_study(study, runs_dir, is_json=is_json))
+    guard(debug, lambda: reading.show_study(study, runs_dir, is_json=is_json))
 
 
 @app.command()
-@_study
+@options.study
 @click.argument("one", required=False)
 @click.argument("other", required=False)
-@_runs_dir
-@_debug
+@options.runs_dir
+@options.debug
 def compare(study: str, one: str | None, other: str | None, runs_dir: Path, debug: bool) -> None:
-    """Compare two trials of STUDY (numbers, `seed` or `best`), or STUDY with another study."""
+    """Compare two trials of STUDY, or STUDY with another one.
+
+    Trials are numbers, `seed` or `best`; another study is a name.
+    """
     from optimizer import reading
 
-    _guard(debug, lambda: reading.compare(study, one, other, runs_dir))
+    guard(debug, lambda: reading.compare(study, one, other, runs_dir))
 
 
 @app.command()
-@_study
+@options.study
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Another file; not overwritten.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @click.option("--browser/--no-browser", default=True, help="Open it in a browser.")
-@_runs_dir
-@_debug
+@options.runs_dir
+@options.debug
 def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir: Path, debug: bool) -> None:
-    """Write one HTML file about STUDY: the proof, the prompts, what got better or worse, the search, its cost."""
+    """Write one HTML file about STUDY for those who decide.
+
+    The proof, the prompts, what got better or worse, the search, its cost.
+    """
     from optimizer import reading
 
-    _guard(debug, lambda: reading.write_report(study, runs_dir, output=output, is_forced=force, opens_browser=browser))
+    guard(debug, lambda: reading.write_report(study, runs_dir, output=output, is_forced=force, opens_browser=browser))
 
 
 @app.command()
-@_study
+@options.study
 @click.option("-f", "--format", default="text", metavar="FORMAT", help=FORMATS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
@@ -200,8 +181,8 @@ def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir
     "--trial", type=click.IntRange(min=1), metavar="N", help="Another candidate than the winner, by its trial."
 )
 @click.option("--pareto", is_flag=True, help="Every prompt that none beats in score and length, into the folder FILE.")
-@_runs_dir
-@_debug
+@options.runs_dir
+@options.debug
 def export(
     study: str,
     format: str,
@@ -212,14 +193,14 @@ def export(
     runs_dir: Path,
     debug: bool,
 ) -> None:
-    """Print the winning prompt of STUDY, or the best so far."""
+    """Print or write the winning prompt, or the best so far."""
     from optimizer import reading
 
     if pareto:
         if trial is not None:
             raise click.UsageError("--pareto and --trial exclude each other.")
-        _guard(debug, lambda: reading.export_front(study, runs_dir, format=format, output=output, is_forced=force))
-    _guard(
+        guard(debug, lambda: reading.export_front(study, runs_dir, format=format, output=output, is_forced=force))
+    guard(
         debug,
         lambda: reading.export_study(study, runs_dir, format=format, output=output, is_forced=force, trial=trial),
     )
@@ -230,9 +211,9 @@ def export(
 @click.option("--lm", "model", metavar="MODEL", help="The model to check with; default: the study's.")
 @click.option("--api-base", metavar="URL", help="Endpoint of that model.")
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Rows; default: the study's test rows.")
-@click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys.")
-@_runs_dir
-@_debug
+@options.as_json
+@options.runs_dir
+@options.debug
 def verify(
     target: str,
     model: str | None,
@@ -242,40 +223,44 @@ def verify(
     runs_dir: Path,
     debug: bool,
 ) -> None:
-    """Score an exported prompt and its seed again, with the model of today.
+    """Score a prompt and its seed again: does it still hold?
 
-    Ends with 0 if the prompt holds, 4 if its gain is weaker than it was, 5 if it is broken: worse than its seed.
+    STUDY may also be an exported FILE. Ends with 0 if the prompt holds, 4 if its gain is weaker than it was, 5 if it
+    is broken: worse than its seed.
     """
     from optimizer import commands
 
     call = functools.partial(
         commands.verify_prompt, target, runs_dir, model=model, api_base=api_base, data=data, is_json=is_json
     )
-    _guard(debug, call)
+    guard(debug, call)
 
 
 @app.command()
-@_study
-@_runs_dir
-@_debug
+@options.study
+@options.runs_dir
+@options.debug
 def track(study: str, runs_dir: Path, debug: bool) -> None:
-    """Write STUDY to MLflow again from its database; what is there already is not repeated."""
+    """Write STUDY to MLflow again from its database.
+
+    What is there already is not repeated.
+    """
     from optimizer import commands
 
-    _guard(debug, lambda: commands.track_study(study, runs_dir))
+    guard(debug, lambda: commands.track_study(study, runs_dir))
 
 
 @app.command()
-@_optional_study
+@options.optional_study
 @click.option("--port", default=5000, type=click.IntRange(1, 65535), help="Port; another one if it is taken.")
 @click.option("--browser/--no-browser", default=True, help="Open a browser.")
-@_runs_dir
-@_debug
+@options.runs_dir
+@options.debug
 def ui(study: str | None, port: int, browser: bool, runs_dir: Path, debug: bool) -> None:
-    """Start MLflow's UI on the runs folder, for this machine only."""
+    """Open the search in MLflow, for this machine only."""
     from optimizer import commands
 
-    _guard(debug, lambda: commands.serve_ui(study, runs_dir, port=port, opens_browser=browser))
+    guard(debug, lambda: commands.serve_ui(study, runs_dir, port=port, opens_browser=browser))
 
 
 add_commands(app)

@@ -5,23 +5,12 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import click
 
-_debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-
-_runs_dir = click.option(
-    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
-)
-
-
-def _guard(is_debug: bool, call: Callable[[], int]) -> None:
-    from optimizer.terminal import guarded
-
-    sys.exit(guarded(call, is_debug=is_debug))
+from optimizer import cli_options as options
+from optimizer.cli_options import guard
 
 
 @click.command()
@@ -39,7 +28,7 @@ def _guard(is_debug: bool, call: Callable[[], int]) -> None:
 @click.option("--private", is_flag=True, help="Write `privacy: local`: nothing may leave this machine.")
 @click.option("--yes", is_flag=True, help="Ask nothing, take every proposal.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
-@_debug
+@options.debug
 def init(
     data: str | None,
     goal: str | None,
@@ -57,7 +46,10 @@ def init(
     force: bool,
     debug: bool,
 ) -> None:
-    """Look at DATA (.csv, .xlsx, .jsonl, .parquet, hub:owner/name) and write a configuration for it."""
+    """Look at DATA and write a configuration for it.
+
+    DATA is a .csv, .xlsx, .jsonl or .parquet file, or hub:owner/name.
+    """
     from optimizer.commands_init import init_study
     from optimizer.init_study import Wishes
 
@@ -76,31 +68,34 @@ def init(
         is_private=private,
     )
     ask = None if yes else lambda question, proposal: str(click.prompt(question, default=proposal, type=str))
-    _guard(debug, lambda: init_study(wishes, ask, is_forced=force))
+    guard(debug, lambda: init_study(wishes, ask, is_forced=force))
 
 
 @click.command()
-@click.argument("study")
+@options.study
 @click.argument("text")
 @click.option("--like", default="seed", metavar="SEED", help="Layout and examples: of `seed`, `best`, or a trial N.")
 @click.option("--predictor", metavar="NAME", help="Which prompt of a program with several.")
-@_runs_dir
-@_debug
+@options.runs_dir
+@options.debug
 def suggest(study: str, text: str, like: str, predictor: str | None, runs_dir: Path, debug: bool) -> None:
-    """Add your own prompt TEXT (or @FILE) to a running or paused STUDY as its next trial."""
+    """Add your own prompt TEXT (or @FILE) to STUDY.
+
+    It is the next trial of a running or paused study.
+    """
     from optimizer.commands_review import suggest_prompt
 
-    _guard(debug, lambda: suggest_prompt(study, text, runs_dir, like=like, predictor=predictor))
+    guard(debug, lambda: suggest_prompt(study, text, runs_dir, like=like, predictor=predictor))
 
 
 @click.command()
-@click.argument("study")
+@options.study
 @click.option("--veto", "vetoed", type=int, multiple=True, metavar="N", help="A trial that must not win; repeatable.")
 @click.option("--edit", "edited", type=int, metavar="N", help="Edit the prompt of a trial and race the result.")
 @click.option("--text", metavar="TEXT", help="With --edit: the new prompt (or @FILE) instead of an editor.")
-@click.option("--json", "is_json", is_flag=True, help="Print JSON.")
-@_runs_dir
-@_debug
+@options.as_json
+@options.runs_dir
+@options.debug
 def review(
     study: str,
     vetoed: tuple[int, ...],
@@ -110,13 +105,16 @@ def review(
     runs_dir: Path,
     debug: bool,
 ) -> None:
-    """Show the finalists of STUDY side by side, with dev rows on which they differ; veto or edit one."""
+    """Show the finalists of STUDY; veto or edit one.
+
+    They stand side by side, with the dev rows on which they differ.
+    """
     from optimizer.commands_review import review_study
 
     def edit(old: str) -> str | None:
         return click.edit(old, extension=".txt")
 
-    _guard(
+    guard(
         debug,
         lambda: review_study(study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit),
     )

@@ -37,7 +37,7 @@ EDGES = {
     },
     "matplotlib": {"report"},
     "jinja2": {"report"},
-    "click": {"cli", "cli_people", "commands_init"},
+    "click": {"cli", "cli_options", "cli_people", "commands_init"},
     "python_calamine": {"spreadsheets"},
     "charset_normalizer": {"text_files"},
     "phonenumbers": {"personal_data"},

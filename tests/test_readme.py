@@ -43,6 +43,15 @@ def test_each_command_is_understood(line: str) -> None:
             assert (ROOT / word).is_file()
 
 
+def test_the_help_lists_commands_as_they_are_used() -> None:
+    """`optimizer --help` begins with `init`, leaves no command out, and no line of it is cut."""
+    shown = app.get_help(click.Context(app, terminal_width=80)).partition("Commands:\n")[2].partition("\n\n")[0]
+    names = [line.split()[0] for line in shown.splitlines()]
+    assert names[:3] == ["init", "check", "run"]
+    assert set(names) == set(app.commands)
+    assert "..." not in shown
+
+
 @pytest.mark.parametrize("link", sorted(set(re.findall(r"\]\(([^)#]+)\)", TEXT))))
 def test_each_link_leads_somewhere(link: str) -> None:
     """Relative links name files of the repository."""

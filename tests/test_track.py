@@ -309,13 +309,13 @@ def test_the_list_of_runs_reads_by_itself(shown: Projection) -> None:
     """Names carry number, operator and score or fate; red marks are left to what was never or not fully scored."""
     assert {name: run.info.status for name, run in runs_of(shown).items()} == {
         "mail-routing": "FINISHED",
-        "00 seed 0.46": "FINISHED",
-        "01 demos 0.69": "FINISHED",
-        "02 rewrite 0.20 pruned": "FINISHED",
-        "03 clarify rejected": "KILLED",
-        "04 reflect failed": "FAILED",
-        "05 format 0.46": "FINISHED",
-        "06 crossover 0.85": "FINISHED",
+        "01 seed 0.46": "FINISHED",
+        "02 demos 0.69": "FINISHED",
+        "03 rewrite 0.20 pruned": "FINISHED",
+        "04 clarify rejected": "KILLED",
+        "05 reflect failed": "FAILED",
+        "06 format 0.46": "FINISHED",
+        "07 crossover 0.85": "FINISHED",
     }
 
 
@@ -323,10 +323,10 @@ def test_a_trial_shows_where_it_came_from_and_what_it_cost(shown: Projection) ->
     """A nested run has recipe, parents, reason and totals, and the running score at each block."""
     runs = runs_of(shown)
     parent_id = runs["mail-routing"].info.run_id
-    merged, rejected, pruned = runs["06 crossover 0.85"], runs["03 clarify rejected"], runs["02 rewrite 0.20 pruned"]
+    merged, rejected, pruned = runs["07 crossover 0.85"], runs["04 clarify rejected"], runs["03 rewrite 0.20 pruned"]
 
     assert merged.data.tags["mlflow.parentRunId"] == parent_id
-    assert merged.data.tags["optimizer.parent_trials"] == "01,02"
+    assert merged.data.tags["optimizer.parent_trials"] == "02,03"
     assert merged.data.params["recipe.operator"] == "crossover"
     assert merged.data.metrics["calls"] == 14
     assert rejected.data.tags["optimizer.reason"] == "copies a dev row"
@@ -338,7 +338,7 @@ def test_a_trial_shows_where_it_came_from_and_what_it_cost(shown: Projection) ->
 
 def test_prompts_are_whole_artifacts_and_rows_stay_out(shown: Projection) -> None:
     """Prompts beyond a param's limit arrive whole, with their diff; outcomes hold ids and values, no texts."""
-    run = runs_of(shown)["06 crossover 0.85"]
+    run = runs_of(shown)["07 crossover 0.85"]
 
     assert artifact(run, "prompt.txt") == render(MERGED)
     assert len(render(MERGED)) > 6000
@@ -351,7 +351,7 @@ def test_prompts_are_whole_artifacts_and_rows_stay_out(shown: Projection) -> Non
 
 def test_text_that_no_store_takes_is_mended(shown: Projection) -> None:
     """Lone surrogates and NUL become replacement characters; infinite and undefined numbers are left out."""
-    run = runs_of(shown)["04 reflect failed"]
+    run = runs_of(shown)["05 reflect failed"]
 
     assert "Reflect \ufffd on\ufffdit." in artifact(run, "prompt.txt")
     assert Candidate.from_json(json.loads(artifact(run, "candidate.json"))) == BROKEN
@@ -511,12 +511,12 @@ def test_a_run_that_was_half_written_is_completed(projection: Projection) -> Non
     parent_id = MlflowView(projection).ensure_study(view)
     client = client_of(projection)
     experiment = client.get_experiment_by_name(projection.experiment)
-    tags = {"mlflow.parentRunId": parent_id, "optimizer.trial": "1"}
+    tags = {"mlflow.parentRunId": parent_id, "optimizer.trial": "2"}
     half = client.create_run(experiment.experiment_id, tags=tags, run_name="half")
 
     rebuild(view, projection)
 
-    run = runs_of(projection)["01 demos 0.69"]
+    run = runs_of(projection)["02 demos 0.69"]
     assert run.info.run_id == half.info.run_id
     assert len(runs_of(projection)) == 8
 
@@ -687,7 +687,7 @@ def test_an_entry_that_can_never_be_shown_does_not_block_the_rest(
 
     assert "no layout for two parts" in tracker.status
     assert tracker.status.startswith("1 left out: ")
-    assert "06 crossover 0.85" in runs_of(projection)
+    assert "07 crossover 0.85" in runs_of(projection)
 
 
 def test_no_tracking_is_the_same_three_calls() -> None:

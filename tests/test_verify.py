@@ -21,8 +21,7 @@ from optimizer.errors import StudyError, UserError
 from optimizer.job import open_job
 from optimizer.records import Outcome, Verdict
 from optimizer.run import run
-from optimizer.saved import open_saved
-from optimizer.verify import Check, check_prompt, model_settings, plan_check, rows_of_file
+from optimizer.verify import check_prompt, model_settings, plan_check, rows_of_file
 from optimizer.warm_start import best_of, learned_from
 from tests.fake_server import Body, FakeServer
 from tests.sample_study import CONFIG, PROGRAM, sample_view
@@ -206,33 +205,23 @@ def test_another_task_is_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 @pytest.mark.slow
 def test_a_prompt_made_worse_is_caught_on_a_real_model(tmp_path: Path) -> None:
-    """On the embedded model the winner of a small study holds; with its examples mislabelled it does not."""
-    changes = ["search.trials=2", "data.max_rows.dev=60", "data.max_rows.test=100", "tracking.enabled=false"]
+    """On the embedded model good examples hold; a copy whose examples all name one team is broken."""
+    small = ["search.trials=1", "data.max_rows.dev=10", "data.max_rows.test=10", "tracking.enabled=false"]
     path = ROOT / "configs/quickstart.yaml"
-    job = open_job(load_config(path, changes), folder=path.parent, runs_dir=tmp_path)
+    job = open_job(load_config(path, small), folder=path.parent, runs_dir=tmp_path)
     shown = {row.id: Demo.from_example(row) for row in job.splits.train}
-    good = job.program.seed(job.config.prompt).with_demos("answer", [shown[row_id] for row_id in GOOD_ROWS])
+    demos = tuple(shown[row_id] for row_id in GOOD_ROWS)
     try:
-        assert run(replace(job, warm_starts=(("good examples", good),))).best == good
+        seed = run(job).seed
     finally:
         job.close()
-    check = plan_check("quickstart", tmp_path, model=None, api_base=None, data=None)
-    decay, spend = check_prompt(replace(check, rows=check.rows[:20]))
-    assert (decay.standing, spend.calls) == ("holds", {"task": 40})
-    assert decay.change is not None
-    assert abs(decay.change.difference) <= 0.1  # what an engine has in its cache moves a rare answer
-    _mislabel(check)
-    worse = plan_check("quickstart", tmp_path, model=None, api_base=None, data=None)
-    others = tuple(row for row in worse.rows if row.outputs["team"] != "billing")[:60]
-    decay, _ = check_prompt(replace(worse, rows=others))
-    assert decay.standing in ("weaker", "broken")
-
-
-def _mislabel(check: Check) -> None:
-    """Give the winner examples that all say the same team."""
-    part = check.candidate.parts[0]
-    wrong = tuple(replace(demo, outputs={"team": "billing"}) for demo in part.demos)
-    worse = check.candidate.with_part(replace(part, demos=wrong))
-    saved = open_saved(check.saved.runs_dir, "quickstart")
-    saved.journal.put_candidate(worse)
-    saved.journal.update_study(records={"best": worse.to_json()})
+    check = plan_check("quickstart", tmp_path, model=None, api_base=None, data=path.parent / "data/support.jsonl")
+    rows = [row for row in check.rows if row.id not in shown]
+    good = replace(check, candidate=seed.with_demos("answer", demos), rows=tuple(rows[:40]))
+    decay, spend = check_prompt(good)
+    assert (decay.standing, spend.calls) == ("holds", {"task": 80})
+    assert decay.now.difference > 0
+    wrong = tuple(replace(demo, outputs={"team": "billing"}) for demo in demos)
+    others = tuple(row for row in rows if row.outputs["team"] != "billing")[:60]
+    decay, _ = check_prompt(replace(good, candidate=seed.with_demos("answer", wrong), rows=others))
+    assert decay.standing == "broken", decay

@@ -144,8 +144,11 @@ def _reason(trial: TrialRecord, projection: Projection) -> str:
 
 
 def trial_name(trial: TrialRecord, *, width: int = 2) -> str:
-    """Return a name that makes the list of runs readable by itself: `07 demos 0.71`, `08 rewrite rejected`."""
-    words = [f"{trial.number:0{width}d}", trial.recipe.operator]
+    """Return a name that makes the list of runs readable by itself: `07 demos 0.71`, `08 rewrite rejected`.
+
+    Numbers count from 1, as everywhere that people see them.
+    """
+    words = [f"{trial.number + 1:0{width}d}", trial.recipe.operator]
     if trial.score is not None and trial.state in ("complete", "pruned"):
         words.append(f"{trial.score:.2f}")
     if trial.state != "complete":
@@ -155,7 +158,7 @@ def trial_name(trial: TrialRecord, *, width: int = 2) -> str:
 
 def number_width(view: StudyView) -> int:
     """Digits of the largest trial number, so that names sort as text."""
-    return max(2, len(str(setting(view, "search", "trials", default=40) - 1)))
+    return max(2, len(str(setting(view, "search", "trials", default=40))))
 
 
 def flips_table(seed: Sequence[Outcome], winner: Sequence[Outcome], rows: Mapping[str, Example]) -> str:
@@ -210,13 +213,13 @@ def _trial_tags(view: StudyView, trial: TrialRecord, projection: Projection, lin
     tags = {
         "optimizer.study": view.name,
         "optimizer.kind": "trial",
-        "optimizer.trial": str(trial.number),
+        "optimizer.trial": str(trial.number + 1),
         "optimizer.operator": trial.recipe.operator,
         "optimizer.state": trial.state,
         "optimizer.reason": projection.preview(_reason(trial, projection), REASON_CHARS),
         "optimizer.candidate": trial.candidate.id if trial.candidate else "",
         "optimizer.parents": ",".join(trial.parents),
-        "optimizer.parent_trials": ",".join(f"{number:0{width}d}" for number in numbers),
+        "optimizer.parent_trials": ",".join(f"{number + 1:0{width}d}" for number in numbers),
         "optimizer.prompt_preview": (
             projection.preview(projection.render(trial.candidate), PREVIEW_CHARS) if trial.candidate else ""
         ),

@@ -161,7 +161,7 @@ class MlflowView:
     def _find_trials(self, parent_id: str) -> dict[int, KnownRun]:
         runs = self._search(f"tags.`mlflow.parentRunId` = '{parent_id}'")
         numbered = ((run.data.tags.get("optimizer.trial", ""), run) for run in runs)
-        return {int(number): _known(run) for number, run in numbered if number.isdecimal()}
+        return {int(number) - 1: _known(run) for number, run in numbered if number.isdecimal()}
 
     def _search(self, filter_string: str) -> list[Run]:
         experiments = [self._experiment_id] if self._experiment_id else []
@@ -215,7 +215,7 @@ class MlflowView:
         wanted = content.trial_content(view, trial, self._projection, lineage)
         known = self._trials.get(trial.number)
         if known is None:
-            tags = {"mlflow.parentRunId": self._parent_run().run_id, "optimizer.trial": str(trial.number)}
+            tags = {"mlflow.parentRunId": self._parent_run().run_id, "optimizer.trial": str(trial.number + 1)}
             known = self._create(name=wanted.name, tags=tags, start_s=trial.started_s)
         if known.digest != wanted.digest:
             end_ms = known.start_ms + round(trial.duration_s * 1000)

@@ -49,7 +49,7 @@ def _scores(view: StudyView) -> str:
         rows.append(
             f"| test | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
             f"| difference {test.low:+.3f} to {test.high:+.3f} ({test.confidence:.0%}), "
-            f"p = {test.p_value:.4f} ({test.test_name}) |"
+            f"p = {test.p_value:.2g} ({test.test_name}) |"
         )
     head = ["| split | rows | seed | winner | difference | interval |", "|---|---|---|---|---|---|"]
     return "\n".join(head + rows) if rows else ""

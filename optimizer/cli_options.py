@@ -1,0 +1,54 @@
+"""What the commands share: their order, arguments, options, and the way in which each one ends."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+from optimizer.errors import did_you_mean
+
+config = click.argument("config", type=click.Path(path_type=Path))
+study = click.argument("study")
+optional_study = click.argument("study", required=False)
+runs_dir = click.option(
+    "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
+)
+overrides = click.option(
+    "--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key, for example search.trials=80."
+)
+as_json = click.option("--json", "is_json", is_flag=True, help="Print JSON with stable keys.")
+quiet = click.option("-q", "--quiet", is_flag=True, help="Print one line when it is done, nothing before.")
+debug = click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+
+
+def guard(is_debug: bool, call: Callable[[], int]) -> None:
+    """Do the work and end with its exit code; an error that the user can mend is one line."""
+    from optimizer.terminal import guarded
+
+    sys.exit(guarded(call, is_debug=is_debug))
+
+
+ORDER = (
+    "init", "check", "run", "status", "stop", "suggest", "review",
+    "show", "report", "compare", "ui", "export", "verify", "track",
+)  # fmt: skip
+
+
+class Commands(click.Group):
+    """Lists commands in the order in which they are used, and names the nearest one when one is misspelt."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
+        return sorted(self.commands, key=ORDER.index)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if self.get_command(ctx, args[0]) is None and not args[0].startswith("-"):
+            known = sorted(self.commands)
+            raise click.UsageError(
+                f"no command {args[0]!r}.{did_you_mean(args[0], known)} Commands: {', '.join(known)}."
+            )
+        return super().resolve_command(ctx, args)
