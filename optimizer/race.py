@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
 FIRST_BLOCKS = 4  # the length of the first races
-RACES_PER_BLOCK = 4  # the incumbent is scored on a further block after so many races, and races grow with it
+RACES_PER_BLOCK = 4  # races grow by a block after so many of them, where calls are scarce
 ROUNDING = 1e-9  # a candidate that can just reach the gain is not dropped over the last digit of a sum
 
 
@@ -25,6 +25,20 @@ class Decision(NamedTuple):
 
     action: Literal["drop", "go on"]
     reason: str = ""
+
+
+def race_rows(*, n_races: int, block: int, n_dev: int, progress: float) -> int:
+    """Return the number of dev rows that races go over by now.
+
+    At a fixed number of calls, many short races find more than few long ones. Where the number of trials ends the
+    search and calls do not, there is nothing to save: races grow so that the last ones go over all of dev.
+
+    Args:
+        n_races: candidates raced so far.
+        progress: share of the trials that are done.
+    """
+    n_blocks = max(FIRST_BLOCKS + n_races // RACES_PER_BLOCK, int(progress * n_dev / block))
+    return min(n_dev, n_blocks * block)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

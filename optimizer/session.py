@@ -33,7 +33,7 @@ from optimizer.propose import Rejection
 from optimizer.propose.memory import Memory
 from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
-from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK
+from optimizer.race import FIRST_BLOCKS, race_rows
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
@@ -187,12 +187,13 @@ class Session:
             start += size
 
     def deepen(self, *, n_races: int) -> None:
-        """Score the incumbent on a further block after every few races, so that races grow as the field gets closer."""
-        if n_races % RACES_PER_BLOCK or self.elite.incumbent is None:
-            return
+        """Score the incumbent on further rows as the search goes on, so that races grow as the field gets closer."""
+        search, n_dev = self.job.config.search, len(self.splits.dev)
+        progress = len(self.memory.trials) / search.trials
+        n_rows = race_rows(n_races=n_races, block=search.block, n_dev=n_dev, progress=progress)
         with self._deepening:
-            n_rows = self.elite.n_raced
-            self.score(self.elite.incumbent, self.splits.dev[n_rows : n_rows + self.job.config.search.block])
+            if self.elite.incumbent is not None and n_rows > self.elite.n_raced:
+                self.score(self.elite.incumbent, self.splits.dev[self.elite.n_raced : n_rows])
 
     def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.race import FloatArray, RaceRule
+from optimizer.race import FloatArray, RaceRule, race_rows
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 PAIRS = st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=40)
@@ -165,3 +165,11 @@ def test_worse_candidates_cost_little() -> None:
     dropped, rows = raced(100, -0.15)
     assert dropped > 0.98
     assert rows < 0.35
+
+
+@pytest.mark.parametrize(
+    ("n_races", "progress", "n_rows"), [(0, 0.0, 20), (3, 0.0, 20), (4, 0.0, 25), (8, 0.9, 90), (2, 1.0, 100)]
+)
+def test_races_grow_with_their_number_and_with_the_search(n_races: int, progress: float, n_rows: int) -> None:
+    """They begin with four blocks, gain one every four races, and keep up with the share of trials that are done."""
+    assert race_rows(n_races=n_races, block=5, n_dev=100, progress=progress) == n_rows
