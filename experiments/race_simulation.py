@@ -11,6 +11,7 @@ of dev, and with races that grow: so many blocks at first, and one more after so
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -20,13 +21,13 @@ import numpy as np
 from optimizer.race import FloatArray, RaceRule
 
 ROOT = Path(__file__).parent.parent
-BLOCK = 10
+BLOCKS = (5, 10)
 BASE = 0.5  # true score of the seed
 SHARED = 0.6  # share of examples that are equally hard for every candidate
-SIZES = ((60, 1200), (100, 3000), (200, 4000))  # dev rows, evaluations
-GAINS = ((-0.03, 0.06), (-0.05, 0.1))  # mean and spread of the candidates' true gains
-CHANCES = (None, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-GROWTHS = (None, (1, 2), (2, 1), (2, 2), (2, 4), (3, 2), (3, 4), (4, 8))  # first blocks, races for each further block
+SIZES = ((50, 250), (100, 900), (100, 3000))  # dev rows, evaluations
+GAINS = ((-0.03, 0.06), (-0.05, 0.1), (-0.1, 0.15))  # mean and spread of the candidates' true gains
+CHANCES = (None, 0.1, 0.2, 0.3, 0.4)
+GROWTHS = (None, (2, 2), (2, 4), (4, 1), (4, 2), (4, 4), (4, 8))  # first blocks, races for each further block
 
 Draw = Callable[[float], FloatArray]
 
@@ -38,6 +39,7 @@ def search(
     budget: int,
     gains: tuple[float, float],
     is_evolving: bool,
+    block: int,
     growth: tuple[int, int] | None,
     rng: np.random.Generator,
 ) -> float:
@@ -50,17 +52,17 @@ def search(
     draw, incumbent_true = _examples(n_dev, rng), BASE
     incumbent = draw(BASE)
     n_first, races_per_block = growth or (n_dev, 1)
-    n_raced = min(n_dev, n_first * BLOCK)
+    n_raced = min(n_dev, n_first * block)
     spent, n_races = n_raced, 0
     while spent < budget:
         true = float(np.clip((incumbent_true if is_evolving else BASE) + rng.normal(*gains), 0.02, 0.98))
         candidate = draw(true)
-        n_scored, is_dropped = _race(rule, candidate[:n_raced], incumbent[:n_raced])
+        n_scored, is_dropped = _race(rule, candidate[:n_raced], incumbent[:n_raced], block)
         spent, n_races = spent + n_scored, n_races + 1
         if not is_dropped and candidate[:n_raced].mean() > incumbent[:n_raced].mean():
             incumbent, incumbent_true = candidate, true
         if n_raced < n_dev and n_races % races_per_block == 0:
-            n_raced, spent = min(n_dev, n_raced + BLOCK), spent + BLOCK
+            n_raced, spent = min(n_dev, n_raced + block), spent + block
     return incumbent_true - BASE
 
 
@@ -73,16 +75,16 @@ def _examples(n_dev: int, rng: np.random.Generator) -> Draw:
     return draw
 
 
-def _race(rule: RaceRule | None, candidate: FloatArray, incumbent: FloatArray) -> tuple[int, bool]:
+def _race(rule: RaceRule | None, candidate: FloatArray, incumbent: FloatArray, block: int) -> tuple[int, bool]:
     """Return how many examples were scored, and whether the candidate was dropped."""
     n = len(candidate)
-    for n_scored in range(BLOCK, n, BLOCK):
+    for n_scored in range(block, n, block):
         if rule is not None and rule.decide(candidate[:n_scored], incumbent).action == "drop":
             return n_scored, True
     return n, False
 
 
-def mean_gain(rule: RaceRule | None, growth: tuple[int, int] | None, *, n_runs: int) -> float:
+def mean_gain(rule: RaceRule | None, block: int, growth: tuple[int, int] | None, *, n_runs: int) -> float:
     """Return the true gain of the final incumbent, averaged over all settings and runs."""
     found = [
         search(
@@ -91,6 +93,7 @@ def mean_gain(rule: RaceRule | None, growth: tuple[int, int] | None, *, n_runs: 
             budget=budget,
             gains=gains,
             is_evolving=is_evolving,
+            block=block,
             growth=growth,
             rng=np.random.default_rng(seed),
         )
@@ -108,12 +111,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/results/race_simulation.json")
     args = parser.parse_args()
     rows: list[dict[str, object]] = []
-    for growth in GROWTHS:
-        for chance in CHANCES:
-            rule = None if chance is None else RaceRule(min_chance=chance)
-            gain = round(mean_gain(rule, growth, n_runs=args.runs), 4)
-            rows.append({"growth": growth, "min_chance": chance, "mean_gain": gain})
-            print(json.dumps(rows[-1]), flush=True)
+    for block, growth, chance in itertools.product(BLOCKS, GROWTHS, CHANCES):
+        rule = None if chance is None else RaceRule(min_chance=chance)
+        gain = round(mean_gain(rule, block, growth, n_runs=args.runs), 4)
+        rows.append({"block": block, "growth": growth, "min_chance": chance, "mean_gain": gain})
+        print(json.dumps(rows[-1]), flush=True)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps({"runs": args.runs, "rows": rows}, indent=2) + "\n", encoding="utf-8")
 
