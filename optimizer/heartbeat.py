@@ -170,6 +170,8 @@ class Heartbeat(Observer):
             with open(descriptor, "w", encoding="utf-8") as file:
                 json.dump(asdict(live), file)
             os.replace(temporary, self._path)
+        with contextlib.suppress(OSError):
+            temporary.unlink()  # what a full disk left of it
 
     def _left_s(self) -> float | None:
         return self._session.expected_left_s() if self._session else None

@@ -206,7 +206,13 @@ def test_another_task_is_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 @pytest.mark.slow
 def test_a_prompt_made_worse_is_caught_on_a_real_model(tmp_path: Path) -> None:
     """On the embedded model good examples hold; a copy whose examples all name one team is broken."""
-    small = ["search.trials=1", "data.max_rows.dev=10", "data.max_rows.test=10", "tracking.enabled=false"]
+    small = [
+        "search.trials=1",
+        "data.seed=0",
+        "data.max_rows.dev=10",
+        "data.max_rows.test=10",
+        "tracking.enabled=false",
+    ]
     path = ROOT / "configs/quickstart.yaml"
     job = open_job(load_config(path, small), folder=path.parent, runs_dir=tmp_path)
     shown = {row.id: Demo.from_example(row) for row in job.splits.train}
