@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from tests import faults
@@ -29,10 +30,7 @@ def suite(*, n_random: int, n_each: int, away_s: float) -> dict[str, Callable[[P
     rng = random.Random(SEED)
     one_by_one, eight = faults.random_kills(n_random // 2, rng), faults.random_kills(n_random // 2, rng)
     named = faults.named_kills(n_each, rng)
-    storms: dict[str, Callable[[Path], Figures]] = {
-        f"storm: {name}": lambda folder, name=name: faults.storm(folder, [name])  # type: ignore[misc]
-        for name in faults.STORMS
-    }
+    storms = {f"storm: {name}": partial(faults.storm, names=[name]) for name in faults.STORMS}
     return {
         "kill -9 at named points, one call in flight": lambda folder: faults.kills(folder, named, concurrency=1),
         "kill -9 at random moments, one call in flight": lambda folder: faults.kills(folder, one_by_one, concurrency=1),

@@ -1,6 +1,6 @@
 """Is what a study reports true? Complete studies of a model whose true scores are known.
 
-    uv run python experiments/honest_estimates.py --studies 100
+    uv run python -m experiments.honest_estimates --studies 100
 
 The model is simulated, everything else is the real program: Optuna, journal, operators, races, verdict. Each line of a
 prompt helps or harms by a fixed amount, rows differ in difficulty, and prompt and row together have luck of their own,
@@ -22,17 +22,17 @@ from typing import Any, Literal
 
 import numpy as np
 
+from experiments.benchmark.studies import job_of
+from experiments.benchmark.tasks import ROOT
 from optimizer.candidate import Candidate, Example
 from optimizer.config import Config
 from optimizer.data import splits_from_rows
-from optimizer.job import Job, facts_of, open_program
+from optimizer.job import Job
 from optimizer.lm.backend import CallRequest, Reply
-from optimizer.metrics import open_metric, score
-from optimizer.propose import open_operators
+from optimizer.metrics import score
 from optimizer.run import run
 from optimizer.stats import wilson
 
-ROOT = Path(__file__).parent.parent
 WORLDS = {"lines matter much": 0.5, "lines matter little": 0.15, "nothing matters": 0.0}
 LABELS = ("yes", "no")
 BASE = 0.0  # skill of an empty prompt, in standard deviations: half of the rows come out right
@@ -120,18 +120,7 @@ def study(effect: float, seed: int, runs_dir: Path) -> dict[str, Any]:
     model, starts = KnownModel(effect, seed), np.cumsum([seed * 10_000, *N_ROWS.values()])
     given = {name: rows(int(start), n) for (name, n), start in zip(N_ROWS.items(), starts, strict=False)}
     splits = splits_from_rows(given["train"], given["dev"], given["test"], task=config.task, seed=0)
-    job = Job(
-        config=config,
-        program=open_program(config, folder=ROOT),
-        splits=splits,
-        metric=open_metric(config, folder=ROOT),
-        operators=open_operators(config.search.operators, folder=ROOT),
-        task_backend=model,
-        proposer_backend=model,
-        runs_dir=runs_dir,
-        folder=ROOT,
-        facts=facts_of(splits),
-    )
+    job = job_of(config, splits, model, folder=ROOT, runs_dir=runs_dir)
     view = run(job)
     shutil.rmtree(job.run_dir)
     pool = [

@@ -40,7 +40,8 @@ ORDER = (
 class Commands(click.Group):
     """Lists commands in the order in which they are used, and names the nearest one when one is misspelt."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click passes it
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        del ctx
         return sorted(self.commands, key=ORDER.index)
 
     def resolve_command(

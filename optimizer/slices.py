@@ -17,6 +17,7 @@ from optimizer.config_metric import Slices
 from optimizer.elite import Elite
 from optimizer.errors import ConfigError, did_you_mean
 from optimizer.metrics import Metric, Score
+from optimizer.metrics.metric import Around
 from optimizer.records import Outcome, SliceScore
 from optimizer.stats import FloatArray
 
@@ -68,29 +69,19 @@ def value_of(example: Example, column: str) -> str | None:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorstSlice:
+class WorstSlice(Around):
     """A metric that scores rows like another one, and a set of rows by its worst group.
 
     The smallest of several group scores is pessimistic by chance, for seed and winner alike; their difference is what
     is judged, and its interval comes from resampling whole rows.
     """
 
-    version: str
-    inner: Metric
     groups: Groups
     is_mean: bool = False
 
     @classmethod
     def of(cls, inner: Metric, groups: Groups, by: str) -> WorstSlice:
         return cls(version=content_hash([inner.version, "worst", by], n_chars=16), inner=inner, groups=groups)
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def is_binary(self) -> bool:
-        return self.inner.is_binary
 
     def __call__(self, example: Example, answer: Fields, /) -> Score:
         return self.inner(example, answer)

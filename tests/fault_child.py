@@ -6,14 +6,13 @@ and when the process has ended its exit status.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 import traceback
 from pathlib import Path
 from typing import Any
-
-import mlflow  # noqa: F401  the slow ones first, once
 
 from optimizer import crash_points
 from optimizer.config_file import load_config
@@ -24,6 +23,7 @@ from optimizer.terminal import stop_on_signals
 
 
 def main() -> None:
+    importlib.import_module("mlflow")  # the slowest one, before the forks
     for line in sys.stdin:
         request = json.loads(line)
         pid = os.fork()

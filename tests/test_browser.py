@@ -20,7 +20,6 @@ from optimizer.track import Projection, free_port, ui_command
 from optimizer.track.mlflow_view import MlflowView
 from tests.test_morning_in_mlflow import projection as projection
 from tests.test_report import material
-from tests.test_track import empty_store as empty_store
 from tests.test_track import runs_of, wait_for
 
 pytestmark = [

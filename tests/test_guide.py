@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -99,9 +100,9 @@ def test_every_command_of_the_guide_runs(tmp_path: Path, server: FakeServer) -> 
 
 def test_the_metric_of_the_guide_scores() -> None:
     """Its function is a metric as it stands."""
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(CODE[0], names)
-    metric = from_function(names["close_enough"])  # type: ignore[arg-type]
+    metric = from_function(names["close_enough"])
     row = Example(id="a", inputs={}, outputs={"minutes": 30})
     assert score(metric, row, {"minutes": 33}).value == 1.0
     found = score(metric, row, {"minutes": 60})
@@ -110,9 +111,9 @@ def test_the_metric_of_the_guide_scores() -> None:
 
 def test_the_operator_of_the_guide_makes_a_candidate() -> None:
     """Its class follows the contract of operators."""
-    names: dict[str, object] = {}
+    names: dict[str, Any] = {}
     exec(CODE[1], names)
-    operator = names["Polite"]()  # type: ignore[operator]
+    operator = names["Polite"]()
     parent = Candidate(parts=(Part(predictor="answer", instructions="Sort mail."),))
     context = Context(
         task=Task.model_validate({"inputs": {"a": ""}, "outputs": {"b": ""}}),

@@ -10,12 +10,14 @@ import sys
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 from xml.sax.saxutils import escape
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optimizer.candidate import JsonValue
 from optimizer.config_file import load_config
 from optimizer.data import load_splits
 from optimizer.errors import ConfigError, DataError
@@ -75,9 +77,9 @@ def as_xlsx(table: Sequence[dict[str, str]], path: Path) -> None:
         book.writestr("xl/s2.xml", sheet.format(cells))
 
 
-def written(folder: Path, name: str, **wishes: object) -> Written:
+def written(folder: Path, name: str, **wishes: Any) -> Written:
     settings = {"data": str(folder / name), "config": folder / "study.yaml", **wishes}
-    return Dialogue(Wishes(**settings), ask=None).run(is_forced=False)  # type: ignore[arg-type]
+    return Dialogue(Wishes(**settings), ask=None).run(is_forced=False)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +196,8 @@ def test_a_doubtful_answer_column_is_said(tmp_path: Path) -> None:
     assert "slices: {by: Region," in result.path.read_text(encoding="utf-8")
 
 
-def column(*values: object) -> Column:
-    return columns_of([{"c": value} for value in values])["c"]  # type: ignore[dict-item]
+def column(*values: JsonValue) -> Column:
+    return columns_of([{"c": value} for value in values])["c"]
 
 
 @pytest.mark.parametrize(
@@ -214,7 +216,7 @@ def column(*values: object) -> Column:
         ([f"{i} " + "long words " * 30 for i in "abcdefgh"], "text", "rouge_l"),
     ],
 )
-def test_kind_and_metric_follow_from_the_values(values: list[object], kind: str, metric: str) -> None:
+def test_kind_and_metric_follow_from_the_values(values: list[JsonValue], kind: str, metric: str) -> None:
     """A few usual answers are recognised for what they are."""
     guess = guess_output(column(*values))
     assert (guess.kind, pick_metric(column(*values), guess)[0]) == (kind, metric)

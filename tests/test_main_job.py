@@ -26,11 +26,9 @@ N_ROWS = 150
 HINT = "Decide by the fruit that is named: apple is red, lime is green, plum is blue."
 
 
-def labelled_rows() -> list[dict[str, str]]:
+def labelled_rows(n: int = N_ROWS) -> list[dict[str, str]]:
     fruits = list(FRUIT)
-    return [
-        {"note": f"Box {i} holds {i * 7 % 40} {fruits[i % 3]}s.", "team": FRUIT[fruits[i % 3]]} for i in range(N_ROWS)
-    ]
+    return [{"note": f"Box {i} holds {i * 7 % 40} {fruits[i % 3]}s.", "team": FRUIT[fruits[i % 3]]} for i in range(n)]
 
 
 def answer(body: Body) -> str:
@@ -56,7 +54,7 @@ def config(url: str, **changes: Any) -> dict[str, Any]:
         "data": {"source": "rows.jsonl"},
         "metric": "accuracy",
         "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
-        "search": {"trials": 16, "formats": ["chat", "plain"], "max_demos": 2},
+        "search": {"trials": 12, "formats": ["chat", "plain"], "max_demos": 2},
         **changes,
     }
 

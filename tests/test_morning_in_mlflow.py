@@ -17,7 +17,7 @@ from optimizer.report.figures import standalone
 from optimizer.track import Projection, rebuild
 from optimizer.track.traces import TEXT_CHARS, sampled
 from tests.sample_study import PROGRAM, ROWS, sample_view
-from tests.test_track import artifact, client_of, empty_store, runs_of  # noqa: F401 - a fixture
+from tests.test_track import artifact, client_of, runs_of
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
 
@@ -42,7 +42,7 @@ def chat_template(candidate: Candidate) -> list[dict[str, str]]:
 
 
 @pytest.fixture(scope="module")
-def projection(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Projection:  # noqa: F811
+def projection(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Projection:
     folder = tmp_path_factory.mktemp("morning")
     shutil.copy(empty_store, folder / "mlflow.db")
     made = Projection(

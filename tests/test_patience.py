@@ -16,14 +16,14 @@ def records(n: int, rng: np.random.Generator) -> list[float]:
 
 
 @pytest.mark.parametrize("n_left", [30, 200])
-def test_the_forecast_is_right_on_average(n_left: int) -> None:
-    """For candidates in random order the forecast is within a factor of two of what then comes."""
+def test_the_forecast_errs_towards_going_on(n_left: int) -> None:
+    """For candidates in random order it promises more than then comes on average, and less than twice as much."""
     forecasts, found = [], []
     for seed in range(300):
         gains = records(61 + n_left, np.random.default_rng(seed))
         forecasts.append(expected_gain(gains[:60], n_left=n_left))
         found.append(sum(gains[60:]))
-    assert 0.5 < np.mean(forecasts) / np.mean(found) < 2.5
+    assert 1 < np.mean(forecasts) / np.mean(found) < 2
 
 
 def test_more_trials_promise_more_and_later_ones_less() -> None:

@@ -38,6 +38,7 @@ def test_what_points_to_a_person_is_found(text: str, kind: str, part: str) -> No
     found = [(each.kind, each.text) for each in findings(text)]
     assert found == [(kind, part)]
     each = findings(text)[0]
+    assert each.masked in (f"{part[0]}…{part[-1]}", "…")
     assert text[each.start : each.end] == part
 
 

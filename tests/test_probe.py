@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -15,8 +16,7 @@ import yaml
 
 from optimizer.advice import ProbeFacts, advise
 from tests.fake_server import Body, FakeServer
-
-FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
+from tests.test_main_job import FRUIT, config, labelled_rows
 
 FACTS = ProbeFacts(
     n_rows=24, n_test=300, seed=0.5, with_examples=0.6, constant=0.4, is_mean=True, read_share=1.0, unread_reason="",
@@ -59,33 +59,17 @@ def test_more_rows_prove_smaller_gains() -> None:
 
 def folder_with(tmp_path: Path, url: str, rows: list[dict[str, Any]], **changes: Any) -> Path:
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    lm = {"api_base": url, "max_tokens": 100}
-    settings = {
-        "name": "fruit",
-        "task": {
-            "goal": "Say which team packs the box.",
-            "inputs": {"note": "what is in the box"},
-            "outputs": {"team": {"kind": "label", "choices": ["red", "green", "blue"]}},
-        },
-        "prompt": "Which team packs this box?",
-        "data": {"source": "rows.jsonl"},
-        "metric": "accuracy",
-        "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
-        "search": {"formats": ["chat"], "max_demos": 4},
-        **changes,
-    }
+    settings = config(url, **{"search": {"formats": ["chat"], "max_demos": 4}, **changes})
     (tmp_path / "study.yaml").write_text(yaml.safe_dump(settings))
     return tmp_path
-
-
-def rows(n: int) -> list[dict[str, Any]]:
-    fruits = list(FRUIT)
-    return [{"note": f"Box {i} holds {i * 7 % 40} {fruits[i % 3]}s.", "team": FRUIT[fruits[i % 3]]} for i in range(n)]
 
 
 def right(body: Body) -> str:
     fruit = next((fruit for fruit in FRUIT if fruit in body["messages"][-1]["content"]), "apple")
     return FRUIT[fruit]
+
+
+WAVERING = itertools.cycle(["red", "blue"])
 
 
 def model(body: Body) -> str:
@@ -94,12 +78,8 @@ def model(body: Body) -> str:
         return "1. Who packs boxes of plums?\n2. Is a lime green when ripe?"
     text = str(body["messages"][-1]["content"])
     if "plum" in text:
-        model.draws += 1  # type: ignore[attr-defined]
-        return ["blue", "red"][model.draws % 2]  # type: ignore[attr-defined]
+        return next(WAVERING)
     return "red"
-
-
-model.draws = 0  # type: ignore[attr-defined]
 
 
 def probe(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -111,7 +91,7 @@ def probe(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
     """No more calls than announced; scores, wavering rows and questions are there; nothing is written."""
     with FakeServer(model) as server:
-        folder = folder_with(tmp_path, server.url, rows(400))
+        folder = folder_with(tmp_path, server.url, labelled_rows(400))
         done = probe(folder, "--json")
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
@@ -143,7 +123,7 @@ def test_a_probe_advises_against_a_lost_night(
 ) -> None:
     """Advice and reason are printed, within 80 columns, and the exit code is 4."""
     with FakeServer(answer) as server:
-        done = probe(folder_with(tmp_path, server.url, rows(n)))
+        done = probe(folder_with(tmp_path, server.url, labelled_rows(n)))
     assert done.returncode == 4, done.stderr
     assert f"Advice: {advice}" in done.stdout
     assert said in " ".join(done.stdout.split())

@@ -187,17 +187,6 @@ def make_verdict(decision: Any) -> Verdict:
 
 
 @pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An SQLite store with its tables: making one takes seconds, copying it does not."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    projection = Projection(
-        uri=f"sqlite:///{path}", artifact_root=path.parent / "artifacts", storage_id="0", render=render
-    )
-    assert MlflowView(projection).locate("nothing") is None
-    return path
-
-
-@pytest.fixture(scope="module")
 def shown(empty_store: Path, tmp_path_factory: pytest.TempPathFactory) -> Projection:
     """A projection whose store holds the study; for tests that only look."""
     projection = make_projection(empty_store, tmp_path_factory.mktemp("shown"))

@@ -9,8 +9,9 @@ from typing import Any
 
 from experiments.benchmark.replies import KeptReplies
 from optimizer.config import Config
-from optimizer.data import load_splits
+from optimizer.data import Splits, load_splits
 from optimizer.job import Job, facts_of, open_program
+from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import EmbeddedBackend, gguf_path
 from optimizer.metrics import open_metric
 from optimizer.propose import open_operators
@@ -36,7 +37,11 @@ def open_study(
     given |= {"name": name, "search": {**given["search"], **search}, "budget": {**given["budget"], **budget}}
     config = Config.model_validate(given)
     shutil.rmtree(runs_dir / name, ignore_errors=True)
-    splits = load_splits(config, folder=folder)
+    return job_of(config, load_splits(config, folder=folder), model, folder=folder, runs_dir=runs_dir)
+
+
+def job_of(config: Config, splits: Splits, model: Backend, *, folder: Path, runs_dir: Path) -> Job:
+    """Return a study of one model, which is task model and proposer."""
     return Job(
         config=config,
         program=open_program(config, folder=folder),

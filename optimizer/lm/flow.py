@@ -34,6 +34,7 @@ class Flow:
         self._n_in_flight = 0
         self._episode_ends_at = float("-inf")
         self._n_failed_in_row = 0
+        self._failing_since = 0.0  # when the first of that row failed
         self._away_since: float | None = None
         self.probing = threading.Lock()  # held by the one call that looks whether the model is back
 
@@ -44,7 +45,7 @@ class Flow:
 
     @property
     def away_since(self) -> float | None:
-        """When the model was found to be away; None while it answers."""
+        """When the first call failed that found the model away; None while it answers."""
         return self._away_since
 
     @contextmanager
@@ -79,9 +80,11 @@ class Flow:
                 self._n_failed_in_row = 0  # it answers
                 self._cut(error.retry_after_s or 0.0)
             elif error.kind in AWAY:
+                if not self._n_failed_in_row:
+                    self._failing_since = self._clock()
                 self._n_failed_in_row += 1
                 if (is_suspect or self._n_failed_in_row >= OPEN_AFTER) and self._away_since is None:
-                    self._away_since = self._clock()
+                    self._away_since = self._failing_since
 
     def wait_while_away(self, stop: threading.Event) -> None:
         """Wait until another call's probe was answered, or nobody probes, or the run stops."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from optimizer.candidate import Example, Fields, content_hash
 from optimizer.config import Constraints
-from optimizer.metrics.metric import Metric, Score, checked, mean_value
+from optimizer.metrics.metric import Around, Metric, Score, checked, mean_value
 from optimizer.metrics.values import normalise, plain_text, shown
 from optimizer.stats import FloatArray
 
@@ -41,11 +41,9 @@ class Weighted:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Limited:
+class Limited(Around):
     """Another metric, but an answer that is too long or contains a forbidden word scores 0, whatever it says."""
 
-    version: str
-    inner: Metric
     limits: Constraints
     output: str
 
@@ -54,14 +52,6 @@ class Limited:
         facts = limits.model_dump(mode="json", include={"max_chars", "max_words", "forbidden"})
         version = content_hash([inner.version, facts, output], n_chars=16)
         return cls(version=version, inner=inner, limits=limits, output=output)
-
-    @property
-    def name(self) -> str:
-        return self.inner.name
-
-    @property
-    def is_binary(self) -> bool:
-        return self.inner.is_binary
 
     @property
     def is_mean(self) -> bool:

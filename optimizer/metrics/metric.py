@@ -54,6 +54,22 @@ class Metric(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Around:
+    """The part of a metric around another one that is the other's: what it is called, and whether it says 0 or 1."""
+
+    version: str
+    inner: Metric
+
+    @property
+    def name(self) -> str:
+        return self.inner.name
+
+    @property
+    def is_binary(self) -> bool:
+        return self.inner.is_binary
+
+
 def score(metric: Metric, example: Example, answer: Fields) -> Score:
     """Call the metric behind the one border: what comes back is a finite number in [0, 1] or an error.
 

@@ -1,0 +1,24 @@
+"""Fixtures that several files of tests share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from optimizer.track import Projection
+from optimizer.track.mlflow_view import MlflowView
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite store with MLflow's tables: making one takes seconds, copying it does not."""
+    path = tmp_path_factory.mktemp("store") / "mlflow.db"
+    projection = Projection(
+        uri=f"sqlite:///{path}",
+        artifact_root=path.parent / "artifacts",
+        storage_id="0",
+        render=lambda candidate: candidate.id,
+    )
+    assert MlflowView(projection).locate("nothing") is None
+    return path
