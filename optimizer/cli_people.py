@@ -127,7 +127,10 @@ def review(
 @options.runs_dir
 @options.debug
 def worker(config: Path, overrides: tuple[str, ...], quiet: bool, runs_dir: Path, debug: bool) -> None:
-    """Join the study of CONFIG from any machine; its `storage` is a PostgreSQL server that all workers reach."""
+    """Join the study of CONFIG from any machine.
+
+    Its `storage` is a PostgreSQL server that all workers reach.
+    """
     from optimizer import commands
 
     guard(debug, lambda: commands.run_study(config, overrides, runs_dir, is_quiet=quiet, is_worker=True))
