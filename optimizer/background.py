@@ -137,12 +137,14 @@ def run_detached(
     *,
     fork: str | None = None,
     warm_start: str | None = None,
+    n_workers: int = 1,
 ) -> int:
     """Start a study in the background and say how to follow and end it."""
     config = load_config(config_path, [*overrides, f"name={fork}"] if fork else overrides)
     flags = [flag for override in overrides for flag in ("--set", override)]
     flags += ["--fork", fork] if fork else []
     flags += ["--warm-start", warm_start] if warm_start else []
+    flags += ["--workers", str(n_workers)] if n_workers > 1 else []
     arguments = ["run", str(config_path), *flags, "--runs-dir", str(runs_dir)]
     code, said = detach(arguments, runs_dir / config.name)
     if code:

@@ -74,6 +74,7 @@ def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool,
     "--warm-start", metavar="STUDY", help="Begin with what another study found, for a new model or more data."
 )
 @options.runs_dir
+@click.option("--workers", default=1, type=click.IntRange(1, 64), metavar="N", help="Processes; more want PostgreSQL.")
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
 @click.option("--fork", metavar="NAME", help="Begin a new study with a changed CONFIG; replies paid for are reused.")
 @options.debug
@@ -84,6 +85,7 @@ def run(
     overrides: tuple[str, ...],
     warm_start: str | None,
     runs_dir: Path,
+    workers: int,
     detach: bool,
     fork: str | None,
     debug: bool,
@@ -95,7 +97,7 @@ def run(
 
     in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
     run_it = background.run_detached if detach else in_front
-    guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start))
+    guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start, n_workers=workers))
 
 
 @app.command()

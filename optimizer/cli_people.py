@@ -120,7 +120,23 @@ def review(
     )
 
 
+@click.command()
+@click.argument("config", type=click.Path(path_type=Path))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a key.")
+@click.option("-q", "--quiet", is_flag=True, help="Print one line when it is done, nothing before.")
+@options.runs_dir
+@options.debug
+def worker(config: Path, overrides: tuple[str, ...], quiet: bool, runs_dir: Path, debug: bool) -> None:
+    """Join the study of CONFIG from any machine.
+
+    Its `storage` is a PostgreSQL server that all workers reach.
+    """
+    from optimizer import commands
+
+    guard(debug, lambda: commands.run_study(config, overrides, runs_dir, is_quiet=quiet, is_worker=True))
+
+
 def add_commands(app: click.Group) -> None:
     """Enter the commands of this module."""
-    for command in (init, suggest, review):
+    for command in (init, worker, suggest, review):
         app.add_command(command)

@@ -134,10 +134,13 @@ def run_study(
     warm_start: str | None = None,
     is_quiet: bool = False,
     is_json: bool = False,
+    is_worker: bool = False,
+    n_workers: int = 1,
 ) -> int:
     """Carry out a study and print what came of it: everything, one line, or JSON alone.
 
-    As a fork it is a new one that may use the replies of the old.
+    As a fork it is a new one that may use the replies of the old. With several workers the others are processes of
+    their own that join it.
     """
     config = load_config(config_path, overrides)
     source = None if fork is None else _fork_source(config.name, fork, runs_dir)
@@ -149,24 +152,35 @@ def run_study(
         from optimizer.job import open_job
         from optimizer.progress import Progress
         from optimizer.render import prompts_of
-        from optimizer.run import run
         from optimizer.summary import one_line, print_json
+        from optimizer.workers import Team, require_server, run_joining
 
-        job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
-        job = replace(job, fork_of=source)
-        if warm_start is not None:
-            from optimizer.warm_start import learned_from
+        if is_worker or n_workers > 1:
+            require_server(config.storage)
 
-            job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
+        def opened() -> Job:
+            job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+            job = replace(job, fork_of=source)
+            if warm_start is not None:
+                from optimizer.warm_start import learned_from
+
+                job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
+            return job
+
+        first: list[Job] = [opened()]  # mistakes are found before anything is written
+    run_dir = first[0].run_dir
     stop_on_signals()
+    flags = [flag for override in overrides for flag in ("--set", override)] + ["--runs-dir", str(runs_dir)]
+    flags += ["--set", f"name={fork}"] if fork else []
+    team = Team([str(config_path), *flags], n_workers - 1, run_dir / "workers.txt")
+    with storage_errors():
+        make_private_folder(run_dir)
+        log_to(run_dir / "log.txt")
     try:
-        with storage_errors():
-            make_private_folder(job.run_dir)
-            log_to(job.run_dir / "log.txt")
         with Progress(out) as progress:
-            view = run(job, progress)
+            view, job = run_joining(lambda: first.pop() if first else opened(), progress, team.start)
     finally:
-        job.close()
+        team.end()
     if is_json:
         print_json(view, prompts_of(job.program, view))
     elif is_quiet:

@@ -15,6 +15,7 @@ from sqlalchemy.dialects import postgresql, sqlite
 from optimizer.errors import ConfigError, OptimizerError, Paused
 
 BUSY_TIMEOUT_S = 30.0  # how long to wait for a database that another process has locked
+IDLE_S = 30.0  # a transaction that does nothing for so long belongs to a process that is suspended or cut off
 MIN_FREE_BYTES = 16 * 2**20  # below this nothing is spent: a reply that was paid for must find room
 DISK_ERRORS = frozenset(
     {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT}
@@ -100,6 +101,31 @@ wish_table = sa.Table(
     sa.Column("at", sa.Float, nullable=False),
 )
 
+# Who works on a study that several processes share, and what each of them has in hand. Times are the database's own.
+worker_table = sa.Table(
+    "worker",
+    metadata,
+    sa.Column("seq", sa.Integer, primary_key=True, autoincrement=True),  # the lowest one leads
+    sa.Column("id", sa.String(128), nullable=False, unique=True),
+    sa.Column("study", sa.String(64), nullable=False, index=True),
+    sa.Column("beat_at", sa.Float, nullable=False),
+)
+claim_table = sa.Table(
+    "claim",
+    metadata,
+    sa.Column("study", sa.String(64), primary_key=True),
+    sa.Column("trial", sa.Integer, primary_key=True, autoincrement=False),
+    sa.Column("worker", sa.String(128), nullable=False),
+)
+lease_table = sa.Table(
+    "lease",
+    metadata,
+    sa.Column("study", sa.String(64), primary_key=True),
+    sa.Column("candidate", sa.String(12), primary_key=True),
+    sa.Column("example", sa.String(64), primary_key=True),
+    sa.Column("worker", sa.String(128), nullable=False),
+)
+
 
 def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
     """Open the database and create missing tables.
@@ -133,11 +159,38 @@ def _opened(url: str, *, is_durable: bool) -> sa.Engine:
         prepare_sqlite(engine, is_durable=is_durable)
         sa.event.listen(engine, "connect", _leave_transactions_to_us)
         sa.event.listen(engine, "begin", _begin)
+    else:
+        prepare_postgresql(engine)
+    with making_tables(engine) as connection:
+        metadata.create_all(connection)
+    return engine
+
+
+@contextmanager
+def making_tables(engine: sa.Engine) -> Iterator[sa.Connection]:
+    """Let one process at a time make tables, where several can begin at once."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
             connection.execute(sa.select(sa.func.pg_advisory_xact_lock(SCHEMA_LOCK)))
-        metadata.create_all(connection)
-    return engine
+        yield connection
+
+
+def is_shared(url: str) -> bool:
+    """Whether several processes may work on a study in this database."""
+    return url.startswith("postgresql")
+
+
+def prepare_postgresql(engine: sa.Engine) -> None:
+    """End transactions whose process was suspended or cut off, so that its locks do not hold up everybody."""
+
+    def set_limits(connection: Any, _record: object) -> None:
+        cursor = connection.cursor()
+        cursor.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * IDLE_S)}")
+        cursor.close()
+        connection.commit()
+
+    sa.event.listen(engine, "connect", set_limits)
+    engine.dispose()
 
 
 def prepare_sqlite(engine: sa.Engine, *, is_durable: bool) -> None:
@@ -178,6 +231,17 @@ def storage_errors() -> Iterator[None]:
         if cause is None:
             raise
         raise _paused(cause) from error
+
+
+def is_away(error: BaseException | None) -> bool:
+    """Whether the database server did not answer or ended the connection, so that trying again may help."""
+    while error is not None:
+        if isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError | sa.exc.TimeoutError):
+            return True
+        if isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated:
+            return True
+        error = error.__cause__
+    return False
 
 
 def require_space(engine: sa.Engine) -> None:

@@ -7,7 +7,8 @@
     │   ├── ProgramError         the user's own module, metric or operator
     │   └── StudyError           an unknown study, or one that the configuration no longer fits
     ├── Paused                   stopped before a verdict, nothing lost: exit code 3
-    │   └── BudgetExhausted      a cap would be passed by the next call
+    │   ├── BudgetExhausted      a cap would be passed by the next call
+    │   └── LostWorker           others have given this worker up; it joins again
     ├── CallError                one model call failed for good; it never becomes a score
     └── MetricError              a metric raised or returned something that is no score
 
@@ -61,6 +62,13 @@ class BudgetExhausted(Paused):
 
     def __init__(self, message: str) -> None:
         super().__init__("budget", message)
+
+
+class LostWorker(Paused):
+    """This worker was silent for so long that others have taken over what it had in hand."""
+
+    def __init__(self) -> None:
+        super().__init__("lost", "storage: this worker was silent for too long, others have taken over its work")
 
 
 class CallError(OptimizerError):

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from optimizer.candidate import Candidate, Example, Fields
+from optimizer.crew import LOOK_S, Alone
 from optimizer.errors import BudgetExhausted, CallError, MetricError, Paused, ProgramError
 from optimizer.formats import UnreadableReply
 from optimizer.journal import Journal
@@ -53,12 +54,14 @@ class Evaluator:
         journal: Journal,
         *,
         concurrency: int,
+        crew: Alone | None = None,
         on_outcome: Callable[[], None] | None = None,
     ) -> None:
         self._program = program
         self._model = model
         self._metric = metric
         self._journal = journal
+        self._crew = crew or Alone()
         self._on_outcome = on_outcome or (lambda: None)
         self._lanes = _lanes(model, concurrency)
         self._pause: Paused | None = None
@@ -87,12 +90,35 @@ class Evaluator:
             self._on_outcome()
             return outcome
 
-        started = time.monotonic()
+        started, n_rows = time.monotonic(), len(missing)
         with self._one_pause():
-            kept |= {outcome.example_id: outcome for outcome in self._map(evaluate, list(missing.values()))}
+            if self._crew.is_shared:
+                kept |= self._shared_out(candidate, missing, evaluate)
+            else:
+                kept |= {outcome.example_id: outcome for outcome in self._map(evaluate, list(missing.values()))}
         with self._lock:
-            self._busy.add(time.monotonic() - started, n_rows=len(missing))
+            self._busy.add(time.monotonic() - started, n_rows=n_rows)
         return [kept[example.id] for example in examples]
+
+    def _shared_out(
+        self, candidate: Candidate, missing: dict[str, Example], evaluate: Callable[[Example], Outcome]
+    ) -> dict[str, Outcome]:
+        """Evaluate what no other worker or thread has in hand, and wait for what they make of the rest."""
+        found: dict[str, Outcome] = {}
+        while missing:
+            mine = self._crew.lease(candidate.id, missing)
+            try:
+                known = self._journal.outcomes(candidate.id, self._metric.version)
+                found |= {example_id: known[example_id] for example_id in missing if example_id in known}
+                todo = [example for example in missing.values() if example.id in mine and example.id not in found]
+                found |= {outcome.example_id: outcome for outcome in self._map(evaluate, todo)}
+            finally:
+                self._crew.end_lease(candidate.id, mine)
+            missing = {example_id: example for example_id, example in missing.items() if example_id not in found}
+            if missing:
+                self._model.raise_if_stopped()
+                time.sleep(LOOK_S)
+        return found
 
     def close(self) -> None:
         """Wait for calls under way and begin no other."""

@@ -35,7 +35,8 @@ def claim(run_dir: Path) -> FileLock:
         lock.acquire(timeout=1, poll_interval=0.05)  # somebody may just be looking, see below
     except Timeout:
         raise StudyError(
-            f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}"
+            f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}. "
+            "For several at once give them a database server: storage: postgresql+psycopg://USER@HOST/NAME"
         ) from None
     return lock
 

@@ -153,6 +153,8 @@ class Heartbeat(Observer):
         return f"{len(calls)} replies, the oldest of lm.{role} since {duration(oldest_s)}"
 
     def _write(self) -> None:
+        if self._session is not None and not self._session.is_first_here:
+            return  # another worker's file
         now = time.time()
         live = Live(
             pid=os.getpid(),

@@ -17,12 +17,14 @@ from typing import NamedTuple, cast, get_args
 
 import sqlalchemy as sa
 
+from optimizer.away import patient
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.caps import Caps
 from optimizer.database import (
     candidate_table,
     evaluation_table,
     insert_or_ignore,
+    is_shared,
     ledger_table,
     open_engine,
     reply_table,
@@ -30,8 +32,9 @@ from optimizer.database import (
     spend_table,
     storage_errors,
     study_table,
+    worker_table,
 )
-from optimizer.errors import BudgetExhausted
+from optimizer.errors import BudgetExhausted, LostWorker
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
 
@@ -62,10 +65,13 @@ class Journal:
     def __init__(self, engine: sa.Engine, study: str, *, owner: str) -> None:
         self.engine = engine
         self.study = study
-        self._owner = f"{owner[:100]}:{secrets.token_hex(4)}"  # process ids come back, in containers always
+        self.is_shared = is_shared(engine.url.drivername)
+        self.is_fenced = False  # whether only a living worker may begin a call
+        self.owner = f"{owner[:100]}:{secrets.token_hex(4)}"  # process ids come back, in containers always
 
     # -- the study itself ------------------------------------------------------------------
 
+    @patient
     def load_study(self) -> dict[str, JsonValue] | None:
         """Return the study's record, or None when it does not exist."""
         with self._reading() as connection:
@@ -80,6 +86,7 @@ class Journal:
         empty = {"state": "running", "stop_reason": "", "wall_s": 0.0, "created_at": time.time()}
         self._insert_missing(study_table, {"name": self.study, "records": json.dumps(records), **empty})
 
+    @patient
     def update_study(
         self,
         *,
@@ -102,15 +109,18 @@ class Journal:
 
     # -- candidates and evaluations ----------------------------------------------------------
 
+    @patient
     def put_candidate(self, candidate: Candidate) -> None:
         self._insert_missing(candidate_table, {"id": candidate.id, "body": json.dumps(candidate.to_json())})
 
+    @patient
     def candidates(self, ids: Iterable[str]) -> dict[str, Candidate]:
         """Return the known ones of the given candidates by id."""
         query = sa.select(candidate_table).where(candidate_table.c.id.in_(list(ids)))
         with self._reading() as connection:
             return {row.id: Candidate.from_json(json.loads(row.body)) for row in connection.execute(query)}
 
+    @patient
     def put_outcome(self, candidate_id: str, metric: str, outcome: Outcome) -> None:
         """Keep an outcome; `failed` ones are not kept, so that they are tried again."""
         if outcome.kind == "failed":
@@ -118,6 +128,7 @@ class Journal:
         key = {"study": self.study, "candidate": candidate_id, "example": outcome.example_id, "metric": metric}
         self._insert_missing(evaluation_table, {**key, "outcome": json.dumps(asdict(outcome))})
 
+    @patient
     def outcomes(self, candidate_id: str, metric: str) -> dict[str, Outcome]:
         """Return the kept outcomes of a candidate by example id."""
         table = evaluation_table.c
@@ -130,6 +141,7 @@ class Journal:
 
     # -- calls ---------------------------------------------------------------------------
 
+    @patient
     def find_reply(self, key: str) -> Reply | None:
         """Return the kept reply of a call, or None."""
         query = sa.select(reply_table.c.body).where(reply_table.c.key == key)
@@ -137,6 +149,7 @@ class Journal:
             body = connection.execute(query).scalar_one_or_none()
         return None if body is None else Reply(**json.loads(body))
 
+    @patient
     def reserve(self, role: Role, key: str, *, tokens: int, usd: float, caps: Caps, trial: int | None = None) -> int:
         """Enter a call before it is sent, at its worst case, and return its ledger id.
 
@@ -146,6 +159,7 @@ class Journal:
         require_space(self.engine)
         with self._writing() as connection:
             totals = self._locked_totals(connection)
+            self._require_worker(connection)
             tokens_sum = sum(total.tokens_in + total.tokens_out for total in totals.values()) + tokens
             usd_sum = sum(total.usd for total in totals.values()) + usd
             if cap := caps.exceeded(role, totals[role].calls + 1, tokens_sum, usd_sum):
@@ -153,10 +167,11 @@ class Journal:
             self._add(connection, role, Total(1, tokens, 0, usd))
             row = {"study": self.study, "role": role, "key": key, "state": "reserved", "trial": trial}
             amounts = {"tokens_in": tokens, "tokens_out": 0, "usd": usd}
-            values = {**row, **amounts, "owner": self._owner, "at": time.time()}
+            values = {**row, **amounts, "owner": self.owner, "at": time.time()}
             insert = sa.insert(ledger_table).values(**values).returning(ledger_table.c.id)
             return cast(int, connection.execute(insert).scalar_one())
 
+    @patient
     def settle(self, call_id: int, reply: Reply, *, usd: float, keep_as: str | None) -> None:
         """Replace a reservation by what the call really took, and keep the reply under `keep_as` if given."""
         took = Total(1, reply.tokens_in, reply.tokens_out, usd)
@@ -164,6 +179,7 @@ class Journal:
             if self._close(connection, call_id, "settled", took) and keep_as:
                 insert_or_ignore(connection, reply_table, {"key": keep_as, "body": json.dumps(asdict(reply))})
 
+    @patient
     def release(self, call_id: int, *, was_billed: bool) -> None:
         """End a call without a reply: given back when surely unbilled, else kept as spent (`unknown`)."""
         open_row = (ledger_table.c.id == call_id) & (ledger_table.c.state == "reserved")
@@ -174,15 +190,17 @@ class Journal:
                 self._close(connection, call_id, "released", Total())
 
     def adopt_orphans(self) -> int:
-        """Mark what other owners left reserved as spent, and return how many calls that were.
+        """Mark what owners that are gone left reserved as spent, and return how many calls that were.
 
         An owner that lives after all loses nothing: it can still settle.
         """
         table = ledger_table.c
-        where = (table.study == self.study) & (table.state == "reserved") & (table.owner != self._owner)
+        where = (table.study == self.study) & (table.state == "reserved") & (table.owner != self.owner)
+        where &= table.owner.not_in(sa.select(worker_table.c.id))
         with self._writing() as connection:
             return connection.execute(sa.update(ledger_table).where(where).values(state="unknown")).rowcount
 
+    @patient
     def spend(self) -> Spend:
         """Return what the study has spent so far, open reservations included."""
         with self._reading() as connection:
@@ -234,6 +252,13 @@ class Journal:
     def _writing(self) -> Iterator[sa.Connection]:
         with storage_errors(), self.engine.begin() as connection:
             yield connection
+
+    def _require_worker(self, connection: sa.Connection) -> None:
+        """Let a worker that others have given up begin no call: they may be making it."""
+        if self.is_fenced:
+            row = sa.select(worker_table.c.seq).where(worker_table.c.id == self.owner)
+            if connection.execute(row).first() is None:
+                raise LostWorker
 
     def _totals(self, connection: sa.Connection, *, lock: bool = False) -> dict[Role, Total]:
         query = sa.select(spend_table).where(spend_table.c.study == self.study).order_by(spend_table.c.role)

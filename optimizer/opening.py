@@ -18,8 +18,11 @@ import numpy as np
 from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
 from optimizer.caps import Caps
+from optimizer.crew import Alone, join_crew
+from optimizer.database import is_shared
 from optimizer.errors import StudyError
 from optimizer.evaluate import Evaluator
+from optimizer.file_systems import require_local_disk
 from optimizer.files import claim, make_private_folder
 from optimizer.fork import copy_replies, differences
 from optimizer.heartbeat import forget_live
@@ -46,6 +49,7 @@ class Opened:
     Attributes:
         pairs: by trial number, the paired values of incumbent and candidate, for the pruner.
         wall_s: seconds that earlier sessions took.
+        is_first_here: whether no other process of this machine works on the study.
     """
 
     seed: Candidate
@@ -60,6 +64,8 @@ class Opened:
     pairs: Pairs = field(default_factory=dict)
     wall_s: float
     is_finished: bool
+    crew: Alone
+    is_first_here: bool
     resources: ExitStack
 
     def close(self) -> None:
@@ -76,14 +82,34 @@ def open_all(job: Job, observer: Observer) -> Opened:
     """
     make_private_folder(job.run_dir)
     with ExitStack() as resources:
-        resources.callback(claim(job.run_dir).release)
-        forget_live(job.run_dir)
-        leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
-        opened = _open_within(resources, job, observer)
+        is_first = _claim_folder(resources, job)
+        opened = _open_within(resources, job, observer, is_first_here=is_first)
         return opened(resources.pop_all())
 
 
-def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable[[ExitStack], Opened]:
+def _claim_folder(resources: ExitStack, job: Job) -> bool:
+    """Take the run folder, and return whether this is its first process; only where they share a database are others.
+
+    Raises:
+        StudyError: another process has it, and the database is a file.
+        ConfigError: the database is a file where files of several machines are.
+    """
+    if not is_shared(job.storage_url):
+        require_local_disk(job.storage_url)
+    try:
+        resources.callback(claim(job.run_dir).release)
+    except StudyError:
+        if is_shared(job.storage_url):
+            return False
+        raise
+    forget_live(job.run_dir)
+    leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
+    return True
+
+
+def _open_within(
+    resources: ExitStack, job: Job, observer: Observer, *, is_first_here: bool
+) -> Callable[[ExitStack], Opened]:
     """Open in order; what is returned takes over the resources."""
     seed, pairs = seed_candidate(job), Pairs()
     journal = Journal(
@@ -92,6 +118,8 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
         owner=f"{socket.gethostname()}:{os.getpid()}",
     )
     resources.callback(journal.engine.dispose)
+    crew = join_crew(journal)
+    resources.callback(crew.close)
     if job.fork_of is not None and journal.load_study() is None:
         resources.callback(job.fork_of.dispose)
         n_replies = copy_replies(job.fork_of, journal.engine)
@@ -104,15 +132,16 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
         test_calls=2 * job.n_test * n_calls,
         finalist_calls=n_finalists * len(job.splits.dev) * n_calls,
     )
-    study = open_study(job, seed, pairs)
+    study = open_study(job, seed, pairs, crew)
     resources.callback(study.close)
     models = open_models(job, journal, caps, observer.waiting)
-    evaluator = open_evaluator(job, models, journal, observer)
+    evaluator = open_evaluator(job, models, journal, observer, crew)
     resources.callback(evaluator.close)
     resources.callback(models.stop)
     learned, (first, *others) = _learned(record), _diverse_starts(job, seed)
     starts = dict([first, *learned, *others])
-    study.enqueue_starts(list(starts)[: max(1 + len(learned), job.config.search.trials // 3)])
+    with crew.deciding():
+        study.enqueue_starts(list(starts)[: max(1 + len(learned), job.config.search.trials // 3)])
     proposer = open_proposer(job, seed, models, journal, evaluator)
     return lambda taken: Opened(
         seed=seed,
@@ -127,6 +156,8 @@ def _open_within(resources: ExitStack, job: Job, observer: Observer) -> Callable
         pairs=pairs,
         wall_s=wall_s,
         is_finished=is_finished,
+        crew=crew,
+        is_first_here=is_first_here,
         resources=taken,
     )
 
@@ -179,7 +210,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     return record
 
 
-def open_study(job: Job, seed: Candidate, pairs: Pairs) -> Study:
+def open_study(job: Job, seed: Candidate, pairs: Pairs, crew: Alone) -> Study:
     """Open Optuna's side of the study."""
     search = job.config.search
     return Study(
@@ -191,16 +222,18 @@ def open_study(job: Job, seed: Candidate, pairs: Pairs) -> Study:
         pruner=RacePruner(RaceRule(min_gain=search.min_gain), pairs.get),
         is_durable=job.is_durable,
         examples_first=job.proposer_backend.style == "completion",
+        crew=crew,
     )
 
 
-def open_evaluator(job: Job, models: Models, journal: Journal, observer: Observer) -> Evaluator:
+def open_evaluator(job: Job, models: Models, journal: Journal, observer: Observer, crew: Alone) -> Evaluator:
     return Evaluator(
         job.program,
         models.task,
         job.metric,
         journal,
         concurrency=1 if job.task_backend.is_local else job.config.lm.task.concurrency,
+        crew=crew,
         on_outcome=observer.scored,
     )
 

@@ -24,14 +24,18 @@ from optimizer.notify import tell, webhook_url
 from optimizer.observe import Observer
 from optimizer.propose import Rejection
 from optimizer.records import StudyView, Verdict
-from optimizer.session import Session
+from optimizer.session import OUT_OF_REACH, Session
+from optimizer.sharing import wait_turn
 from optimizer.study import Ticket
 
 MAX_FAILED_SHARE = 0.2  # of a block; one odd row is left out of the comparison, a broken model ends the trial
 
 
-def run(job: Job, observer: Observer | None = None) -> StudyView:
+def run(job: Job, observer: Observer | None = None, on_open: Callable[[], None] | None = None) -> StudyView:
     """Carry out a study, or continue it, and return it with its verdict. A finished study costs nothing.
+
+    Args:
+        on_open: called once the study is this process's, or it has joined those that share it.
 
     Raises:
         Paused: a person or time must act first; run again to continue. Disks and databases that fail end here, too.
@@ -42,6 +46,8 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
         with storage_errors():
             session = Session(job, heartbeat)
         try:
+            if on_open is not None:
+                on_open()
             was_finished = session.is_finished
             view = _carry_out(session)
             if not was_finished:
@@ -49,7 +55,8 @@ def run(job: Job, observer: Observer | None = None) -> StudyView:
             return view
         except Paused as pause:
             session.pause(pause.reason)
-            tell(url, session.view, reason=str(pause))
+            if not (session.crew.is_shared and pause.reason in OUT_OF_REACH):  # that worker will join again
+                tell(url, session.view, reason=str(pause))
             raise
         except KeyboardInterrupt:
             session.pause("user")
@@ -66,8 +73,13 @@ def _carry_out(session: Session) -> StudyView:
         if not session.is_finished:
             session.restore()
         session.mend_best()
-        if not session.is_finished:
+        while not session.is_finished:
             reason = search(session)
+            if session.crew.is_shared and (turn := wait_turn(session)) != "lead":
+                if turn == "finished":
+                    session.see_finished()
+                    session.mend_best()
+                continue
             winner = recommend(session)
             session.finish(reason, winner, final_test(session, winner))
         return session.view()
@@ -81,7 +93,7 @@ def search(session: Session) -> str:
             try:
                 run_trial(session, ticket)
             except BudgetExhausted as error:
-                session.budget_used_up(str(error))
+                session.budget_used_up(str(error), ticket)
 
     n_workers = session.job.config.search.in_flight
     if n_workers == 1:

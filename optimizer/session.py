@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from typing import cast
 
@@ -37,6 +38,7 @@ from optimizer.race import FIRST_BLOCKS, race_rows
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
+from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
 from optimizer.study import PERSON, Ticket
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
@@ -47,6 +49,7 @@ from optimizer.wishes import suggestions
 logger = logging.getLogger(__name__)
 
 RACED = ("complete", "pruned")
+OUT_OF_REACH = ("storage", "lost")  # pauses of a worker that cannot write to the study
 MIN_TRIALS = 3  # before that there is no pace to go by
 FINAL_SLACK = 1.3  # the final test is expected to take this much longer than measured calls say
 
@@ -64,11 +67,14 @@ class Session:
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
-        self.models = opened.models
+        self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
         self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
         try:
-            self.tracker = NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view)
+            with self.crew.deciding():
+                self.tracker = (
+                    NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view, self.crew)
+                )
             observer.opened(self)
         except BaseException:
             opened.close()
@@ -80,18 +86,45 @@ class Session:
         Raises:
             Paused: a race that a killed process had not lengthened yet cannot be lengthened now.
         """
+        if self.crew.is_shared:
+            with self.deciding():
+                return
         for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
             if trial.state == "running":
                 continue
             crash_point("resume")
-            self._told.append(trial)
-            self.memory = self.memory.with_trial(trial)
+            self.learn(trial)
             if trial.candidate is not None and trial.outcomes:
-                self.elite.add(trial.candidate, _values(trial.outcomes))
                 if trial.state == "complete":
                     self.elite.challenge(trial.candidate)
                 if trial.state in RACED:
                     self._deepen_again()
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Hold off every other decision, of other threads and other workers, and know what they told."""
+        with self._lock, self.crew.deciding():
+            if self.crew.is_shared:
+                take_in(self)
+            yield
+
+    def learn(self, trial: TrialRecord, *, is_best: bool = False) -> None:
+        """Know of a trial that has ended."""
+        self._told.append(trial)
+        self.memory = self.memory.with_trial(trial)
+        if trial.candidate is not None and trial.outcomes:
+            self.elite.add(trial.candidate, _values(trial.outcomes))
+            if is_best:
+                self.elite.incumbent = trial.candidate
+
+    def told_numbers(self) -> set[int]:
+        """Return the numbers of the trials that are known to have ended."""
+        return {trial.number for trial in self._told}
+
+    def enter_kept(self, candidate: Candidate) -> None:
+        """Enter what any worker has scored the candidate on."""
+        kept, dev = self.journal.outcomes(candidate.id, self.job.metric.version), {e.id for e in self.splits.dev}
+        self.elite.add(candidate, _values([outcome for each, outcome in kept.items() if each in dev]))
 
     # -- what the loop asks -------------------------------------------------------------------
 
@@ -121,7 +154,7 @@ class Session:
 
     def ask(self) -> Ticket | None:
         """Return the next trial, or None when there is a reason to stop. While the proposer fails it needs no model."""
-        with self._lock:  # one decision: side by side, workers would start more trials than are wanted
+        with self.deciding():  # side by side, workers would start more trials than are wanted
             if self.stop_reason() is not None:
                 return None
             if plain := self._plain_operators():
@@ -136,6 +169,13 @@ class Session:
         Raises:
             Rejection: there is nothing to score.
         """
+        if not self.crew.is_shared:
+            return self._made(ticket)
+        if (proposal := made_before(self, ticket)) is None:
+            keep_made(self, ticket, proposal := self._made(ticket))
+        return proposal
+
+    def _made(self, ticket: Ticket) -> Proposal:
         if ticket.start is not None:
             start = Proposal(candidate=self._opened.starts[ticket.start])
             predictor = start.candidate.parts[0].predictor
@@ -152,7 +192,7 @@ class Session:
 
     def _take_suggestions(self) -> None:
         """Make trials of the prompts that people gave since the last look."""
-        with self._lock:
+        with self.deciding():
             for wish_id, candidate in suggestions(self.journal):
                 self._opened.starts[name := f"{PERSON} {wish_id}"] = candidate
                 if self.elite.incumbent is not None:  # the seed comes first: everything is compared with it
@@ -211,7 +251,7 @@ class Session:
     def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
         """Finish a trial, and keep the best prompt on disk when it changed."""
         candidate = proposal.candidate
-        with self._lock:
+        with self.deciding():
             difference, gain = self.elite.difference(candidate), self.elite.gain(candidate)
             is_best = state == "complete" and self.elite.challenge(candidate)
             scored = self._scored_ids(candidate) if candidate in self.elite else []
@@ -223,6 +263,8 @@ class Session:
                 "scored": scored,
                 "difference": difference,
                 "duration_s": round(duration_s, 3),
+                TOLD: len(self._told),
+                IS_BEST: is_best,
             }
             optuna_state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state, TrialState.FAIL)
             self.study.tell(ticket, optuna_state, gain if state == "complete" else None, facts)
@@ -240,18 +282,33 @@ class Session:
         if isinstance(rejection, RejectedProposal):
             self.journal.put_candidate(rejection.proposal.candidate)
             facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}
-        with self._lock:
+        with self.deciding():
+            facts[TOLD] = len(self._told)
             # To Optuna, pruned before the first step: the sampler learns from it, where it would forget a failure.
             self.study.tell(ticket, TrialState.PRUNED, None, facts)
             self._after_trial(ticket.number, is_best=False)
 
-    def budget_used_up(self, note: str) -> None:
+    def budget_used_up(self, note: str, ticket: Ticket | None = None) -> None:
         """A cap was reached in the middle of a trial; the trial stays open and is taken up when the cap is raised."""
         logger.info("search ends: %s", note)
         self._budget_note = note
+        if ticket is not None:
+            self.crew.leave(ticket.number)
 
     def finish(self, reason: str, winner: Candidate, verdict: Verdict) -> None:
-        """Write the verdict. From here on the study costs nothing."""
+        """Write the verdict, unless another worker has. From here on the study costs nothing."""
+        with self.deciding():
+            if verdict_of(self) is None:
+                self._write_verdict(reason, winner, verdict)
+        self.see_finished()
+
+    def see_finished(self) -> None:
+        """Take note of a verdict that stands."""
+        self.is_finished = True
+        self.tracker.study_finished()
+        self.observer.finished(self.view())
+
+    def _write_verdict(self, reason: str, winner: Candidate, verdict: Verdict) -> None:
         records: dict[str, JsonValue] = {
             "best": winner.to_json(),
             "dev": cast(JsonValue, asdict(self.dev_estimate(winner))),
@@ -260,9 +317,6 @@ class Session:
         self.journal.update_study(records=records)
         save_best(self.job.run_dir, replace(self.view(), state="finished"), self.render(winner))
         self._close_record("finished", reason, {})  # last: what it takes to get here again is in the journal
-        self.is_finished = True
-        self.tracker.study_finished()
-        self.observer.finished(self.view())
 
     def stop(self) -> None:
         """Begin nothing further: another thread has met an error, or the user stops the run."""
@@ -271,7 +325,11 @@ class Session:
 
     def pause(self, reason: str) -> None:
         """Write why the study stopped, if anything can be written; running it again continues it."""
+        if self.crew.is_shared and reason in OUT_OF_REACH:
+            return
         with contextlib.suppress(Paused):
+            if self.crew.n_workers() > 1:
+                return self._add_time()  # the others go on
             self._close_record("paused", reason, {})
         self.tracker.study_finished()
 
@@ -405,7 +463,7 @@ class Session:
         """Enter the time since the last entry, so that a kill loses no more than one trial's."""
         now = time.monotonic()
         elapsed_s, self._opened_at = now - self._opened_at, now
-        self.journal.update_study(add_wall_s=elapsed_s)
+        self.journal.update_study(add_wall_s=self.crew.time_to_enter(elapsed_s))
 
     def _close_record(self, state: str, reason: str, records: dict[str, JsonValue]) -> None:
         self._add_time()

@@ -13,11 +13,13 @@ from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import optuna
+import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optimizer.candidate import JsonValue, Reasoning, content_hash
 from optimizer.config import Search
-from optimizer.database import prepare_sqlite
+from optimizer.crew import Alone
+from optimizer.database import making_tables, prepare_postgresql, prepare_sqlite
 from optimizer.race import FloatArray, RaceRule
 from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
 
@@ -77,13 +79,14 @@ class Study:
         pruner: RacePruner,
         is_durable: bool,
         examples_first: bool = False,
+        crew: Alone | None = None,
     ) -> None:
         self._search = search
         self._operators = tuple(operators)
         self._predictors = tuple(predictors)
         self._examples_first = examples_first
         self.pruner = pruner
-        self._claimed: set[int] = set()
+        self._crew = crew or Alone()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._storage = open_storage(url, is_durable=is_durable)
         self._study = optuna.create_study(
@@ -111,11 +114,11 @@ class Study:
 
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
-        orphan = next((t for t in self._study.get_trials(deepcopy=False) if self._is_orphan(t)), None)
+        orphan = next(iter(self._orphans()), None)
         number = orphan.number if orphan else len([t for t in self.trials() if t.state != TrialState.WAITING])
         self._study.sampler = self._sampler(number)
         trial = Trial(self._study, orphan._trial_id) if orphan else self._study.ask()
-        self._claimed.add(trial.number)
+        self._crew.take(trial.number)
         start = cast("str | None", trial.user_attrs.get("start"))
         made_by = PERSON if start and start.startswith(PERSON) else "start"
         recipe = Recipe(operator=made_by) if start else self._recipe(trial)
@@ -142,10 +145,19 @@ class Study:
 
     def has_orphans(self) -> bool:
         """Whether a trial that a dead process left running waits to be taken up."""
-        return any(map(self._is_orphan, self.trials()))
+        return bool(self._orphans())
 
-    def _is_orphan(self, trial: FrozenTrial) -> bool:
-        return trial.state == TrialState.RUNNING and trial.number not in self._claimed
+    def n_orphans(self) -> int:
+        return len(self._orphans())
+
+    def n_running(self) -> int:
+        """Return how many trials have begun and not ended."""
+        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
+
+    def _orphans(self) -> list[FrozenTrial]:
+        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+        held = self._crew.held() if running else ()
+        return [trial for trial in running if trial.number not in held]
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A fresh sampler for each trial, seeded by its number, so that a resumed study draws the same."""
@@ -155,7 +167,10 @@ class Study:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             return optuna.samplers.TPESampler(
-                seed=seed, multivariate=True, group=True, constant_liar=self._search.in_flight > 1
+                seed=seed,
+                multivariate=True,
+                group=True,
+                constant_liar=self._search.in_flight > 1 or self._crew.is_shared,
             )
 
     def _recipe(self, trial: Trial) -> Recipe:
@@ -193,7 +208,16 @@ class Study:
 def open_storage(url: str, *, is_durable: bool) -> optuna.storages.RDBStorage:
     """Open Optuna's RDB storage with the same SQLite settings as the journal."""
     if not url.startswith("sqlite"):
-        return optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+        return _open_postgresql(url)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
     prepare_sqlite(storage.engine, is_durable=is_durable)
+    return storage
+
+
+def _open_postgresql(url: str) -> optuna.storages.RDBStorage:
+    """Open the storage; Optuna makes its tables without looking whether another process does so at the same time."""
+    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    with making_tables(engine):
+        storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
+    prepare_postgresql(storage.engine)
     return storage

@@ -11,6 +11,7 @@ from sqlalchemy import Engine
 
 from optimizer.candidate import Candidate, Example
 from optimizer.config import Config
+from optimizer.crew import Alone
 from optimizer.errors import ProgramError
 from optimizer.export.other_tools import registry_template
 from optimizer.export.template import open_template
@@ -28,12 +29,20 @@ from optimizer.track.projection import without_rows
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
 
-def open_tracker(job: Job, journal: Journal, read_view: Callable[[], StudyView]) -> Tracker | NoTracker:
-    """Begin to show a study in MLflow, or do nothing when tracking is off."""
+def open_tracker(
+    job: Job, journal: Journal, read_view: Callable[[], StudyView], crew: Alone | None = None
+) -> Tracker | NoTracker:
+    """Begin to show a study in MLflow, or do nothing when tracking is off. Of several workers one writes."""
     if not job.config.tracking.enabled:
         return NoTracker()
     projection = projection_of(job, journal)
-    return Tracker.start(engine=journal.engine, study=journal.study, projection=projection, read_view=read_view)
+    return Tracker.start(
+        engine=journal.engine,
+        study=journal.study,
+        projection=projection,
+        read_view=read_view,
+        leads=crew.leads if crew is not None and crew.is_shared else None,
+    )
 
 
 def projection_of(job: Job, journal: Journal) -> Projection:

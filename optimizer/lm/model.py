@@ -118,7 +118,7 @@ class Model:
                     deadline = self._retry.clock() + self._retry.retry_for_s
                 try:
                     with self._flow.slot(self._stop):
-                        self._raise_if_stopped()
+                        self.raise_if_stopped()
                         reply = self._noted_attempt(key, request, history)
                 except AttemptError as error:
                     self._give_up_or_wait(error, history, deadline)
@@ -146,7 +146,7 @@ class Model:
         """
         if not self._flow.probing.acquire(blocking=False):
             self._flow.wait_while_away(self._stop)
-            self._raise_if_stopped()
+            self.raise_if_stopped()
             history.forgive()
             return
         try:
@@ -158,7 +158,7 @@ class Model:
     def _probe_until_back(self, history: CallHistory) -> None:
         n_probes, last = 0, history.failures[-1] if history.failures else "no reply"
         while (since := self._flow.away_since) is not None:
-            self._raise_if_stopped()
+            self.raise_if_stopped()
             failure = self._probe()
             if failure is None:
                 self._flow.answered()
@@ -189,7 +189,8 @@ class Model:
             return None  # it spoke, or nobody may ask: then the calls themselves find out
         return None
 
-    def _raise_if_stopped(self) -> None:
+    def raise_if_stopped(self) -> None:
+        """Raise `Paused` once the run is told to stop."""
         if self._stop.is_set():
             raise Paused(*self._stopped_by)
 

@@ -21,6 +21,7 @@ log = logging.getLogger("optimizer.track")
 FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
 CLOSE_TIMEOUT_S = 30.0  # the report and its plots take seconds
+OTHERS_S = 5.0  # between two looks at what other workers have marked
 TRIES_OF_A_REFUSED_ENTRY = 3
 
 
@@ -31,7 +32,14 @@ class Tracker:
     not shown when the process ends is shown by the next one.
     """
 
-    def __init__(self, outbox: Outbox, projection: Projection, read_view: Callable[[], StudyView]) -> None:
+    def __init__(
+        self,
+        outbox: Outbox,
+        projection: Projection,
+        read_view: Callable[[], StudyView],
+        leads: Callable[[], bool] | None = None,
+    ) -> None:
+        self._leads = leads
         self._outbox = outbox
         self._projection = projection
         self._read_view = read_view
@@ -44,13 +52,21 @@ class Tracker:
 
     @classmethod
     def start(
-        cls, *, engine: Engine, study: str, projection: Projection, read_view: Callable[[], StudyView]
+        cls,
+        *,
+        engine: Engine,
+        study: str,
+        projection: Projection,
+        read_view: Callable[[], StudyView],
+        leads: Callable[[], bool] | None = None,
     ) -> Tracker:
         """Open the outbox in the study's database and begin to work on what it holds.
 
+        Where several workers mark, only the one of which `leads` is true writes.
+
         `read_view` is called in the tracker's thread and must return a fresh view each time.
         """
-        tracker = cls(Outbox(engine, study), projection, read_view)
+        tracker = cls(Outbox(engine, study), projection, read_view, leads)
         tracker._add("start")
         tracker._thread.start()
         return tracker
@@ -106,11 +122,17 @@ class Tracker:
             else:
                 pause_s = FIRST_PAUSE_S
                 if not is_last:
-                    self._wake.wait()
+                    self._wake.wait(None if self._leads is None else OTHERS_S)
             if is_last:
                 return
 
     def _drain(self) -> None:
+        if self._leads is not None:
+            is_mine = self._leads()
+            with self._lock:
+                self._n_waiting = self._outbox.n_with(WAITING) if is_mine else 0
+            if not is_mine:
+                return
         while entries := self._outbox.waiting():
             view = self._read_view()
             for entry in entries:
