@@ -36,7 +36,7 @@ from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK, FloatArray, RaceRule
 from optimizer.verdict import choose_winner
 
 ROOT = Path(__file__).parent.parent
-BLOCK = 10
+BLOCK = 5
 BUDGETS = (100, 200, 300, 500, 800, 1200)
 N_FINALISTS = 3
 

@@ -23,6 +23,7 @@ from optimizer.files import PRIVATE_FILE
 from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
 from optimizer.redaction import redact
+from optimizer.stops import left_s
 from optimizer.words import duration
 
 if TYPE_CHECKING:
@@ -176,7 +177,7 @@ class Heartbeat(Observer):
             temporary.unlink()  # what a full disk left of it
 
     def _left_s(self) -> float | None:
-        return self._session.expected_left_s() if self._session else None
+        return left_s(self._session) if self._session else None
 
 
 def read_live(run_dir: Path) -> Live | None:

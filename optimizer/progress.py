@@ -19,6 +19,7 @@ from rich.text import Text
 from optimizer.candidate import Candidate
 from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
+from optimizer.stops import left_s
 from optimizer.words import count, duration, money, percent
 
 if TYPE_CHECKING:
@@ -111,7 +112,7 @@ class Progress(Observer):
             f"{count(sum(spend.calls.values()))} calls",
             money(spend.cost_usd, is_free=session.job.is_free),
             f"{duration(time.monotonic() - self._started_at)} so far",
-            f"about {duration(left)} left" if (left := session.expected_left_s()) is not None else "",
+            f"about {duration(left)} left" if (left := left_s(session)) is not None else "",
         )
         lines: list[RenderableType] = [table, ProgressBar(total=n_all, completed=self._n_trials, width=60)]
         phase = self._phase + (

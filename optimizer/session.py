@@ -18,20 +18,17 @@ from typing import cast
 import numpy as np
 from optuna.trial import TrialState
 
-from optimizer.budget import expected_left_s
 from optimizer.candidate import Candidate, Example, JsonValue
 from optimizer.crash_points import crash_point
-from optimizer.elite import Elite
 from optimizer.errors import BudgetExhausted, ConfigError, Paused
 from optimizer.files import save_best, saved_best
 from optimizer.front import pareto_front
 from optimizer.held import WIDER, allowed, by_aim
 from optimizer.job import Job
+from optimizer.known import RACED, Known
 from optimizer.observe import Observer
 from optimizer.opening import generator, open_all
-from optimizer.patience import is_unlikely_to_pay
 from optimizer.propose import Rejection
-from optimizer.propose.memory import Memory
 from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
 from optimizer.race import FIRST_BLOCKS, race_rows
@@ -39,6 +36,7 @@ from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verd
 from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
+from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
@@ -48,10 +46,7 @@ from optimizer.wishes import suggestions
 
 logger = logging.getLogger(__name__)
 
-RACED = ("complete", "pruned")
 OUT_OF_REACH = ("storage", "lost")  # pauses of a worker that cannot write to the study
-MIN_TRIALS = 3  # before that there is no pace to go by
-FINAL_SLACK = 1.3  # the final test is expected to take this much longer than measured calls say
 
 
 class Session:
@@ -60,16 +55,15 @@ class Session:
     def __init__(self, job: Job, observer: Observer) -> None:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
-        self._is_stopping = False
+        self.is_stopping, self.budget_note = False, cast("str | None", None)
         self._began_at = self._opened_at = time.monotonic()
-        self._budget_note: str | None = None
-        self._told: list[TrialRecord] = []
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
         self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
-        self.elite, self.memory = Elite([example.id for example in self.splits.dev]), Memory()
+        self.known = Known([example.id for example in self.splits.dev])
+        self.elite = self.known.elite
         try:
             with self.crew.deciding():
                 self.tracker = (
@@ -93,7 +87,7 @@ class Session:
             if trial.state == "running":
                 continue
             crash_point("resume")
-            self.learn(trial)
+            self.known.learn(trial)
             if trial.candidate is not None and trial.outcomes:
                 if trial.state == "complete":
                     self.elite.challenge(trial.candidate)
@@ -108,49 +102,17 @@ class Session:
                 take_in(self)
             yield
 
-    def learn(self, trial: TrialRecord, *, is_best: bool = False) -> None:
-        """Know of a trial that has ended."""
-        self._told.append(trial)
-        self.memory = self.memory.with_trial(trial)
-        if trial.candidate is not None and trial.outcomes:
-            self.elite.add(trial.candidate, _values(trial.outcomes))
-            if is_best:
-                self.elite.incumbent = trial.candidate
-
-    def told_numbers(self) -> set[int]:
-        """Return the numbers of the trials that are known to have ended."""
-        return {trial.number for trial in self._told}
-
     def enter_kept(self, candidate: Candidate) -> None:
         """Enter what any worker has scored the candidate on."""
-        kept, dev = self.journal.outcomes(candidate.id, self.job.metric.version), {e.id for e in self.splits.dev}
-        self.elite.add(candidate, _values([outcome for each, outcome in kept.items() if each in dev]))
+        kept = self.journal.outcomes(candidate.id, self.job.metric.version)
+        self.known.enter(candidate, list(kept.values()))
 
     # -- what the loop asks -------------------------------------------------------------------
 
     def stop_reason(self) -> str | None:
         """Return why no further trial should begin, or None."""
-        search = self.job.config.search
         self._take_suggestions()
-        trials = self.study.trials()
-        started = sum(trial.state != TrialState.WAITING for trial in trials)
-        if self._is_stopping:
-            return "stopped"
-        if self._budget_note is not None:
-            return "budget"
-        if started >= search.trials and not self.study.has_orphans():
-            return "trials"
-        if started > MIN_TRIALS and not self.deadline.allows(self.expected_final_s()):
-            return "time"
-        if self.elite.incumbent is not None and self.elite.values(self.elite.incumbent).min() == 1.0:
-            return "perfect"  # on all of dev: a row that is not scored yet is NaN
-        if search.patience and self._trials_since_best() >= search.patience:
-            return "patience"
-        if search.patience is None and is_unlikely_to_pay(
-            self._gains(), n_left=self._trials_left(), min_gain=search.min_gain
-        ):
-            return "unlikely"
-        return None
+        return stop_reason(self)
 
     def ask(self) -> Ticket | None:
         """Return the next trial, or None when there is a reason to stop. While the proposer fails it needs no model."""
@@ -182,13 +144,15 @@ class Session:
             if start.candidate == self.seed:
                 return start
             try:
-                return self.proposer.checked(start, parent=None, predictor=predictor, memory=self.memory)
+                return self.proposer.checked(start, parent=None, predictor=predictor, memory=self.known.memory)
             except RejectedProposal as rejection:
                 if ticket.start.startswith(PERSON) and rejection.reason.startswith("nearly"):
                     return start  # to a person, one word can be the point
                 raise
         rng = self.generator("trial", ticket.number)
-        return self.proposer.propose(ticket.recipe, number=ticket.number, elite=self.elite, memory=self.memory, rng=rng)
+        return self.proposer.propose(
+            ticket.recipe, number=ticket.number, elite=self.elite, memory=self.known.memory, rng=rng
+        )
 
     def _take_suggestions(self) -> None:
         """Make trials of the prompts that people gave since the last look."""
@@ -216,7 +180,7 @@ class Session:
         """Score a candidate on dev examples outside a race, and enter the values."""
         outcomes = self.evaluate(candidate, examples)
         with self._lock:
-            self.elite.add(candidate, _values(outcomes))
+            self.known.enter(candidate, outcomes)
 
     def blocks(self) -> Iterator[Sequence[Example]]:
         """Yield the dev examples of a race: those that the incumbent is scored on, block by block."""
@@ -229,7 +193,7 @@ class Session:
     def deepen(self, *, n_races: int) -> None:
         """Score the incumbent on further rows as the search goes on, so that races grow as the field gets closer."""
         search, n_dev = self.job.config.search, len(self.splits.dev)
-        progress = len(self.memory.trials) / search.trials
+        progress = len(self.known.memory.trials) / search.trials
         n_rows = race_rows(n_races=n_races, block=search.block, n_dev=n_dev, progress=progress)
         with self._deepening:
             if self.elite.incumbent is not None and n_rows > self.elite.n_raced:
@@ -238,8 +202,8 @@ class Session:
     def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
         with self._lock:
-            self.elite.add(candidate, _values(outcomes))
-            n_scored = int((~np.isnan(self.elite.values(candidate))).sum())
+            self.known.enter(candidate, outcomes)
+            n_scored = self.known.n_scored(candidate)
             if n_scored not in self.study.trials()[ticket.number].intermediate_values:  # a trial that is taken up again
                 ticket.trial.report(self.elite.gain(candidate), step=n_scored)
             incumbent = self.elite.incumbent
@@ -254,22 +218,21 @@ class Session:
         with self.deciding():
             difference, gain = self.elite.difference(candidate), self.elite.gain(candidate)
             is_best = state == "complete" and self.elite.challenge(candidate)
-            scored = self._scored_ids(candidate) if candidate in self.elite else []
             facts: dict[str, JsonValue] = {
                 "candidate": candidate.id,
                 "parents": list(proposal.parents),
                 "state": state,
                 "reason": reason,
-                "scored": scored,
+                "scored": cast(JsonValue, self.known.scored_ids(candidate)),
                 "difference": difference,
                 "duration_s": round(duration_s, 3),
-                TOLD: len(self._told),
+                TOLD: len(self.known.trials),
                 IS_BEST: is_best,
             }
             optuna_state = {"complete": TrialState.COMPLETE, "pruned": TrialState.PRUNED}.get(state, TrialState.FAIL)
             self.study.tell(ticket, optuna_state, gain if state == "complete" else None, facts)
             self._after_trial(ticket.number, is_best=is_best)
-            n_races = self._n_races()
+            n_races = self.known.n_races()
         if state in RACED:
             self.deepen(n_races=n_races)
 
@@ -283,7 +246,7 @@ class Session:
             self.journal.put_candidate(rejection.proposal.candidate)
             facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}
         with self.deciding():
-            facts[TOLD] = len(self._told)
+            facts[TOLD] = len(self.known.trials)
             # To Optuna, pruned before the first step: the sampler learns from it, where it would forget a failure.
             self.study.tell(ticket, TrialState.PRUNED, None, facts)
             self._after_trial(ticket.number, is_best=False)
@@ -291,7 +254,7 @@ class Session:
     def budget_used_up(self, note: str, ticket: Ticket | None = None) -> None:
         """A cap was reached in the middle of a trial; the trial stays open and is taken up when the cap is raised."""
         logger.info("search ends: %s", note)
-        self._budget_note = note
+        self.budget_note = note
         if ticket is not None:
             self.crew.leave(ticket.number)
 
@@ -320,7 +283,7 @@ class Session:
 
     def stop(self) -> None:
         """Begin nothing further: another thread has met an error, or the user stops the run."""
-        self._is_stopping = True
+        self.is_stopping = True
         self.models.stop()
 
     def pause(self, reason: str) -> None:
@@ -353,8 +316,7 @@ class Session:
 
     def why_nothing(self) -> str:
         """Say why there is no scored candidate."""
-        reasons = [trial.reason for trial in self._told if trial.reason]
-        return self._budget_note or (reasons[-1] if reasons else "no trial was finished")
+        return self.budget_note or self.known.last_reason() or "no trial was finished"
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
@@ -385,7 +347,7 @@ class Session:
     def _deepen_again(self) -> None:
         """Deepen as after the restored trial; what that cost is in the journal, unless the budget ended there."""
         try:
-            self.deepen(n_races=self._n_races())
+            self.deepen(n_races=self.known.n_races())
         except BudgetExhausted as error:
             self.budget_used_up(str(error))
 
@@ -394,20 +356,14 @@ class Session:
         by_name = {operator.name: operator for operator in self.job.operators}
         asking = {name for name in self.job.usable_operators if "lm" in by_name[name].needs}
         return (
-            [n for n in self.job.usable_operators if n not in asking] if is_resting(self._told, asking=asking) else []
+            [n for n in self.job.usable_operators if n not in asking]
+            if is_resting(self.known.trials, asking=asking)
+            else []
         )
-
-    def _n_races(self) -> int:
-        return sum(trial.state in RACED for trial in self.memory.trials)
-
-    def _scored_ids(self, candidate: Candidate) -> list[str]:
-        row = self.elite.values(candidate)
-        return [example.id for example, value in zip(self.splits.dev, row, strict=True) if not np.isnan(value)]
 
     def _after_trial(self, number: int, *, is_best: bool) -> None:
         trial = self._trial_record(number)
-        self._told.append(trial)
-        self.memory = self.memory.with_trial(trial)
+        self.known.learn(trial)
         if is_best and self.elite.incumbent is not None:
             self._keep(self.elite.incumbent)
         self._add_time()
@@ -422,42 +378,15 @@ class Session:
         trial = self.study.trials()[number]
         return trial_records(self.journal, [trial], metric=self.job.metric.version)[0]
 
-    def _trials_since_best(self) -> int:
-        trials = self.memory.trials
-        best = next((t.number for t in trials if t.candidate == self.elite.incumbent), 0)
-        return (trials[-1].number - best) if trials else 0
+    @property
+    def seconds_per_row(self) -> float | None:
+        """How long an evaluation takes, calls in flight together counted once; None before the first."""
+        return self._opened.evaluator.seconds_per_row
 
-    def _gains(self) -> list[float]:
-        """By how much each raced trial after the baseline took the lead; 0 for those that did not."""
-        raced = [trial for trial in self.memory.trials if trial.state in RACED][1:]
-        return [max(0.0, trial.difference or 0.0) if trial.state == "complete" else 0.0 for trial in raced]
-
-    def _trials_left(self) -> int:
-        """Trials that the settings and the task calls left allow."""
-        trials, search = self.memory.trials, self.job.config.search
-        n_left = search.trials - len(trials)
-        cap = self.caps.calls.get("task")
-        if cap is None or not trials:
-            return n_left
-        n_calls = max(1, sum(trial.task_calls for trial in trials))
-        affordable = max(0, cap - self.caps.kept_back_calls - self.caps.finalist_calls - n_calls)
-        return min(n_left, affordable * len(trials) // n_calls)
-
-    def expected_final_s(self) -> float:
-        """Seconds that the finalists and the final test are expected to take, at the pace so far."""
-        n_left = 2 * self.n_test + len(self.splits.dev) - self.elite.n_raced
-        return FINAL_SLACK * (self._opened.evaluator.seconds_per_row or 0.0) * n_left
-
-    def expected_left_s(self) -> float | None:
-        """Seconds until the verdict if trials keep their pace; None before there is one."""
-        elapsed_s = self._opened.wall_s + time.monotonic() - self._began_at
-        return expected_left_s(
-            n_done=len(self._told),
-            n_all=self.job.config.search.trials,
-            elapsed_s=elapsed_s,
-            final_s=self.expected_final_s(),
-            deadline_s=self.deadline.left_s(),
-        )
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds that all runs of the study have taken."""
+        return self._opened.wall_s + time.monotonic() - self._began_at
 
     def _add_time(self) -> None:
         """Enter the time since the last entry, so that a kill loses no more than one trial's."""
@@ -468,7 +397,3 @@ class Session:
     def _close_record(self, state: str, reason: str, records: dict[str, JsonValue]) -> None:
         self._add_time()
         self.journal.update_study(state=state, stop_reason=reason, records=records)
-
-
-def _values(outcomes: Sequence[Outcome]) -> dict[str, float]:
-    return {outcome.example_id: value for outcome in outcomes if (value := outcome.value) is not None}

@@ -30,7 +30,7 @@ Turn = Literal["lead", "search", "finished"]
 
 def take_in(session: Session) -> None:
     """Enter what other workers have told, in the order in which they did. Call it while deciding."""
-    known = session.told_numbers()
+    known = {trial.number for trial in session.known.trials}
     new = [trial for trial in session.study.trials() if trial.state.is_finished() and trial.number not in known]
     facts = {trial.number: trial.user_attrs for trial in new}
     if not new:
@@ -38,10 +38,9 @@ def take_in(session: Session) -> None:
     before = session.elite.incumbent
     new.sort(key=lambda trial: (cast(int, trial.user_attrs.get(TOLD, 0)), trial.number))
     for trial in trial_records(session.journal, new, metric=session.job.metric.version):
-        session.learn(trial, is_best=bool(facts[trial.number].get(IS_BEST)))
-        is_old = IS_BEST not in facts[trial.number]  # told before this was entered
-        if is_old and trial.state == "complete" and trial.candidate is not None and trial.outcomes:
-            session.elite.challenge(trial.candidate)
+        session.known.learn(trial)
+        if facts[trial.number].get(IS_BEST):
+            session.elite.incumbent = trial.candidate
     if (best := session.elite.incumbent) is not None:
         session.enter_kept(best)
     if best != before:

@@ -115,7 +115,7 @@ class Study:
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
         orphan = next(iter(self._orphans()), None)
-        number = orphan.number if orphan else len([t for t in self.trials() if t.state != TrialState.WAITING])
+        number = orphan.number if orphan else self.n_started()
         self._study.sampler = self._sampler(number)
         trial = Trial(self._study, orphan._trial_id) if orphan else self._study.ask()
         self._crew.take(trial.number)
@@ -139,6 +139,9 @@ class Study:
         """Close the connections to the database."""
         self._storage.remove_session()
         self._storage.engine.dispose()
+
+    def n_started(self) -> int:
+        return sum(trial.state != TrialState.WAITING for trial in self.trials())
 
     def n_finished(self) -> int:
         return sum(trial.state in FINISHED for trial in self.trials())
@@ -183,7 +186,7 @@ class Study:
             predictor = str(trial.suggest_categorical("predictor", self._predictors))
         recipe = Recipe(operator=operator, parent=parent, predictor=predictor)
         if operator == "demos":
-            n_demos = trial.suggest_int("n_demos", 1, max(1, search.max_demos))
+            n_demos = trial.suggest_categorical("n_demos", demo_sizes(search.max_demos))
             pick = cast(DemoPick, trial.suggest_categorical("demo_pick", DEMO_PICKS))
             return replace(recipe, n_demos=n_demos, demo_pick=pick)
         if operator in ("format", "decompose"):
@@ -203,6 +206,11 @@ class Study:
         if trial.suggest_categorical("change", ("examples", "words")) == "examples":
             return EXAMPLES
         return str(trial.suggest_categorical("operator", words))
+
+
+def demo_sizes(max_demos: int) -> tuple[int, ...]:
+    """Return the sizes of fresh sets of demonstrations: few enough that a sampler can learn which one pays."""
+    return tuple(sorted({max(1, max_demos // share) for share in (1, 2, 4)}))
 
 
 def open_storage(url: str, *, is_durable: bool) -> optuna.storages.RDBStorage:

@@ -490,6 +490,18 @@ def test_crossover_keeps_the_layout_of_the_better_parent() -> None:
     assert BUILT_IN["crossover"].parse(reply, replace(context_of(), history=[better])).format == "chat"
 
 
+def test_parents_that_say_the_same_share_their_demonstrations_unasked() -> None:
+    """Where only examples differ, crossover needs no model and mixes them."""
+    other = PARENT.with_demos("sort", OTHER.part("sort").demos)
+    context = replace(context_of(), other=other)
+    assert BUILT_IN["crossover"].request(context) is None
+    child = BUILT_IN["crossover"].parse("", context)
+    assert child.part("sort").instructions == PARENT.part("sort").instructions
+    shown = {demo.example_id for demo in child.part("sort").demos}
+    for parent in (PARENT, other):
+        assert shown & {demo.example_id for demo in parent.part("sort").demos}
+
+
 @given(n_first=st.integers(0, 6), n_second=st.integers(0, 6), shift=st.integers(0, 6), seed=st.integers(0, 99))
 def test_pooled_demonstrations_come_half_from_each_parent(n_first: int, n_second: int, shift: int, seed: int) -> None:
     """Pooling keeps the longer length, repeats no row, and shares evenly when there is no overlap."""
@@ -582,16 +594,25 @@ def test_bootstrap_takes_right_answers_with_their_reasoning() -> None:
     assert needs_of(BUILT_IN["demos"], MULTI_RECIPE) == {"demos"}
 
 
-@pytest.mark.parametrize(
-    ("pick", "n_demos", "reason"),
-    [("drop", 4, "no demonstrations to drop"), ("shuffle", 4, "no demonstrations"), ("fresh", 0, "nothing changed")],
-)
-def test_impossible_picks_are_rejected(pick: str, n_demos: int, reason: str) -> None:
-    """A pick that a parent without demonstrations cannot follow costs nothing."""
+@pytest.mark.parametrize("pick", ["swap", "drop", "shuffle", "add"])
+def test_a_pick_that_the_parent_cannot_follow_gives_a_fresh_set(pick: str) -> None:
+    """A parent has no demonstrations to exchange, or no room for another: the trial is used all the same."""
+    recipe = replace(MULTI_RECIPE, demo_pick=pick, n_demos=3)  # type: ignore[arg-type]
+    context = context_of(parent=PARENT.with_demos("sort", []), recipe=recipe)
+    assert BUILT_IN["demos"].parse("", replace(context, max_demos=0)).n_demos == 3
+
+
+def test_bootstrap_without_a_right_answer_gives_a_fresh_set() -> None:
+    """A parent that is always wrong has nothing to bootstrap from."""
+    recipe = replace(MULTI_RECIPE, demo_pick="bootstrap", n_demos=3)
+    assert BUILT_IN["demos"].parse("", replace(context_of(recipe=recipe), attempts=[])).n_demos == 3
+
+
+def test_demonstrations_that_do_not_change_are_rejected() -> None:
+    """A trial of what is known already would cost calls and tell nothing."""
     bare = PARENT.with_demos("sort", [])
-    recipe = replace(MULTI_RECIPE, demo_pick=pick, n_demos=n_demos)  # type: ignore[arg-type]
-    with pytest.raises(Rejection, match=reason):
-        BUILT_IN["demos"].parse("", context_of(parent=bare, recipe=recipe))
+    with pytest.raises(Rejection, match="nothing changed"):
+        BUILT_IN["demos"].parse("", context_of(parent=bare, recipe=replace(MULTI_RECIPE, demo_pick="fresh", n_demos=0)))
 
 
 @given(sizes=st.lists(st.integers(1, 7), min_size=3, max_size=3), n_rows=st.integers(0, 25), seed=st.integers(0, 999))

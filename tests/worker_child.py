@@ -6,19 +6,21 @@ with a process id. Writes the process id, or the exit status.
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import sys
 from pathlib import Path
 
-import mlflow  # noqa: F401  the slow ones first, once
-
-from optimizer import commands, crew, database, job, progress, render, run, summary, terminal, workers  # noqa: F401
+from optimizer import commands, crew, database, terminal
 
 BEAT_S, TAKE_OVER_S = 0.3, 2.0
+SLOW = ("mlflow", *(f"optimizer.{name}" for name in ("job", "progress", "render", "run", "summary", "workers")))
 
 
 def main() -> None:
+    for name in SLOW:  # before the forks, once
+        importlib.import_module(name)
     crew.BEAT_S, crew.TAKE_OVER_S = BEAT_S, TAKE_OVER_S
     database.IDLE_S = TAKE_OVER_S
     for line in sys.stdin:

@@ -39,32 +39,54 @@ _REQUEST = (
 
 
 class Crossover:
-    """A merged instruction, half of each parent's demonstrations, and the layout of the better parent."""
+    """A merged instruction, half of each parent's demonstrations, and the layout of the better parent.
+
+    Parents that say the same are merged without asking, if they show different demonstrations.
+    """
 
     name: str = "crossover"
     needs: frozenset[Need] = frozenset({"lm", "other"})
 
-    def request(self, context: Context) -> Ask:
+    def request(self, context: Context) -> Ask | None:
         second = _other_of(context).part(context.predictor).instructions.strip()
-        if not second or normalise(second) == normalise(said(context)):
-            raise Rejection("both parents say the same, there is nothing to merge")
+        if _says_nothing_new(second, context):
+            if _shows_nothing_new(context):
+                raise Rejection("both parents say and show the same, there is nothing to merge")
+            return None
         prompt = _PATTERN.prompt(head_and_tail(said(context))[0], head_and_tail(second)[0])
         request = f"A second instruction for the same task:\n\n{second}\n\n{_REQUEST}"
         return Ask(prompt=prompt, messages=chat(context, request), max_tokens=n_tokens(context, chat=400))
 
     def parse(self, reply: str, context: Context) -> Candidate:
         other = _other_of(context)
-        text = must_differ(
-            rewritten(read_instruction(reply, context, asked=(*_PATTERN.texts, _REQUEST)), context), context
-        )
-        if normalise(text) == normalise(other.part(context.predictor).instructions):
-            raise Rejection("nothing changed: the reply repeats the second parent's instructions")
+        text = context.instructions
+        if not _says_nothing_new(other.part(context.predictor).instructions.strip(), context):
+            text = _merged(reply, context)
         better = other if _score_of(other, context) > (context.parent_score or 0.0) else context.parent
         layout = replace(
             context.parent, format=better.format, reasoning=better.reasoning, temperature=better.temperature
         )
         demos = pool_demos(context.part.demos, other.part(context.predictor).demos, rng=context.generator())
         return layout.with_instructions(context.predictor, text).with_demos(context.predictor, demos)
+
+
+def _merged(reply: str, context: Context) -> str:
+    asked = (*_PATTERN.texts, _REQUEST)
+    text = must_differ(rewritten(read_instruction(reply, context, asked=asked), context), context)
+    if normalise(text) == normalise(_other_of(context).part(context.predictor).instructions):
+        raise Rejection("nothing changed: the reply repeats the second parent's instructions")
+    return text
+
+
+def _says_nothing_new(second: str, context: Context) -> bool:
+    return not second or normalise(second) == normalise(said(context))
+
+
+def _shows_nothing_new(context: Context) -> bool:
+    """Whether the second parent has no demonstration that the first one lacks, or the first one has none to mix."""
+    first = {key_of(demo.inputs) for demo in context.part.demos}
+    second = {key_of(demo.inputs) for demo in _other_of(context).part(context.predictor).demos}
+    return not first or second <= first
 
 
 def pool_demos(first: tuple[Demo, ...], second: tuple[Demo, ...], *, rng: np.random.Generator) -> tuple[Demo, ...]:

@@ -1,7 +1,8 @@
 """`demos`: choose, exchange, add, drop or reorder the worked examples of a prompt. Needs no LM.
 
 Demonstrations are the strongest lever of a prompt, in both directions: an unlucky, one-sided set can pull a model
-onto one label. Every pick here keeps the labels as even as the rows allow.
+onto one label. Every pick here keeps the labels as even as the rows allow. A pick that the parent cannot follow (it has
+no demonstrations to exchange, or no room for another) gives a fresh set instead, so that no trial is lost.
 """
 
 from __future__ import annotations
@@ -29,10 +30,18 @@ class Demos:
         """Nothing is asked."""
 
     def parse(self, reply: str, context: Context) -> Candidate:  # noqa: ARG002 - the protocol's shape
-        demos = tuple(_PICKS[context.recipe.demo_pick](context, context.generator()))
+        pick = _PICKS[context.recipe.demo_pick] if _can_follow(context) else _fresh
+        demos = tuple(pick(context, context.generator()))
         if demos == context.part.demos:
             raise Rejection("nothing changed: the parent already has these demonstrations")
         return context.parent.with_demos(context.predictor, demos)
+
+
+def _can_follow(context: Context) -> bool:
+    n_demos = len(context.part.demos)
+    if context.recipe.demo_pick in ("swap", "drop", "shuffle"):
+        return n_demos > (context.recipe.demo_pick == "shuffle")
+    return context.recipe.demo_pick != "add" or n_demos < context.max_demos
 
 
 def _fresh(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
@@ -41,13 +50,20 @@ def _fresh(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
 
 
 def _swap(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
-    """Exchange one demonstration for an unused row of the same label, or of any when that label is used up."""
-    demos = list(_needed(context))
-    place = int(rng.integers(len(demos)))
-    unused = _unused(context)
+    """Exchange half of the demonstrations, each for an unused row of the same label, or of any when none is left.
+
+    Half, because a child then keeps most of what makes its parent good and still differs by more than noise.
+    """
+    demos, unused = list(context.part.demos), _unused(context)
     field = label_field(context.task)
-    alike = [row for row in unused if field and label_of(row.outputs, field) == label_of(demos[place].outputs, field)]
-    demos[place] = Demo.from_example(_one_of(alike or unused, rng))
+    for place in rng.permutation(len(demos))[: (len(demos) + 1) // 2]:
+        label = label_of(demos[place].outputs, field) if field else ""
+        alike = [row for row in unused if field and label_of(row.outputs, field) == label]
+        if not unused:
+            break
+        row = _one_of(alike or unused, rng)
+        unused.remove(row)
+        demos[place] = Demo.from_example(row)
     return demos
 
 
@@ -66,7 +82,7 @@ def _add(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
 
 def _drop(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
     """Take one away, of the label that has most."""
-    demos = list(_needed(context))
+    demos = list(context.part.demos)
     field = label_field(context.task)
     labels = [label_of(demo.outputs, field) if field else "" for demo in demos]
     counts = Counter(labels)
@@ -76,7 +92,7 @@ def _drop(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
 
 
 def _shuffle(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
-    demos = _needed(context)
+    demos = context.part.demos
     for _ in range(_N_SHUFFLES):
         shuffled = [demos[i] for i in rng.permutation(len(demos))]
         if tuple(shuffled) != demos:
@@ -85,7 +101,7 @@ def _shuffle(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
 
 
 def _bootstrap(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
-    """Pick only rows that the parent answered rightly, with the model's own reasoning where it gave any.
+    """Pick only rows that the parent answered rightly, with the model's own reasoning; a fresh set if there are none.
 
     Source: Khattab et al., 2023, "DSPy", section 4 (BootstrapFewShot). Deviation: balanced over labels.
     """
@@ -96,7 +112,7 @@ def _bootstrap(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
         if attempt.is_right and attempt.example.id in train_ids
     }
     if not right:
-        raise Rejection("the parent answered none of the train rows rightly, so there is nothing to bootstrap from")
+        return _fresh(context, rng)
     rows = pick_rows(
         [attempt.example for attempt in right.values()], context.recipe.n_demos, task=context.task, rng=rng
     )
@@ -106,12 +122,6 @@ def _bootstrap(context: Context, rng: np.random.Generator) -> Sequence[Demo]:
 
 def _text_or_none(thought: object) -> str | None:
     return thought.strip() or None if isinstance(thought, str) else None
-
-
-def _needed(context: Context) -> tuple[Demo, ...]:
-    if not context.part.demos:
-        raise Rejection(f"the parent has no demonstrations to {context.recipe.demo_pick}")
-    return context.part.demos
 
 
 def _unused(context: Context) -> list[Example]:

@@ -96,6 +96,7 @@ class Context:
         other: the second parent, for `crossover`.
         attempts: the parent on train examples; empty unless the operator needs them.
         history: earlier candidates in the order in which they were tried.
+        max_demos: most demonstrations that a prompt may have.
         rng: source of every random choice; operators draw from `generator()`, never from this object.
     """
 
@@ -110,6 +111,7 @@ class Context:
     history: Sequence[Tried] = ()
     rng: np.random.Generator
     style: Style = "completion"
+    max_demos: int = 16
 
     @property
     def part(self) -> Part:

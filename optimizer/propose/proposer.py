@@ -101,6 +101,7 @@ class Proposer:
             history=memory.history(N_HISTORY, predictor=recipe.predictor),
             rng=rng,
             style=self._model.backend.style,
+            max_demos=self._max_demos,
         )
         ask = operator.request(context)
         reply = self._ask(ask, number) if ask is not None else ""

@@ -21,7 +21,7 @@ from optimizer.propose.wording import one_line, words_of
 
 MAX_ROW_CHARS = 300
 _MARK = re.compile(r"</?\s*(?:data-|instruction\b)[^>\s]*>?", re.IGNORECASE)  # rows cannot open or close our marks
-_MAX_POOL = 24  # rows compared for each diverse pick; enough for spread, and linear in the rows that are taken
+_HANDFUL = 3  # rows compared for each diverse pick: with many, the picks are the odd ones out
 
 
 def label_field(task: Task) -> str | None:
@@ -90,7 +90,7 @@ def pick_diverse(rows: Sequence[Example], n_rows: int, *, rng: np.random.Generat
     picked: list[Example] = []
     taken: list[frozenset[str]] = []
     while left and len(picked) < n_rows:
-        handful = rng.permutation(len(left))[:_MAX_POOL]
+        handful = rng.permutation(len(left))[:_HANDFUL]
         bags = [_bag(left[i]) for i in handful]
         nearest = [max((_overlap(bag, other) for other in taken), default=0.0) for bag in bags]
         best = int(np.argmin(nearest))
