@@ -18,7 +18,7 @@ from optimizer.records import StudyView
 from optimizer.report import figures
 from optimizer.report.limits import limits
 from optimizer.word_diff import word_diff
-from optimizer.words import STOP_WORDS, count, duration, money, percent, points
+from optimizer.words import STOP_WORDS, code_parts, count, duration, money, operator_words, percent, points
 
 MAX_ROWS = 12  # examples fixed, and as many broken
 MAX_TRIALS = 1000
@@ -58,6 +58,7 @@ def report_html(material: Material) -> str:
         loader=PackageLoader("optimizer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"percent": percent, "points": points, "money": money, "duration": duration, "count": count}
+    environment.filters["code_parts"] = code_parts
     return environment.get_template("page.html.jinja").render(**_content(material)) + "\n"
 
 
@@ -97,7 +98,8 @@ def _content(material: Material) -> dict[str, Any]:
         "flips": flips,
         "fixed": _answered(material, "fixed"),
         "broken": _answered(material, "broken"),
-        "steps": steps(insight.lineage(view)),
+        "steps": (found := steps(insight.lineage(view))),
+        "operator_words": operator_words(step["operator"] for step in found),
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
         "trials": view.trials[:MAX_TRIALS],
         "n_chars": material.n_chars,
@@ -136,6 +138,7 @@ def steps(step: Step, depth: int = 0) -> list[dict[str, Any]]:
         "score": trial.score if trial else None,
         "n": len(trial.outcomes) if trial else 0,
         "worth": gained,
+        "operator": trial.recipe.operator if trial else "",
     }
     return [row, *(each for parent in step.parents for each in steps(parent, depth + 1))]
 
