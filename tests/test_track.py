@@ -531,8 +531,8 @@ def test_trials_that_gather_are_shown_together(
     projection: Projection, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While the tracker rests, trials gather; then one look at the study shows them all, in one group."""
-    monkeypatch.setattr("optimizer.track.tracker.LONGEST_REST_S", 3600.0)
-    monkeypatch.setattr("optimizer.track.tracker.REST", 1e9)
+    for name in ("FIRST_PAUSE_S", "LONGEST_REST_S", "REST"):
+        monkeypatch.setattr(f"optimizer.track.tracker.{name}", 3600.0)
     view, looks = make_view(state="running", verdict=None), 0
 
     def read_view() -> StudyView:

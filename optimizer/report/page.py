@@ -46,6 +46,11 @@ class Material:
         return {key: len(self.render(each)) for key, each in (made | {self.view.seed.id: self.view.seed}).items()}
 
     @cached_property
+    def figures(self) -> Mapping[str, str]:
+        """The plots as SVG elements by name, drawn once."""
+        return _drawn(self)
+
+    @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """The test rows as both prompts answered them; nothing before the verdict."""
         verdict = self.view.verdict
@@ -62,8 +67,12 @@ def report_html(material: Material) -> str:
     return environment.get_template("page.html.jinja").render(**_content(material)) + "\n"
 
 
-def figures_of(material: Material) -> dict[str, str]:
+def figures_of(material: Material) -> Mapping[str, str]:
     """Return the report's plots as SVG elements by name."""
+    return material.figures
+
+
+def _drawn(material: Material) -> dict[str, str]:
     view = material.view
     drawn = {
         "progress": figures.progress_figure(insight.progress(view)),

@@ -114,7 +114,7 @@ class Tracker:
         self._wake.set()
 
     def _work(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        pause_s, is_first = FIRST_PAUSE_S, True  # the first look imports MLflow, which says nothing of the next ones
         while True:
             is_last = self._closing.is_set()  # read first: what was added before closing is seen below
             self._wake.clear()
@@ -128,7 +128,9 @@ class Tracker:
             else:
                 pause_s = FIRST_PAUSE_S
                 if not is_last:
-                    self._closing.wait(min(REST * (time.thread_time() - began_s), LONGEST_REST_S))
+                    rest_s = FIRST_PAUSE_S if is_first else REST * (time.thread_time() - began_s)
+                    self._closing.wait(min(rest_s, LONGEST_REST_S))
+                    is_first = False
                     self._wake.wait(None if self._leads is None else OTHERS_S)
             if is_last:
                 return
