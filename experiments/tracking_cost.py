@@ -161,6 +161,7 @@ def write_results(said: argparse.Namespace, found: list[dict[str, Any]]) -> None
         "pairs": found,
         "python": platform.python_version(),
         "cores": os.cpu_count(),
+        "load_of_the_machine": [round(each, 1) for each in os.getloadavg()],
     }
     said.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
