@@ -140,7 +140,7 @@ def projection_in(folder: Path) -> Projection:
 @contextmanager
 def server_on(projection: Projection) -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     """Serve MLflow's UI on the store, as `optimizer ui` does."""
-    port = free_port()
+    port = free_port(preferred=0)  # the usual one may be another server's by the time that ours is up
     command, extra = ui_command(projection.uri, port=port, artifact_root=projection.artifact_root)
     environment = {**os.environ, **extra}
     server = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

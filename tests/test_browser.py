@@ -44,7 +44,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture(scope="module")
 def server(projection: Projection) -> Iterator[str]:
     """MLflow's UI on the study, as `optimizer ui` starts it."""
-    port = free_port()
+    port = free_port(preferred=0)  # the usual one may be another server's by the time that ours is up
     command, extra = ui_command(projection.uri, port=port, artifact_root=projection.artifact_root)
     process = subprocess.Popen(
         command, env={**os.environ, **extra}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
