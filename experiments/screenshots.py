@@ -98,7 +98,7 @@ def close_assistant(page: Page) -> None:
 def mlflow_ui(saved: SavedStudy) -> Iterator[str]:
     """Serve MLflow's UI on the study's store for a while; gives its address."""
     projection = saved_projection(saved)
-    port = free_port()
+    port = free_port(preferred=0)
     command, extra = ui_command(projection.uri, port=port, artifact_root=projection.artifact_root)
     server = subprocess.Popen(
         command, env={**os.environ, **extra}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

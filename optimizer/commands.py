@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from optimizer.job import Job
     from optimizer.records import StudyView
 
+N_LOOKS = 2400  # a quarter of a second apart: a busy machine takes minutes to start MLflow's server
+
 
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
@@ -240,7 +242,10 @@ def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool
         return 0
     finally:
         server.terminate()
-        server.wait(timeout=20)
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
         log.close()
 
 
@@ -249,7 +254,8 @@ def _wait_until_up(base: str, server: subprocess.Popen[bytes], log: Path) -> Non
     import urllib.error
     import urllib.request
 
-    for _ in range(240):
+    console(is_error=True).print("starting MLflow's server ...", style="dim", highlight=False)
+    for _ in range(N_LOOKS):
         if server.poll() is not None:
             raise StudyError(f"MLflow's server ended at once; {log} says why")
         try:

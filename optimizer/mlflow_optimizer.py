@@ -90,6 +90,7 @@ class _Evaluated(dspy.Module):
         self.text = dspy.Predict(dspy.Signature(f"{ROW} -> {ANSWER}", template))
         self._evaluate, self._name = eval_fn, name
         self._variables = set(_VARIABLE.findall(template))
+        self._callbacks = list(dspy.settings.callbacks)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> _Evaluated:
         del memo
@@ -101,7 +102,7 @@ class _Evaluated(dspy.Module):
 
     def forward(self, row: str) -> dspy.Prediction:
         """Have MLflow answer and rate one row."""
-        with _ONE_AT_A_TIME:
+        with _ONE_AT_A_TIME, dspy.context(callbacks=self._callbacks):  # your function's traces are MLflow's affair
             template = self.template_of(self.text.signature.instructions)
             record = self._evaluate({self._name: template}, [json.loads(row)])[0]
         rated = list(record.individual_scores.values())
@@ -118,7 +119,7 @@ class _Evaluated(dspy.Module):
     def _copy(self) -> _Evaluated:
         twin = _Evaluated(self._evaluate, self._name, self.text.signature.instructions)
         twin.text = self.text.deepcopy()
-        twin._variables = self._variables
+        twin._variables, twin._callbacks = self._variables, self._callbacks
         return twin
 
 

@@ -31,6 +31,7 @@ from optimizer.formats import FORMATS, UnreadableReply
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm
 from optimizer.prompt import REASONING, Message, PromptSpec
+from optimizer.quiet import quiet
 from optimizer.user_module import check_module, fingerprint_of
 
 Complete = Callable[[CallRequest], Reply]
@@ -191,7 +192,7 @@ class ModuleProgram:
     def run(self, candidate: Candidate, inputs: Fields, complete: Complete) -> Answer:
         calls = _Calls(complete)
         lm = as_dspy_lm(calls, name="task", max_tokens=self._max_tokens, temperature=candidate.temperature)
-        with dspy.context(lm=lm, disable_history=True, max_trace_size=0):
+        with quiet(lm=lm):
             try:
                 result, error = self._applied(_Key(candidate))(**inputs), None
             except Exception as raised:  # the one border to the user's own code
@@ -218,7 +219,8 @@ class ModuleProgram:
     def messages(self, candidate: Candidate, predictor: str, inputs: Fields) -> tuple[Message, ...]:
         applied = self._applied(_Key(candidate))
         asked = dict(applied.inner.named_predictors())[predictor]
-        rows = applied.adapter.format(asked.signature, asked.demos, inputs)
+        with quiet():
+            rows = applied.adapter.format(asked.signature, asked.demos, inputs)
         return tuple(Message(row["role"], row["content"]) for row in rows)
 
 

@@ -27,7 +27,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     from optimizer.saved import open_saved
     from optimizer.showing import material_of
     from optimizer.summary import print_summary, summary_json
-    from optimizer.tables import diff_text, lineage_tree, operator_table, trial_table
+    from optimizer.tables import diff_text, lineage_tree, lineage_words, operator_table, trial_table
 
     saved = open_saved(runs_dir, name)
     material = material_of(saved, needs_rows=False)
@@ -38,8 +38,9 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         return 0
     wide = wide_console()
     star = Text("* no other trial is better and shorter\n", style="dim")
-    tree = lineage_tree(insight.lineage(view), "How the best prompt came to be")
-    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), tree), highlight=False)
+    made = insight.lineage(view)
+    came = Group(lineage_tree(made, "How the best prompt came to be"), lineage_words(made))
+    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), came), highlight=False)
     out = console()
     if view.best != view.seed:
         title = "From your prompt to the best one: {+added+} [-removed-]"

@@ -179,21 +179,36 @@ def smallest_provable_gain(
     Source: Connor (1987), Sample size for testing differences in proportions for the paired-sample design; exact
     sums instead of its normal approximation.
     """
-    from scipy import stats  # slow to import, needed once a study
+    from scipy import special  # and not `scipy.stats`, which takes long to import
 
     n_discordant = np.arange(n + 1)
-    needed = stats.binom.isf((1 - confidence) / 2, n_discordant, 0.5)  # more wins than this are significant
+    needed = _most_wins_by_luck(n_discordant, (1 - confidence) / 2)
+    ways = special.gammaln(n + 1) - special.gammaln(n_discordant + 1) - special.gammaln(n - n_discordant + 1)
 
     def power_at(gain: float) -> float:
         share = max(discordant_share, gain)
-        chances = stats.binom.sf(needed, n_discordant, (1 + gain / share) / 2)
-        return float(np.sum(stats.binom.pmf(n_discordant, n, share) * chances))
+        chances = special.bdtrc(needed, n_discordant, (1 + gain / share) / 2)
+        log_odds = special.xlogy(n_discordant, share) + special.xlog1py(n - n_discordant, -share)
+        return float(np.sum(np.exp(ways + log_odds) * chances))
 
     low, high = 0.0, 1.0
     for _ in range(20):
         gain = (low + high) / 2
         low, high = (low, gain) if power_at(gain) >= power else (gain, high)
     return high if high < 1 - 1e-5 else 1.0
+
+
+def _most_wins_by_luck(n_coins: IntArray, tail: float) -> IntArray:
+    """Return for each number of fair coins the fewest heads that more heads follow with a chance of `tail` at most."""
+    from scipy import special
+
+    wins = np.round(n_coins / 2 + NormalDist().inv_cdf(1 - tail) * np.sqrt(n_coins) / 2).astype(np.int64)
+    wins = np.clip(wins, 0, n_coins)
+    while (too_few := special.bdtrc(wins, n_coins, 0.5) > tail).any():
+        wins = wins + too_few
+    while (too_many := (wins > 0) & (special.bdtrc(np.maximum(wins - 1, 0), n_coins, 0.5) <= tail)).any():
+        wins = wins - too_many
+    return wins
 
 
 def finite(values: FloatArray) -> FloatArray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -154,10 +155,15 @@ def _bill(view: StudyView) -> Text:
 def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
     table = Table.grid(padding=(0, 3))
     for what, command in (
-        ("see the whole search", f"optimizer ui {view.name}"),
-        ("take the prompt away", f"optimizer export {view.name} --format markdown"),
-        ("use it on your own data", "optimizer init FILE"),
+        ("see the whole search", f"ui {view.name}{runs_flag}"),
+        ("read what it came to", f"report {view.name}{runs_flag}"),
+        ("take the prompt away", f"export {view.name} --format markdown{runs_flag}"),
+        ("use it on your own data", "init FILE"),
     ):
-        suffix = "" if command.startswith("optimizer init") else runs_flag
-        table.add_row(Text(what, style="dim"), Text(command + suffix, style="cyan"))
+        table.add_row(Text(what, style="dim"), Text(f"{command_name()} {command}", style="cyan"))
     return [table]
+
+
+def command_name() -> str:
+    """Return how this program is called where it runs: under `uv run` its own name may not be on the path."""
+    return "uv run optimizer" if "UV_RUN_RECURSION_DEPTH" in os.environ else "optimizer"

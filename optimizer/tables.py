@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from rich.markup import escape
 from rich.table import Table
@@ -13,7 +13,7 @@ from optimizer import insight
 from optimizer.insight import Step
 from optimizer.records import StudyView, TrialRecord
 from optimizer.word_diff import word_diff
-from optimizer.words import count, duration, money, percent, points
+from optimizer.words import count, duration, money, operator_words, percent, points
 
 STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
 
@@ -75,6 +75,19 @@ def lineage_tree(step: Step, title: str) -> Tree:
     tree = Tree(Text(title, style="bold"), guide_style="dim")
     _grow(tree, step)
     return tree
+
+
+def lineage_words(step: Step) -> Text:
+    """What the operators on the way do, a line each."""
+    found = operator_words(_operators(step))
+    return Text("\n".join(f"{name}: {what}" for name, what in found.items()), style="dim")
+
+
+def _operators(step: Step) -> Iterator[str]:
+    if step.trial:
+        yield step.trial.recipe.operator
+    for parent in step.parents:
+        yield from _operators(parent)
 
 
 def _grow(tree: Tree, step: Step, note: str = "") -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 STOP_WORDS = {
     "trials": "all trials done",
     "budget": "the budget is used up",
@@ -10,6 +12,31 @@ STOP_WORDS = {
     "unlikely": "the trials left were unlikely to find a better prompt",
     "perfect": "a perfect score on dev",
 }
+OPERATOR_WORDS = {
+    "start": "one of the first candidates: your prompt or plain words, with or without examples, in each layout",
+    "person": "written by a person",
+    "rewrite": "the same instruction in other words",
+    "reflect": "reads wrong answers, names the flaw, mends it",
+    "induce": "an instruction written from examples alone",
+    "trajectory": "continues from the prompts tried so far and their scores",
+    "crossover": "merges two prompts",
+    "decompose": "asks for steps before the answer",
+    "clarify": "says what the instruction left unsaid",
+    "trim": "a shorter prompt",
+    "edit": "drops, moves or repeats a phrase",
+    "demos": "other worked examples",
+    "format": "another layout of the same prompt",
+}
+
+
+def operator_words(operators: Iterable[str]) -> dict[str, str]:
+    """Say what these operators do, each once, in their order; a user's own have no words here."""
+    return {name: OPERATOR_WORDS[name] for name in dict.fromkeys(operators) if name in OPERATOR_WORDS}
+
+
+def code_parts(text: str) -> list[tuple[bool, str]]:
+    """Split a sentence at its backticks: (is it code, the piece)."""
+    return [(i % 2 == 1, piece) for i, piece in enumerate(text.split("`")) if piece]
 
 
 def percent(share: float | None) -> str:

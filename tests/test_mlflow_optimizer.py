@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +14,7 @@ import pytest
 from optimizer.errors import UserError
 from optimizer.mlflow_optimizer import StudyPromptOptimizer
 from tests.fake_server import Body, FakeServer
-from tests.test_main_job import FRUIT, HINT
+from tests.test_main_job import FRUIT, HINT, answer, labelled_rows
 
 pytestmark = pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning")
 
@@ -93,3 +96,64 @@ def test_what_cannot_be_searched_is_refused(prompts: dict[str, str], rows: list[
     """Several prompts, chat prompts and missing rows are one line each."""
     with pytest.raises(UserError, match=said):
         StudyPromptOptimizer().optimize(lambda *_: [], rows, prompts)
+
+
+AUTOLOG = """
+import json, sys
+import dspy, mlflow, optimizer
+from typing import Literal
+
+url, rows = sys.argv[1], json.load(open("rows.json"))
+mlflow.set_tracking_uri("sqlite:///own.db")
+mlflow.set_experiment("mine")
+mlflow.dspy.autolog()
+
+
+class Pack(dspy.Signature):
+    note: str = dspy.InputField()
+    team: Literal["red", "green", "blue"] = dspy.OutputField()
+
+
+def lm(name):
+    return dspy.LM(f"openai/{name}", api_base=url, api_key="none", max_tokens=100, cache=False)
+
+
+def traces():
+    mlflow.flush_trace_async_logging()
+    return [trace.data.spans[0].name for trace in mlflow.search_traces(return_type="list", order_by=["timestamp ASC"])]
+
+
+dspy.configure(lm=lm("task"), adapter=optimizer.FormatAdapter("chat"))
+program = dspy.Predict(Pack)
+program(note="Box 1 holds 3 limes.")
+found = {"before": traces()}
+result = optimizer.optimize(
+    program, metric="accuracy", train=rows, proposer=lm("proposer"), search={"trials": 2, "max_demos": 2}, name="study"
+)
+found["study"] = traces()
+program(note="Box 2 holds 3 limes.")
+result.program(note="Box 3 holds 3 limes.")
+found["after"] = traces()
+found["uri"], found["runs"] = mlflow.get_tracking_uri(), len(mlflow.search_runs(search_all_experiments=True))
+client = mlflow.MlflowClient("sqlite:///runs/mlflow.db")
+found["ours"] = len(client.search_runs([client.get_experiment_by_name("prompt-optimizer").experiment_id]))
+found["n_trials"] = len(result.view.trials)
+print(json.dumps(found))
+"""
+
+
+@pytest.mark.slow
+def test_autolog_goes_on_around_a_study(tmp_path: Path) -> None:
+    """A program is traced before and after a study; the study's own calls are not, its runs lie in its own store."""
+    (tmp_path / "rows.json").write_text(json.dumps(labelled_rows(60)))
+    with FakeServer(answer) as server:
+        run = [sys.executable, "-c", AUTOLOG, server.url]
+        done = subprocess.run(run, cwd=tmp_path, capture_output=True, text=True, timeout=400)
+        assert done.returncode == 0, done.stderr[-2000:]
+        n_calls = len(server.calls)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["before"] == found["study"] == ["Predict.forward"]
+    assert found["after"] == ["Predict.forward", "Predict.forward", "LaidOut.forward"]
+    assert (found["uri"], found["runs"]) == ("sqlite:///own.db", 0)
+    assert found["ours"] == 1 + found["n_trials"]
+    assert n_calls > 20

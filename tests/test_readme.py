@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -13,6 +14,10 @@ import pytest
 
 from optimizer.cli import app
 from optimizer.config_file import load_config
+from optimizer.export import export
+from optimizer.program import TaskProgram
+from optimizer.prompt import spec_of_task
+from tests.sample_study import sample_view
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -58,11 +63,19 @@ def test_each_link_leads_somewhere(link: str) -> None:
     assert link.startswith("https://") or (ROOT / link).exists()
 
 
+def exported_quickstart() -> str:
+    """What `optimizer export quickstart --format dspy` writes, of the quickstart's own prompt."""
+    config = load_config(ROOT / "configs/quickstart.yaml")
+    program = TaskProgram(spec_of_task(config.task), max_tokens=16)
+    view = replace(sample_view(1), config=config.model_dump(mode="json"), best=program.seed(config.prompt))
+    return export(view, program, "dspy")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("code", PYTHON, ids=lambda code: code.split("\n")[-2][:30])
 def test_each_python_block_runs(code: str, tmp_path: Path) -> None:
-    """Python in the README runs as it stands, in an empty folder with an exported prompt."""
-    (tmp_path / "prompt.json").write_text('{"messages": []}')
+    """Python in the README runs as it stands, in an empty folder with the quickstart's exported prompt."""
+    (tmp_path / "prompt.json").write_text(exported_quickstart())
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout

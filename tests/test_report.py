@@ -10,11 +10,15 @@ from typing import Any
 import pytest
 
 from optimizer import insight
+from optimizer.propose import BUILT_IN
 from optimizer.records import StudyView
 from optimizer.render import render
 from optimizer.report import Material, figures_of, report_html
 from optimizer.report.figures import standalone
+from optimizer.report.page import steps
+from optimizer.summary import command_name
 from optimizer.word_diff import word_diff
+from optimizer.words import OPERATOR_WORDS, code_parts, operator_words
 from tests.sample_study import EVIL, N_TEST, PROGRAM, ROWS, SEED, outcomes, sample_view
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use"}
@@ -190,3 +194,28 @@ def test_slices_add_up() -> None:
     assert sum(row.n for row in teams) == N_TEST
     assert sum(row.n * row.difference for row in teams) == pytest.approx(verdict.difference * N_TEST)
     assert [row.difference for row in teams] == sorted(row.difference for row in teams)
+
+
+def test_every_operator_is_explained() -> None:
+    """Each built-in operator has words of its own, and the page says what those on the winner's way do."""
+    assert set(BUILT_IN) <= OPERATOR_WORDS.keys()
+    text = report_html(material())
+    for step in steps(insight.lineage(sample_view())):
+        assert not step["operator"] or OPERATOR_WORDS[step["operator"]] in text
+    assert operator_words(["demos", "mine:own", "demos"]) == {"demos": OPERATOR_WORDS["demos"]}
+
+
+def test_commands_in_sentences_are_set_as_code() -> None:
+    """No backtick is left in the limits of a study."""
+    assert code_parts("a `b` c") == [(False, "a "), (True, "b"), (False, " c")]
+    limits = report_html(material()).partition("<h2>Limits</h2>")[2]
+    assert "<code>optimizer verify</code>" in limits
+    assert "`" not in limits
+
+
+def test_the_next_commands_are_those_that_work_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `uv run` the commands to go on with begin with it, and elsewhere with the program's own name."""
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert command_name() == "uv run optimizer"
+    monkeypatch.delenv("UV_RUN_RECURSION_DEPTH")
+    assert command_name() == "optimizer"

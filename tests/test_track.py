@@ -38,9 +38,9 @@ from optimizer.track import (
 )
 from optimizer.track.mlflow_view import MlflowView
 from optimizer.track.note import fenced, study_note
-from optimizer.track.outbox import WAITING
+from optimizer.track.outbox import WAITING, Entry, EntryKind
 from optimizer.track.points import final_points, study_points, trial_points
-from optimizer.track.tracker import show
+from optimizer.track.tracker import grouped, show
 
 # MLflow uses parts of SQLAlchemy that are on their way out.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -447,8 +447,11 @@ def test_two_rebuilds_give_the_same_store(projection: Projection) -> None:
     assert len(first["prompts"]) == 1
 
 
-def test_following_a_study_ends_like_a_rebuild(projection: Projection, engine: Engine) -> None:
+def test_following_a_study_ends_like_a_rebuild(
+    projection: Projection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A study that is shown trial by trial leaves the same content as one that is rebuilt afterwards."""
+    monkeypatch.setattr("optimizer.track.tracker.REST", 0)
     live = replace(projection, experiment="live")
     view = make_view()
     shown: list[TrialRecord] = []
@@ -482,7 +485,7 @@ def test_a_crash_between_effect_and_mark_shows_nothing_twice(projection: Project
     outbox.add("finish")
     crashed = MlflowView(projection)
     for entry in outbox.waiting():
-        show(crashed, entry, view)
+        show(crashed, [entry], view)
         if entry.kind != "finish":
             outbox.mark(entry)
     before = snapshot(projection)
@@ -522,6 +525,38 @@ def test_entries_are_worked_on_in_order_and_once(engine: Engine) -> None:
     mine.mark(mine.waiting()[0])
     assert [entry.ref for entry in Outbox(engine, "mine").waiting()] == [4, 2]
     assert other.n_with(WAITING) == 1
+
+
+def test_trials_that_gather_are_shown_together(
+    projection: Projection, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While the tracker rests, trials gather; then one look at the study shows them all, in one group."""
+    for name in ("FIRST_PAUSE_S", "LONGEST_REST_S", "REST"):
+        monkeypatch.setattr(f"optimizer.track.tracker.{name}", 3600.0)
+    view, looks = make_view(state="running", verdict=None), 0
+
+    def read_view() -> StudyView:
+        nonlocal looks
+        looks += 1
+        return view if looks > 1 else replace(view, trials=())
+
+    tracker = Tracker.start(engine=engine, study=view.name, projection=projection, read_view=read_view)
+    wait_for(lambda: tracker.status == "up to date")
+    for row in view.trials:
+        tracker.trial_finished(row.number)
+    assert tracker.status.startswith("7 waiting")
+    assert (looks, len(runs_of(projection))) == (1, 1)
+    tracker.close()
+
+    assert (looks, len(runs_of(projection)), tracker.status) == (2, 8, "up to date")
+
+
+def test_groups_keep_the_order_of_their_entries() -> None:
+    """Trials in a row form groups of at most `n`; a start or an end stands alone."""
+    kinds: list[EntryKind] = ["start", "trial", "trial", "trial", "finish", "trial", "start"]
+    entries = [Entry(id=i, kind=kind, ref=i) for i, kind in enumerate(kinds)]
+    assert [[entry.id for entry in group] for group in grouped(entries, n=2)] == [[0], [1, 2], [3], [4], [5], [6]]
+    assert [[entry.id for entry in group] for group in grouped(entries, n=9)] == [[0], [1, 2, 3], [4], [5], [6]]
 
 
 def test_a_database_keeps_its_identity(engine: Engine, tmp_path: Path) -> None:
@@ -657,6 +692,7 @@ def test_an_entry_that_can_never_be_shown_does_not_block_the_rest(
 ) -> None:
     """A candidate that cannot be rendered is left out after a few tries; later trials are shown, the status tells."""
     monkeypatch.setattr("optimizer.track.tracker.FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr("optimizer.track.tracker.REST", 0)
 
     def picky(candidate: Candidate) -> str:
         if candidate == TWO_PARTS:

@@ -23,6 +23,7 @@ from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply,
 from optimizer.lm.grammar import only_json
 from optimizer.lm.keys import read_key
 from optimizer.lm.provider_errors import attempt_error, secrets_in
+from optimizer.quiet import quiet
 from optimizer.redaction import redacted, remember
 
 MAX_STOPS = 4  # OpenAI's limit
@@ -97,7 +98,7 @@ class ProviderBackend:
             future.set_exception(error)
 
     def _attempt(self, request: CallRequest) -> Reply:
-        with dspy.context(disable_history=True, max_trace_size=0):
+        with quiet():
             try:
                 response = cast(lm15.Response, self._lm(self._request(request)))
             except errors.DSPyError as error:

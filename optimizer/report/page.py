@@ -18,7 +18,7 @@ from optimizer.records import StudyView
 from optimizer.report import figures
 from optimizer.report.limits import limits
 from optimizer.word_diff import word_diff
-from optimizer.words import STOP_WORDS, count, duration, money, percent, points
+from optimizer.words import STOP_WORDS, code_parts, count, duration, money, operator_words, percent, points
 
 MAX_ROWS = 12  # examples fixed, and as many broken
 MAX_TRIALS = 1000
@@ -46,6 +46,11 @@ class Material:
         return {key: len(self.render(each)) for key, each in (made | {self.view.seed.id: self.view.seed}).items()}
 
     @cached_property
+    def figures(self) -> Mapping[str, str]:
+        """The plots as SVG elements by name, drawn once."""
+        return _drawn(self)
+
+    @cached_property
     def pairs(self) -> tuple[Pair, ...]:
         """The test rows as both prompts answered them; nothing before the verdict."""
         verdict = self.view.verdict
@@ -58,11 +63,16 @@ def report_html(material: Material) -> str:
         loader=PackageLoader("optimizer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"percent": percent, "points": points, "money": money, "duration": duration, "count": count}
+    environment.filters["code_parts"] = code_parts
     return environment.get_template("page.html.jinja").render(**_content(material)) + "\n"
 
 
-def figures_of(material: Material) -> dict[str, str]:
+def figures_of(material: Material) -> Mapping[str, str]:
     """Return the report's plots as SVG elements by name."""
+    return material.figures
+
+
+def _drawn(material: Material) -> dict[str, str]:
     view = material.view
     drawn = {
         "progress": figures.progress_figure(insight.progress(view)),
@@ -97,7 +107,8 @@ def _content(material: Material) -> dict[str, Any]:
         "flips": flips,
         "fixed": _answered(material, "fixed"),
         "broken": _answered(material, "broken"),
-        "steps": steps(insight.lineage(view)),
+        "steps": (found := steps(insight.lineage(view))),
+        "operator_words": operator_words(step["operator"] for step in found),
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
         "trials": view.trials[:MAX_TRIALS],
         "n_chars": material.n_chars,
@@ -136,6 +147,7 @@ def steps(step: Step, depth: int = 0) -> list[dict[str, Any]]:
         "score": trial.score if trial else None,
         "n": len(trial.outcomes) if trial else 0,
         "worth": gained,
+        "operator": trial.recipe.operator if trial else "",
     }
     return [row, *(each for parent in step.parents for each in steps(parent, depth + 1))]
 

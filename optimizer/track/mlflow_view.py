@@ -9,39 +9,34 @@ store drops a point that it has already.
 from __future__ import annotations
 
 import json
+import tempfile
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, NamedTuple
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from optimizer.records import StudyView, TrialRecord
 from optimizer.track import content
 from optimizer.track.content import Lineage, RunContent
+from optimizer.track.entities import DIGEST_TAG, KnownRun, dataset_inputs, known_run, metric_of
 from optimizer.track.environment import prepare_environment
 from optimizer.track.note import study_note
 from optimizer.track.points import Point, elapsed_s, final_points, start_s, study_points
-from optimizer.track.projection import Projection, SplitInput, absolute_uri, is_server
+from optimizer.track.projection import Projection, absolute_uri, is_server
 from optimizer.track.registry import all_pages, register_winner
 from optimizer.track.traces import write_traces
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric, Run
+    from mlflow.entities import Run
 
 TRACES_TAG = "optimizer.traces"
-DIGEST_TAG = "optimizer.digest"
 TAG_CHARS = 8000
 PARAM_CHARS = 6000
+MAX_SMALL = 90  # what stores take in one transaction for certain, its tags last
 NAME_CHARS = 250
 TRIALS_PER_BATCH = 100  # of 7 points each; a batch of up to 1000 is one transaction
 EARLIEST_EPOCH_S = 1e9  # a start time below this is no date
-
-
-class KnownRun(NamedTuple):
-    """A run that is in the store, and what it said when it was last read or written."""
-
-    run_id: str
-    start_ms: int
-    digest: str
 
 
 def foreign_errors() -> tuple[type[Exception], ...]:
@@ -93,26 +88,26 @@ class MlflowView:
             new_params = {key: value for key, value in wanted.params.items() if key not in present}
             self._write(self._parent, wanted, params=new_params)
             if self._projection.splits:
-                self._client.log_inputs(run_id, datasets=_dataset_inputs(self._projection.splits))
+                self._client.log_inputs(run_id, datasets=dataset_inputs(self._projection.splits))
         self._describe(view)
         return run_id
 
-    def log_trial(self, view: StudyView, trial: TrialRecord) -> str:
-        """Write one finished trial as a nested run and its points on the parent's charts; return the run's id."""
-        self.ensure_study(view)
-        run_id = self._write_trial(view, trial, Lineage(view))
-        self._chart(view)
-        return run_id
+    def log_trials(self, view: StudyView, trials: Iterable[TrialRecord]) -> str:
+        """Write finished trials as nested runs, and their points on the parent's charts; return the parent's id.
 
-    def log_all(self, view: StudyView) -> str:
-        """Write the study and each finished trial; what is there already is left alone. Returns the parent's id."""
+        What is there already is left alone.
+        """
         parent_id = self.ensure_study(view)
         lineage = Lineage(view)
-        for trial in view.trials:
+        for trial in trials:
             if trial.state != "running":
                 self._write_trial(view, trial, lineage)
         self._chart(view)
         return parent_id
+
+    def log_all(self, view: StudyView) -> str:
+        """Write the study and each finished trial. Returns the parent's id."""
+        return self.log_trials(view, view.trials)
 
     def finish(self, view: StudyView) -> str:
         """Write how the study stands: paused, or finished with verdict, tables and the registered winner."""
@@ -120,8 +115,7 @@ class MlflowView:
         self._describe(view)
         parent = self._parent_run()
         files = self._result_files(view)
-        for path, text in files.items():
-            self._client.log_text(parent_id, self._projection.clean(text), path)
+        self._put(parent_id, files)
         present = set(self._client.get_run(parent_id).data.metrics)
         points = [point for point in final_points(view) if point.key not in present]
         tables = [{"path": path, "type": "table"} for path in files if path.endswith("_flips.json")]
@@ -136,8 +130,7 @@ class MlflowView:
 
     def _add_extras(self, view: StudyView, parent_id: str) -> None:
         """Add report, plots and traces: last, because they take longest and nothing waits for them."""
-        for path, text in self._projection.extra_files(view).items():
-            self._client.log_text(parent_id, self._projection.clean(text), path)
+        self._put(parent_id, self._projection.extra_files(view))
         if self._projection.n_traces and TRACES_TAG not in self._client.get_run(parent_id).data.tags:
             uri, experiment = absolute_uri(self._projection.uri), self._experiment_id or "0"
             n = write_traces(view, self._projection, uri=uri, experiment_id=experiment, run_id=parent_id)
@@ -156,12 +149,12 @@ class MlflowView:
             return None
         self._experiment_id = experiment.experiment_id
         runs = self._search(f"tags.`optimizer.study_id` = '{self._projection.study_id(name)}'")
-        return min(map(_known, runs), key=lambda run: run.start_ms, default=None)
+        return min(map(known_run, runs), key=lambda run: run.start_ms, default=None)
 
     def _find_trials(self, parent_id: str) -> dict[int, KnownRun]:
         runs = self._search(f"tags.`mlflow.parentRunId` = '{parent_id}'")
         numbered = ((run.data.tags.get("optimizer.trial", ""), run) for run in runs)
-        return {int(number) - 1: _known(run) for number, run in numbered if number.isdecimal()}
+        return {int(number) - 1: known_run(run) for number, run in numbered if number.isdecimal()}
 
     def _search(self, filter_string: str) -> list[Run]:
         experiments = [self._experiment_id] if self._experiment_id else []
@@ -176,8 +169,9 @@ class MlflowView:
                 location = (self._projection.artifact_root.resolve() / self._projection.experiment).as_uri()
             self._experiment_id = self._client.create_experiment(self._projection.experiment, location)
         start_ms = round((start_s if start_s > EARLIEST_EPOCH_S else time.time()) * 1000)
+        name = name[:NAME_CHARS]
         run = self._client.create_run(self._experiment_id, start_time=start_ms, tags=dict(tags), run_name=name)
-        return KnownRun(run_id=run.info.run_id, start_ms=start_ms, digest="")
+        return KnownRun(run_id=run.info.run_id, start_ms=start_ms, digest="", name=name)
 
     def _parent_run(self) -> KnownRun:
         if self._parent is None:
@@ -188,11 +182,24 @@ class MlflowView:
 
     def _write(self, run: KnownRun, wanted: RunContent, *, params: Mapping[str, str]) -> None:
         """Write a run's content. The digest goes last: a run without it is written again."""
-        for path, text in wanted.files.items():
-            self._client.log_text(run.run_id, self._projection.clean(text), path)
-        tags = {**wanted.tags, "mlflow.runName": wanted.name[:NAME_CHARS]}
-        self._batch(run, points=wanted.points, params=params, tags=tags)
-        self._client.set_tag(run.run_id, DIGEST_TAG, wanted.digest)
+        self._put(run.run_id, wanted.files)
+        tags, digest = dict(wanted.tags), {DIGEST_TAG: wanted.digest}
+        is_small = len(wanted.points) + len(params) + len(tags) < MAX_SMALL
+        if run.name != wanted.name[:NAME_CHARS]:  # a costly tag: it is a column of the run as well
+            tags["mlflow.runName"] = wanted.name[:NAME_CHARS]
+        self._batch(run, points=wanted.points, params=params, tags=tags | (digest if is_small else {}))
+        if not is_small:
+            self._batch(run, tags=digest)
+
+    def _put(self, run_id: str, files: Mapping[str, str]) -> None:
+        """Write texts as artifacts, in one go."""
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in files.items():
+                path = Path(folder, name)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(self._projection.clean(text).encode())
+            if files:
+                self._client.log_artifacts(run_id, folder)
 
     def _batch(
         self,
@@ -205,7 +212,7 @@ class MlflowView:
         from mlflow.entities import Param, RunTag
 
         clean = self._projection.clean
-        metrics = [_metric(run, point) for point in points]
+        metrics = [metric_of(point, run) for point in points]
         param_list = [Param(key, clean(value)[:PARAM_CHARS]) for key, value in (params or {}).items()]
         tag_list = [RunTag(key, clean(value)[:TAG_CHARS]) for key, value in (tags or {}).items()]
         if metrics or param_list or tag_list:
@@ -221,7 +228,7 @@ class MlflowView:
             end_ms = known.start_ms + round(trial.duration_s * 1000)
             self._client.set_terminated(known.run_id, wanted.status, end_ms)
             self._write(known, wanted, params=wanted.params)
-        self._trials[trial.number] = known._replace(digest=wanted.digest)
+        self._trials[trial.number] = known._replace(digest=wanted.digest, name=wanted.name[:NAME_CHARS])
         return known.run_id
 
     def _chart(self, view: StudyView) -> None:
@@ -266,31 +273,3 @@ class MlflowView:
         return register_winner(
             self._client, view, self._projection, run_id=run_id, experiment_id=self._experiment_id or "0"
         )
-
-
-def _known(run: Run) -> KnownRun:
-    return KnownRun(run_id=run.info.run_id, start_ms=int(run.info.start_time), digest=run.data.tags.get(DIGEST_TAG, ""))
-
-
-def _metric(run: KnownRun, point: Point) -> Metric:
-    from mlflow.entities import Metric
-
-    return Metric(point.key, point.value, run.start_ms + point.offset_ms, point.step)
-
-
-def _dataset_inputs(splits: Iterable[SplitInput]) -> list[DatasetInput]:
-    from mlflow.entities import Dataset, DatasetInput, InputTag
-
-    return [
-        DatasetInput(
-            Dataset(
-                name=split.split,
-                digest=split.digest[:36],  # the store's limit
-                source_type="local",
-                source=json.dumps({"uri": split.source}),
-                profile=json.dumps({"num_rows": split.n_rows}),
-            ),
-            [InputTag("mlflow.data.context", split.split)],
-        )
-        for split in splits
-    ]

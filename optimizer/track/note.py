@@ -15,7 +15,9 @@ PROMPT_CHARS = 2600
 def study_note(view: StudyView, projection: Projection) -> str:
     """Return the description. Long prompts are cut here and whole in the artifacts."""
     seed = _prompt("Seed prompt", view, projection, is_seed=True)
+    trial = view.trial_of(view.best)
     winner_title = "Best prompt so far" if view.verdict is None else "Winning prompt"
+    winner_title += f": trial {trial.number + 1}, {trial.recipe.operator}" if trial else ""
     winner = _prompt(winner_title, view, projection, is_seed=False)
     parts = [headline(view), _scores(view), _bill(view), winner, seed, _commands(view)]
     note = "\n\n".join(projection.clean(part) for part in parts if part)

@@ -65,10 +65,11 @@ class Outbox:
             rows = connection.execute(query.order_by(_outbox.c.id).limit(limit)).all()
         return [Entry(id=row.id, kind=cast(EntryKind, row.kind), ref=row.ref) for row in rows]
 
-    def mark(self, entry: Entry, *, done: int = DONE) -> None:
-        """Record that the entry's effect has happened, or that it is given up."""
+    def mark(self, *entries: Entry, done: int = DONE) -> None:
+        """Record that the effect of these entries has happened, or that they are given up."""
+        ids = [entry.id for entry in entries]
         with self._engine.begin() as connection:
-            connection.execute(update(_outbox).where(_outbox.c.id == entry.id).values(done=done))
+            connection.execute(update(_outbox).where(_outbox.c.id.in_(ids)).values(done=done))
 
     def n_with(self, done: int) -> int:
         """Count the study's entries in one state."""

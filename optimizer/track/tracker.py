@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator, Sequence
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
@@ -13,7 +14,7 @@ from optimizer.crash_points import crash_point
 from optimizer.errors import ConfigError
 from optimizer.records import StudyView
 from optimizer.track.mlflow_view import MlflowView, foreign_errors, is_refusal
-from optimizer.track.outbox import GIVEN_UP, WAITING, Entry, EntryKind, Outbox
+from optimizer.track.outbox import DONE, GIVEN_UP, WAITING, Entry, EntryKind, Outbox
 from optimizer.track.projection import Projection, shown_uri
 
 log = logging.getLogger("optimizer.track")
@@ -22,6 +23,10 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
 CLOSE_TIMEOUT_S = 30.0  # the report and its plots take seconds
 OTHERS_S = 5.0  # between two looks at what other workers have marked
+REST = (
+    20  # it rests for this many times as long as it kept a core busy, so that trials gather and the search has the core
+)
+LONGEST_REST_S = 20.0
 TRIES_OF_A_REFUSED_ENTRY = 3
 
 
@@ -109,10 +114,11 @@ class Tracker:
         self._wake.set()
 
     def _work(self) -> None:
-        pause_s = FIRST_PAUSE_S
+        pause_s, is_first = FIRST_PAUSE_S, True  # the first look imports MLflow, which says nothing of the next ones
         while True:
             is_last = self._closing.is_set()  # read first: what was added before closing is seen below
             self._wake.clear()
+            began_s = time.thread_time()
             try:
                 self._drain()
             except Exception as error:  # border: nothing from MLflow may reach the run; type and message are kept
@@ -122,6 +128,9 @@ class Tracker:
             else:
                 pause_s = FIRST_PAUSE_S
                 if not is_last:
+                    rest_s = FIRST_PAUSE_S if is_first else REST * (time.thread_time() - began_s)
+                    self._closing.wait(min(rest_s, LONGEST_REST_S))
+                    is_first = False
                     self._wake.wait(None if self._leads is None else OTHERS_S)
             if is_last:
                 return
@@ -135,33 +144,30 @@ class Tracker:
                 return
         while entries := self._outbox.waiting():
             view = self._read_view()
-            for entry in entries:
-                self._show(entry, view)
+            for group in grouped(entries, n=1 if self._n_tries else len(entries)):
+                self._show(group, view)
 
-    def _show(self, entry: Entry, view: StudyView) -> None:
+    def _show(self, entries: Sequence[Entry], view: StudyView) -> None:
         try:
             self._mlflow = self._mlflow or MlflowView(self._projection)
-            show(self._mlflow, entry, view)
+            show(self._mlflow, entries, view)
         except Exception as error:  # border, see `_work`
             self._mlflow = None  # what it remembers of the store may be wrong now
             self._n_tries += 1
             is_hopeless = is_refusal(error) or not isinstance(error, foreign_errors())
-            if not is_hopeless or self._n_tries < TRIES_OF_A_REFUSED_ENTRY:
+            if not is_hopeless or self._n_tries < TRIES_OF_A_REFUSED_ENTRY or len(entries) > 1:
                 raise
             self._record(error)
-            self._settle(entry, is_given_up=True)
+            self._settle(entries, is_given_up=True)
             return
         crash_point("outbox")
-        self._settle(entry, is_given_up=False)
+        self._settle(entries, is_given_up=False)
 
-    def _settle(self, entry: Entry, *, is_given_up: bool) -> None:
-        if is_given_up:
-            self._outbox.mark(entry, done=GIVEN_UP)
-        else:
-            self._outbox.mark(entry)
+    def _settle(self, entries: Sequence[Entry], *, is_given_up: bool) -> None:
+        self._outbox.mark(*entries, done=GIVEN_UP if is_given_up else DONE)
         self._n_tries = 0
         with self._lock:
-            self._n_waiting -= 1
+            self._n_waiting -= len(entries)
             self._n_given_up += is_given_up
             if not is_given_up and not self._n_given_up:
                 self._reason = ""
@@ -188,18 +194,32 @@ class NoTracker:
         """Do nothing."""
 
 
-def show(mlflow: MlflowView, entry: Entry, view: StudyView) -> None:
-    """Have one outbox entry's effect. Showing it again changes nothing.
+def grouped(entries: Sequence[Entry], *, n: int) -> Iterator[Sequence[Entry]]:
+    """Yield the entries in order: up to `n` trials that follow each other together, anything else alone."""
+    trials: list[Entry] = []
+    for entry in entries:
+        if trials and (entry.kind != "trial" or len(trials) >= n):
+            yield trials
+            trials = []
+        if entry.kind == "trial":
+            trials.append(entry)
+        else:
+            yield [entry]
+    if trials:
+        yield trials
+
+
+def show(mlflow: MlflowView, entries: Sequence[Entry], view: StudyView) -> None:
+    """Have the effect of a group of outbox entries. Showing it again changes nothing.
 
     `start` and `finish` go over every trial, which makes good any mark that a crash or a full disk has lost.
     """
-    if entry.kind == "trial":
-        trial = next((trial for trial in view.trials if trial.number == entry.ref), None)
-        if trial is not None and trial.state != "running":
-            mlflow.log_trial(view, trial)
+    kind, numbers = entries[0].kind, {entry.ref for entry in entries}
+    if kind == "trial":
+        mlflow.log_trials(view, [trial for trial in view.trials if trial.number in numbers])
         return
     mlflow.log_all(view)
-    if entry.kind == "finish":
+    if kind == "finish":
         mlflow.finish(view)
 
 
