@@ -23,9 +23,8 @@ FIRST_PAUSE_S = 1.0
 LONGEST_PAUSE_S = 300.0
 CLOSE_TIMEOUT_S = 30.0  # the report and its plots take seconds
 OTHERS_S = 5.0  # between two looks at what other workers have marked
-REST = (
-    20  # it rests for this many times as long as it kept a core busy, so that trials gather and the search has the core
-)
+# It rests so many times as long as it kept a core busy: trials gather meanwhile, and the search has the core.
+REST = 20
 LONGEST_REST_S = 20.0
 TRIES_OF_A_REFUSED_ENTRY = 3
 
