@@ -120,6 +120,11 @@ class LM(Model):
     outage_for: float = Field(
         14400.0, ge=0, description="Seconds for which a model that has answered is waited for while it answers nobody."
     )
+    guided: Literal["off", "vllm"] = Field(
+        "off",
+        description="`vllm` holds replies to the form that is asked for, by the field `structured_outputs` of vLLM "
+        "0.12 and later; other servers may refuse it.",
+    )
     price_in: float | None = Field(
         None, ge=0, description="USD for a million input tokens; default: DSPy's price list."
     )

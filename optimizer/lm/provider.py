@@ -20,7 +20,7 @@ from dspy.utils import exceptions as errors
 from optimizer.config import LM
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
-from optimizer.lm.grammar import only_json
+from optimizer.lm.grammar import only_json, structured_outputs
 from optimizer.lm.keys import read_key
 from optimizer.lm.provider_errors import attempt_error, secrets_in
 from optimizer.quiet import quiet
@@ -54,6 +54,7 @@ class ProviderBackend:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         secrets: tuple[str, ...] = (),
         sends_schema: bool = False,
+        is_vllm: bool = False,
         owns_lm: bool = True,
     ) -> None:
         self.identity = identity
@@ -61,7 +62,7 @@ class ProviderBackend:
         self._timeout_s = timeout_s
         self.secrets = secrets
         remember(*secrets)
-        self._sends_schema = sends_schema
+        self._sends_schema, self._is_vllm = sends_schema, is_vllm
         self._owns_lm = owns_lm
         self._abandoned: Future[None] = Future()
 
@@ -113,11 +114,13 @@ class ProviderBackend:
         """Return the call in DSPy's terms; `model` as an endpoint calls it, where no router takes its prefix away."""
         is_reasoning = REASONING_MODELS.match(self._lm.model) is not None
         schema = only_json(request.constraint) if self._sends_schema else None
+        guided = structured_outputs(request.constraint) if self._is_vllm else None
         config = lm15.Config(
             max_tokens=request.max_tokens,
             temperature=None if is_reasoning else request.temperature,
             stop=() if is_reasoning else request.stop[:MAX_STOPS],
             response_format={"type": "json_schema", "name": "reply", "schema": json.loads(schema)} if schema else None,
+            extensions={"structured_outputs": guided} if guided else None,
         )
         system = "\n\n".join(message.content for message in request.messages if message.role == "system")
         turns = tuple(
@@ -144,10 +147,11 @@ def open_provider(settings: LM) -> ProviderBackend:
         raise ConfigError(f"lm: model {settings.model!r}: {str(error).splitlines()[0]}") from error
     return ProviderBackend(
         lm,
-        identity=_identity(settings.model, settings.api_base),
+        identity=_identity(settings.model, settings.api_base) + ("+guided" if settings.guided == "vllm" else ""),
         timeout_s=settings.timeout,
         secrets=secrets_in(lm.kwargs),
         sends_schema=settings.api_base is None,
+        is_vllm=settings.guided == "vllm",
     )
 
 
