@@ -1,6 +1,6 @@
 """Takes rows to a batch endpoint and brings their replies back; entered in the database at every step.
 
-    planned     rows are being reserved in the ledger, nothing can be running: given back
+    planned     rows are reserved in the ledger, nothing can be running: given back
     uploaded    the file is up, its batch may have begun: looked for by its tag among the endpoint's batches
     created     it runs, and is looked at until it ends
     ended       every row is settled or given back
@@ -31,6 +31,7 @@ logger = logging.getLogger(__name__)
 MAX_BYTES = 150 * 2**20  # OpenAI takes 200 MB
 MAX_DELAY_S = 900.0
 AT_ONCE = 100  # rows that are entered in one transaction
+NO_ROOM = "no_room"  # kind of the error of rows that came too early: nothing is wrong with them
 REASONS = {"auth": "provider_auth", "billing": "provider_quota"}
 T = TypeVar("T")
 
@@ -147,8 +148,8 @@ class Carrier:
         crash_point("batch-plan")
         try:
             self._begin(batch, [lines[key] for key in sent])
-        except Refused as refusal:
-            self._give_back(batch, AttemptError("provider", str(refusal), is_billed=refusal.is_billed))
+        except Refused as error:
+            self._give_back(batch, AttemptError("provider", str(error), is_billed=error.is_billed))
             self._end(batch, ())
             raise
         return batch
@@ -202,7 +203,8 @@ class Carrier:
         failure = self._blame(batch, state) if state.status == "failed" else None
         # Of a row that is nowhere nobody knows whether it was billed, unless the batch did not get to it.
         message, is_billed = f"batch {state.status}", state.status == "completed"
-        self._give_back(batch, AttemptError("unavailable", message, is_retryable=True, is_billed=is_billed))
+        kind = NO_ROOM if isinstance(failure, TooMuch) else "unavailable"
+        self._give_back(batch, AttemptError(kind, message, is_retryable=True, is_billed=is_billed))
         self._end(batch, state.file_ids)
         if failure is not None:
             raise failure
@@ -265,7 +267,7 @@ class Carrier:
     def _wait(self, error: AttemptError, delay_s: float, gives_up_at: float) -> None:
         if time.monotonic() > gives_up_at:
             raise Paused("provider", f"lm.task: the batch endpoint does not answer: {error}") from error
-        wait_s = max(error.retry_after_s or 0.0, delay_s)
+        wait_s = max(min(error.retry_after_s or 0.0, MAX_DELAY_S), delay_s)
         logger.warning("batch endpoint: %s; trying again in %.0f s", error, wait_s)
         self._on_wait(f"the batch endpoint: {error}; trying again in {wait_s:.0f} s")
         if self._stop.wait(wait_s):

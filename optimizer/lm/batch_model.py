@@ -16,7 +16,7 @@ from optimizer.errors import BudgetExhausted, CallError, OutOfTime
 from optimizer.journal import Journal
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
 from optimizer.lm.batch import Clerk, Terms
-from optimizer.lm.batch_carrier import AskLive, Found, Prices, Wish
+from optimizer.lm.batch_carrier import NO_ROOM, AskLive, Found, Prices, Wish
 from optimizer.lm.batch_endpoint import BatchEndpoint
 from optimizer.lm.batch_store import BatchStore
 from optimizer.lm.model import Model, is_usable
@@ -116,7 +116,7 @@ class BatchModel(Model):
             refused = [each for each in found.values() if isinstance(each, BudgetExhausted)]
             if refused and len(refused) == len(found):
                 raise refused[0]
-            n_tries.update(found.keys())
+            n_tries.update(key for key, each in found.items() if getattr(each, "kind", "") != NO_ROOM)
             done |= {key: self._final(each) for key, each in found.items() if self._is_final_word(each, n_tries[key])}
             left = {key: request for key, request in left.items() if key not in done}
         return done
