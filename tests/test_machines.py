@@ -84,7 +84,11 @@ def test_vllm_gets_the_form_of_a_reply_in_the_field_that_it_documents(
     """`guided: vllm` sends `structured_outputs` with choice, json or grammar, and nothing without a form."""
     monkeypatch.setenv("VLLM_API_KEY", "token")
     with FakeServer() as server:
-        settings = {"model": "openai/Qwen/Qwen3-8B", "api_base": server.url, "api_key_env": "VLLM_API_KEY"}
+        settings: dict[str, Any] = {
+            "model": "openai/Qwen/Qwen3-8B",
+            "api_base": server.url,
+            "api_key_env": "VLLM_API_KEY",
+        }
         backends = [open_backend(LM(**settings)), open_backend(LM(**settings, guided="vllm"))]
         for backend in backends:
             backend.complete(CallRequest(messages=(Message("user", "hi"),), max_tokens=5, constraint=constraint))
