@@ -246,12 +246,26 @@ def long_prompts(folder: Path, n_chars: int) -> Figures:
     return {"characters of the best prompt": len(best["candidate"]["parts"][0]["instructions"]), **found}
 
 
+def figures(folder: Path, given: argparse.Namespace) -> Iterator[tuple[str, Figures]]:
+    """Yield what was measured, one after the other."""
+    for kind in given.kinds if "rows" in given.parts else ():
+        yield f"{given.rows:,} rows, {kind}", load_rows(folder, kind, given.rows)
+        (folder / f"rows.{kind}").unlink()
+    for n in (50, given.trials) if "trials" in given.parts else ():
+        runs_dir = made_study(folder / str(n), n)
+        for words in (*COMMANDS, ["export", "fruit"]):
+            yield f"{n:,} trials, {' '.join(words)}", command(words, runs_dir)
+    if "prompts" in given.parts:
+        yield f"prompts of {given.chars:,} characters", long_prompts(folder / "long", given.chars)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--trials", type=int, default=5_000)
     parser.add_argument("--chars", type=int, default=20_000)
     parser.add_argument("--parts", nargs="+", default=["rows", "trials", "prompts"])
+    parser.add_argument("--kinds", nargs="+", default=["jsonl", "csv", "parquet"])
     parser.add_argument("--out", type=Path)
     given = parser.parse_args()
     os.environ.setdefault("OPENAI_API_KEY", "none")
@@ -259,19 +273,11 @@ def main() -> None:
     result: Figures = json.loads(given.out.read_text()) if given.out and given.out.exists() else {}
     result |= {"python": platform.python_version(), "cores": os.cpu_count(), "machine": platform.machine()}
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        for kind in ("jsonl", "csv", "parquet") if "rows" in given.parts else ():
-            result[f"{given.rows:,} rows, {kind}"] = load_rows(folder, kind, given.rows)
-            (folder / f"rows.{kind}").unlink()
-        for n in (50, given.trials) if "trials" in given.parts else ():
-            runs_dir = made_study(folder / str(n), n)
-            for words in (*COMMANDS, ["export", "fruit"]):
-                result[f"{n:,} trials, {' '.join(words)}"] = command(words, runs_dir)
-        if "prompts" in given.parts:
-            result[f"prompts of {given.chars:,} characters"] = long_prompts(folder / "long", given.chars)
-    print(json.dumps(result, indent=2))
-    if given.out:
-        given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+        for what, found in figures(Path(name), given):
+            result[what] = found
+            print(f"{what}: {found}", flush=True)
+            if given.out:
+                given.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
