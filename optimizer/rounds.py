@@ -33,3 +33,13 @@ def together(session: Session, wanted: Sequence[tuple[Candidate, Sequence[Exampl
     with ThreadPoolExecutor(len(wanted), thread_name_prefix="round") as pool:
         for future in [pool.submit(evaluate, *each) for each in wanted]:
             future.result()
+
+
+def next_size(session: Session, size: int, *, start: int, n_rows: int) -> int:
+    """Return how many rows the next block of a race has, `start` of `n_rows` being scored.
+
+    In batches a decision takes an hour: there are as few as will do, and none before there is an incumbent.
+    """
+    if session.job.config.lm.task.mode != "batch":
+        return size
+    return max(size, start) if session.elite.incumbent is not None else n_rows

@@ -126,7 +126,8 @@ def run_trial(session: Session, ticket: Ticket) -> None:
         session.tell_rejected(ticket, rejection, time.monotonic() - started)
         return
     if ticket.number == 0:
-        session.check_baseline(proposal.candidate)
+        with session.models.task.at_once():
+            session.check_baseline(proposal.candidate)
     state, reason = race(session, ticket, proposal.candidate)
     session.tell(ticket, proposal, state=state, reason=reason, duration_s=time.monotonic() - started)
 

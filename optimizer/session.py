@@ -35,6 +35,7 @@ from optimizer.race import FIRST_BLOCKS, race_rows
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
+from optimizer.rounds import next_size
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
 from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
@@ -168,8 +169,7 @@ class Session:
         Raises:
             ConfigError: the call failed for a reason that retrying will not mend.
         """
-        with self.models.task.at_once():
-            outcome = self.evaluate(candidate, self.splits.dev[:1], trial=0)[0]
+        outcome = self.evaluate(candidate, self.splits.dev[:1], trial=0)[0]
         if outcome.kind == "failed":
             raise ConfigError(f"the first example could not be scored: {outcome.error}")
 
@@ -186,13 +186,10 @@ class Session:
     def blocks(self) -> Iterator[Sequence[Example]]:
         """Yield the dev examples of a race: those that the incumbent is scored on, block by block."""
         dev, size, start = self.splits.dev, self.job.config.search.block, 0
-        n_first, in_batches = FIRST_BLOCKS * size, self.job.config.lm.task.mode == "batch"
-        n_first = n_first if self.job.config.search.racing else len(dev)
+        n_first = FIRST_BLOCKS * size if self.job.config.search.racing else len(dev)
         while start < min(n_rows := self.elite.n_raced or n_first, len(dev)):  # others may lengthen it
-            if in_batches:  # a decision takes an hour: as few as will do
-                size = max(size, start) if self.elite.incumbent is not None else n_rows
-            yield dev[start : min(start + size, n_rows)]
-            start += size
+            size = next_size(self, size, start=start, n_rows=n_rows)
+            yield dev[start : (start := min(start + size, n_rows))]
 
     def deepen(self, *, n_races: int) -> None:
         """Score the incumbent on further rows as the search goes on, so that races grow as the field gets closer."""

@@ -518,8 +518,8 @@ def test_of_a_very_large_source_a_sample_is_taken_and_said(monkeypatch: pytest.M
     assert (len(sampled.train), len(sampled.dev), len(sampled.test)) == (30, 12, 15)
     assert splits_from_rows(BASE, task=TASK, max_rows=wanted).report.fingerprints == sampled.report.fingerprints
     assert any("12 of " in line and "data.max_rows.dev" in line for line in sampled.report.warnings)
-    assert len(splits_from_rows(BASE, task=TASK, max_rows=MaxRows(train=60)).train) == 60
-    given = splits_from_rows(BASE[:100], BASE[100:140], BASE[140:180], task=TASK)
+    assert len(splits_from_rows(BASE, task=TASK, max_rows=MaxRows(train=35)).train) == 35
+    given = splits_from_rows(BASE[:80], BASE[80:110], BASE[110:], task=TASK)
     assert len(given.train) > 30
 
 
