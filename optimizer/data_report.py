@@ -77,6 +77,7 @@ class Tally:
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
         withheld: `split_key`s of rows that no prompt may show.
+        sampled: rows of splits for which nobody has said how many to take.
     """
 
     n_read: int = 0
@@ -87,6 +88,7 @@ class Tally:
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     withheld: set[str] = field(default_factory=set)
+    sampled: Mapping[SplitName, int] = field(default_factory=dict)
 
     def added_to(self, report: DataReport) -> DataReport:
         warnings = [
@@ -96,6 +98,11 @@ class Tally:
         if self.n_bad:
             left_out = f"{self.n_bad} of {self.n_read} rows are bad and were left out"
             warnings.append(f"{left_out}, for example {self.bad_rows[0]}")
+        warnings += [
+            f"{report.n[name]:,} of {n:,} {name} rows are taken; data.max_rows.{name} takes another number"
+            for name, n in self.sampled.items()
+            if n > report.n[name]
+        ]
         return replace(
             report,
             n_read=self.n_read,

@@ -134,10 +134,11 @@ def _open_within(
     )
     study = open_study(job, seed, pairs, crew)
     resources.callback(study.close)
-    models = open_models(job, journal, caps, observer.waiting)
+    deadline = Deadline.of(job.config.budget, spent_s=wall_s)
+    models = open_models(job, journal, caps, observer.waiting, left_s=deadline.left_s)
     evaluator = open_evaluator(job, models, journal, observer, crew)
     resources.callback(evaluator.close)
-    resources.callback(models.stop)
+    resources.callback(models.close)
     learned, (first, *others) = _learned(record), _diverse_starts(job, seed)
     starts = dict([first, *learned, *others])
     with crew.deciding():
@@ -147,7 +148,7 @@ def _open_within(
         seed=seed,
         journal=journal,
         caps=caps,
-        deadline=Deadline.of(job.config.budget, spent_s=wall_s),
+        deadline=deadline,
         study=study,
         models=models,
         evaluator=evaluator,
@@ -243,7 +244,8 @@ def open_proposer(job: Job, seed: Candidate, models: Models, journal: Journal, e
 
     def attempt(candidate: Candidate, rows: Sequence[Example], number: int) -> list[Attempt]:
         journal.put_candidate(candidate)
-        outcomes = evaluator.outcomes(candidate, rows, trial=number)
+        with models.task.at_once():
+            outcomes = evaluator.outcomes(candidate, rows, trial=number)
         return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
     config, splits = job.config, job.splits

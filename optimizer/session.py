@@ -35,6 +35,7 @@ from optimizer.race import FIRST_BLOCKS, race_rows
 from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
+from optimizer.rounds import next_size
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
 from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
@@ -55,7 +56,7 @@ class Session:
     def __init__(self, job: Job, observer: Observer) -> None:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
-        self.is_stopping, self.budget_note = False, cast("str | None", None)
+        self.is_stopping, self.budget_note = False, cast("BudgetExhausted | None", None)
         self._began_at = self._opened_at = time.monotonic()
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
@@ -131,8 +132,8 @@ class Session:
         Raises:
             Rejection: there is nothing to score.
         """
-        if not self.crew.is_shared:
-            return self._made(ticket)
+        if not self.crew.is_shared and self.job.config.search.in_flight == 1:
+            return self._made(ticket)  # it comes out the same again; others may have told something meanwhile
         if (proposal := made_before(self, ticket)) is None:
             keep_made(self, ticket, proposal := self._made(ticket))
         return proposal
@@ -187,8 +188,8 @@ class Session:
         dev, size, start = self.splits.dev, self.job.config.search.block, 0
         n_first = FIRST_BLOCKS * size if self.job.config.search.racing else len(dev)
         while start < min(n_rows := self.elite.n_raced or n_first, len(dev)):  # others may lengthen it
-            yield dev[start : min(start + size, n_rows)]
-            start += size
+            size = next_size(self, size, start=start, n_rows=n_rows)
+            yield dev[start : (start := min(start + size, n_rows))]
 
     def deepen(self, *, n_races: int) -> None:
         """Score the incumbent on further rows as the search goes on, so that races grow as the field gets closer."""
@@ -251,10 +252,10 @@ class Session:
             self.study.tell(ticket, TrialState.PRUNED, None, facts)
             self._after_trial(ticket.number, is_best=False)
 
-    def budget_used_up(self, note: str, ticket: Ticket | None = None) -> None:
+    def budget_used_up(self, error: BudgetExhausted, ticket: Ticket | None = None) -> None:
         """A cap was reached in the middle of a trial; the trial stays open and is taken up when the cap is raised."""
-        logger.info("search ends: %s", note)
-        self.budget_note = note
+        logger.info("search ends: %s", error)
+        self.budget_note = error
         if ticket is not None:
             self.crew.leave(ticket.number)
 
@@ -316,7 +317,7 @@ class Session:
 
     def why_nothing(self) -> str:
         """Say why there is no scored candidate."""
-        return self.budget_note or self.known.last_reason() or "no trial was finished"
+        return str(self.budget_note or self.known.last_reason() or "no trial was finished")
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
@@ -349,7 +350,7 @@ class Session:
         try:
             self.deepen(n_races=self.known.n_races())
         except BudgetExhausted as error:
-            self.budget_used_up(str(error))
+            self.budget_used_up(error)
 
     def _plain_operators(self) -> list[str]:
         """Operators that need no model, while the proposer is given a rest; else none."""

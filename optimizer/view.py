@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from optuna.trial import FrozenTrial, TrialState
 
+from optimizer.bulk import outcomes_by_candidate
 from optimizer.candidate import Candidate, Fields, JsonValue
 from optimizer.errors import StudyError
 from optimizer.journal import Journal
@@ -24,6 +25,7 @@ from optimizer.records import (
 )
 from optimizer.records import TrialState as OurState
 
+MANY = 50  # of so many trials all outcomes are read at once
 STATES: Mapping[TrialState, OurState] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -64,22 +66,29 @@ def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -
     started = [trial for trial in trials if trial.state != TrialState.WAITING]
     ids = {str(trial.user_attrs["candidate"]) for trial in started if "candidate" in trial.user_attrs}
     candidates, spends = journal.candidates(ids), journal.spend_of_trials()
-    return tuple(trial_record(trial, journal, candidates, spends, metric=metric) for trial in started)
+    if len(started) > MANY:
+        known = outcomes_by_candidate(journal, metric)
+    else:
+        known = {candidate_id: journal.outcomes(candidate_id, metric) for candidate_id in ids}
+    return tuple(trial_record(trial, known, candidates, spends) for trial in started)
 
 
 def trial_record(
     trial: FrozenTrial,
-    journal: Journal,
+    known: Mapping[str, Mapping[str, Outcome]],
     candidates: Mapping[str, Candidate],
     spends: Mapping[int, Spend],
-    *,
-    metric: str,
 ) -> TrialRecord:
+    """Turn one trial into ours.
+
+    Args:
+        known: outcomes by candidate and example.
+    """
     facts = trial.user_attrs
     candidate = candidates.get(str(facts.get("candidate", "")))
     spend = spends.get(trial.number, Spend())
     scored = cast("list[str]", facts.get("scored", []))
-    outcomes = journal.outcomes(candidate.id, metric) if candidate and scored else {}
+    outcomes = known.get(candidate.id, {}) if candidate and scored else {}
     recipe = Recipe(**json.loads(facts["recipe"])) if "recipe" in facts else Recipe(operator="start")
     return TrialRecord(
         number=trial.number,

@@ -441,8 +441,8 @@ def tracker_away(folder: Path) -> Figures:
     }
 
 
-def wait_for(url: str, process: subprocess.Popen[bytes]) -> None:
-    ends_at = time.monotonic() + 90
+def wait_for(url: str, process: subprocess.Popen[bytes], *, timeout_s: float = 90) -> None:
+    ends_at = time.monotonic() + timeout_s
     while True:
         assert process.poll() is None
         try:

@@ -19,6 +19,7 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from optimizer.bulk import outcomes_by_candidate
 from optimizer.candidate import Candidate, Part
 from optimizer.caps import Caps
 from optimizer.database import ledger_table, prepare_sqlite, reply_table
@@ -54,6 +55,15 @@ def reserve(journal: Journal, role: Role = "task", *, key: str = "k", caps: Caps
 def states(journal: Journal) -> list[str]:
     with journal.engine.connect() as connection:
         return list(connection.execute(sa.select(ledger_table.c.state).order_by(ledger_table.c.id)).scalars())
+
+
+def test_all_outcomes_at_once_are_those_of_each_candidate(journal: Journal) -> None:
+    """Reading a long study at once gives what reading candidate by candidate gives, of one metric alone."""
+    for candidate, example, metric in itertools.product(("a", "b"), ("x", "y", "z"), ("m1", "m2")):
+        journal.put_outcome(candidate, metric, Outcome(example_id=example, kind="scored", score=0.5, text=metric))
+    found = outcomes_by_candidate(journal, "m1")
+    assert found == {candidate: journal.outcomes(candidate, "m1") for candidate in ("a", "b")}
+    assert {len(each) for each in found.values()} == {3}
 
 
 # -- one call ------------------------------------------------------------------------------------

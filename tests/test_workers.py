@@ -19,9 +19,12 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from optimizer.crew import Crew
 from optimizer.errors import ConfigError
 from optimizer.file_systems import file_system_of
+from optimizer.journal import Journal, open_engine
 from optimizer.records import StudyView
+from optimizer.roster import lines, workers
 from optimizer.saved import open_saved
 from optimizer.workers import require_server
 from tests.fake_server import Body, FakeServer
@@ -223,6 +226,24 @@ def test_a_restart_of_the_database_server_is_waited_out(
         view = finished(tmp_path / "one")
         assert (view.state, len(view.trials)) == ("finished", 8)
         assert model.repeated == {}
+
+
+def test_status_names_the_workers_and_what_they_have_in_hand(database: str) -> None:
+    """The eldest comes first, trials are counted from 1 as everywhere, and who has left is not named."""
+    journals = [Journal(open_engine(database), "fruit", owner=f"host{i}:7") for i in range(2)]
+    crews = [Crew(journal) for journal in journals]
+    crews[1].take(4)
+    crews[1].take(2)
+    assert [line.partition(";")[0] for line in lines(workers(journals[0]))] == [
+        "worker host0:7, the eldest: no trial in hand",
+        "worker host1:7: trials 3, 5",
+    ]
+    for crew, journal in zip(crews, journals, strict=True):
+        crew.close()
+        assert all(each.name != crew._id.rpartition(":")[0] for each in workers(journals[0]))
+        if journal is not journals[0]:
+            journal.engine.dispose()
+    journals[0].engine.dispose()
 
 
 @pytest.mark.parametrize("storage", [None, "sqlite:////tmp/here.db"])

@@ -125,7 +125,7 @@ class Model:
                     continue
                 self._flow.answered()
                 history.answered()
-                if _is_usable(reply) or self.backend.is_local or was_odd:
+                if is_usable(reply) or self.backend.is_local or was_odd:
                     return self._of_fair_size(reply)
                 was_odd = True  # empty, declined or endless: hosted models do that now and then, so once more
 
@@ -189,6 +189,26 @@ class Model:
             return None  # it spoke, or nobody may ask: then the calls themselves find out
         return None
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let no call of this thread wait for others: somebody looks on."""
+        yield
+
+    def hurry(self) -> None:
+        """The search is over; what is asked from now on is for the verdict, which must stand in time."""
+
+    def final_s(self) -> float | None:
+        """Seconds that finalists and final test are expected to take, None where single calls tell."""
+        return None
+
+    def close(self) -> None:
+        """Stop, and wait for what works in the background."""
+        self.stop()
+
+    def paused_by(self, error: AttemptError) -> Paused:
+        """Let no other call of this model try either, and return what to raise."""
+        return self._paused(PAUSE_REASONS.get(error.kind, "provider"), str(error))
+
     def raise_if_stopped(self) -> None:
         """Raise `Paused` once the run is told to stop."""
         if self._stop.is_set():
@@ -216,7 +236,7 @@ class Model:
             del self._sent_at[call_id]
         crash_point("reply")
         usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
-        self._journal.settle(call_id, reply, usd=usd, keep_as=key if _is_valid(reply) else None)
+        self._journal.settle(call_id, reply, usd=usd, keep_as=key if is_valid(reply) else None)
         crash_point("commit")
         return reply
 
@@ -256,12 +276,13 @@ class Model:
         return Paused(*self._stopped_by)
 
 
-def _is_valid(reply: Reply) -> bool:
+def is_valid(reply: Reply) -> bool:
     """Whether a reply may be used again: complete and usable."""
-    return reply.finish_reason == "stop" and _is_usable(reply)
+    return reply.finish_reason == "stop" and is_usable(reply)
 
 
-def _is_usable(reply: Reply) -> bool:
+def is_usable(reply: Reply) -> bool:
+    """Whether a reply says something, of a size that can be kept."""
     return reply.finish_reason != "filtered" and bool(reply.text.strip()) and len(reply.text) <= MAX_REPLY_CHARS
 
 
