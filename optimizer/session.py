@@ -38,7 +38,6 @@ from optimizer.render import render
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
 from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
-from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import read_view, trial_records
@@ -66,9 +65,7 @@ class Session:
         self.elite = self.known.elite
         try:
             with self.crew.deciding():
-                self.tracker = (
-                    NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view, self.crew)
-                )
+                self.tracker = open_tracker(job, self.journal, self.view, self.crew, is_finished=self.is_finished)
             observer.opened(self)
         except BaseException:
             opened.close()

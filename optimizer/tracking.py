@@ -24,25 +24,37 @@ from optimizer.report.figures import standalone
 from optimizer.saved import SavedStudy
 from optimizer.showing import clean, texts
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
+from optimizer.track.outbox import is_settled
 from optimizer.track.projection import without_rows
 
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
 
 def open_tracker(
-    job: Job, journal: Journal, read_view: Callable[[], StudyView], crew: Alone | None = None
+    job: Job,
+    journal: Journal,
+    read_view: Callable[[], StudyView],
+    crew: Alone | None = None,
+    *,
+    is_finished: bool = False,
 ) -> Tracker | NoTracker:
-    """Begin to show a study in MLflow, or do nothing when tracking is off. Of several workers one writes."""
-    if not job.config.tracking.enabled:
+    """Begin to show a study in MLflow, or do nothing when tracking is off. Of several workers one writes.
+
+    Of a finished study only what is missing is shown: the run ended while MLflow was away, or was killed.
+    """
+    if not job.config.tracking.enabled or (is_finished and is_settled(journal.engine, journal.study)):
         return NoTracker()
     projection = projection_of(job, journal)
-    return Tracker.start(
+    tracker = Tracker.start(
         engine=journal.engine,
         study=journal.study,
         projection=projection,
         read_view=read_view,
         leads=crew.leads if crew is not None and crew.is_shared else None,
     )
+    if is_finished:
+        tracker.study_finished()
+    return tracker
 
 
 def projection_of(job: Job, journal: Journal) -> Projection:
