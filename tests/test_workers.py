@@ -237,9 +237,8 @@ def test_the_password_of_the_database_is_found_nowhere(tmp_path: Path, database:
     output = b""
     with FakeServer(answer) as server:
         for url, args, code in (
-            (whole, ["run", "study.yaml", "--workers", "2"], 0),
+            (whole, ["run", "study.yaml"], 0),
             (whole, ["status", "fruit"], 0),
-            (whole, ["track", "fruit"], 0),
             (away, ["run", "study.yaml", "--debug"], 2),
         ):
             storage = url.render_as_string(hide_password=False)
@@ -251,7 +250,7 @@ def test_the_password_of_the_database_is_found_nowhere(tmp_path: Path, database:
     names = [name for (name,) in rows(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
     tables = "".join(str(rows(database, f'SELECT t::text FROM "{name}" t')) for name in names)
     files = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
-    assert {"study.json", "log.txt", "workers.txt", "mlflow.db", "config.json"} <= {path.name for path in files}
+    assert {"study.json", "log.txt", "mlflow.db", "config.json"} <= {path.name for path in files}
     assert "study" in names
     for form in forms(PASSWORD):
         assert form not in output
