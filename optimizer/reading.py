@@ -87,7 +87,8 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
         table.add_row(*status_cells(view, is_running=live is not None))
     console().print(table, highlight=False)
     if name:
-        for line in background.lines(view, saved.journal.n_failed(), live):
+        pause = str((saved.journal.load_study() or {}).get("pause") or "")
+        for line in background.lines(view, saved.journal.n_failed(), live, budget=saved.config.budget, pause=pause):
             console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 

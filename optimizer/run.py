@@ -54,7 +54,7 @@ def run(job: Job, observer: Observer | None = None, on_open: Callable[[], None] 
                 tell(url, session.view)
             return view
         except Paused as pause:
-            session.pause(pause.reason)
+            session.pause(pause.reason, str(pause))
             if not (session.crew.is_shared and pause.reason in OUT_OF_REACH):  # that worker will join again
                 tell(url, session.view, reason=str(pause))
             raise

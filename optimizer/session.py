@@ -283,14 +283,14 @@ class Session:
         self.is_stopping = True
         self.models.stop()
 
-    def pause(self, reason: str) -> None:
+    def pause(self, reason: str, message: str = "") -> None:
         """Write why the study stopped, if anything can be written; running it again continues it."""
         if self.crew.is_shared and reason in OUT_OF_REACH:
             return
         with contextlib.suppress(Paused):
             if self.crew.n_workers() > 1:
                 return self._add_time()  # the others go on
-            self._close_record("paused", reason, {})
+            self._close_record("paused", reason, {"pause": redact(message)})
         self.tracker.study_finished()
 
     def mend_best(self) -> None:
