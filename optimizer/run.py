@@ -184,5 +184,5 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             rng=session.generator("final test"),
         )
     except verdict.TooManyFailures as error:
-        raise Paused("error_rate", f"{error}; run again when the model is back") from error
+        raise Paused("error_rate", f"{error}; mend that and run again to continue") from error
     return held.held_to_rules(session, found, winner, usd_per_row=usd_per_row)

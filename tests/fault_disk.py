@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import subprocess
 from collections import Counter
@@ -19,13 +20,13 @@ from typing import Any
 
 from optimizer.saved import open_saved
 from tests.fake_server import Body, FakeServer
-from tests.fault_kills import zygote
+from tests.fault_kills import empty_store, zygote
 from tests.fault_tracker import shown_once
 from tests.faults import Figures, answer, cli, kept_rows, n_in_ledger, outline, run_here, write_study
 
 DISK_BYTES = 24 * 2**20
 LIMITS = (0, 200, 900, 4096, 9000, 20_000, 33_000, 50_000, 80_000, 120_000, 160_000, 200_000, 260_000, 400_000)
-MOMENTS = [(n_call, leave) for n_call in (2, 20, 35, 60, 95) for leave in (0, 8_000, 60_000, 300_000)]
+MOMENTS = [(2, 0), (2, 60_000), (20, 300_000), (35, 0), (35, 8_000), (60, 0), (60, 60_000), (95, 8_000), (95, 300_000)]
 
 
 @contextmanager
@@ -64,10 +65,14 @@ class At:
 
 
 class Filling:
-    """Studies that meet the end of a disk, each continued with space."""
+    """Studies that meet the end of a disk, each continued with space.
 
-    def __init__(self, folder: Path, child: subprocess.Popen[str]) -> None:
-        self.folder, self.child = folder, child
+    Args:
+        store: an empty MLflow store to show the studies in, on the same disk; None: they are not shown.
+    """
+
+    def __init__(self, folder: Path, child: subprocess.Popen[str], store: Path | None = None) -> None:
+        self.folder, self.child, self.store = folder, child, store
         self.n_paused = self.n_unharmed = self.n_twice = 0
         self.lines: Counter[str] = Counter()
         with FakeServer(answer) as server:
@@ -78,7 +83,9 @@ class Filling:
     def study(self, place: Path, runs_dir: Path, model: Callable[[Body], str], **request: Any) -> None:
         """Run a study into the end of its disk, and on once `request` no longer limits it and space is back."""
         with FakeServer(model) as server:
-            path = write_study(place, server.url, tracking={"enabled": True})
+            path = write_study(place, server.url, tracking={"enabled": bool(self.store)})
+            if self.store:
+                shutil.copy(self.store, runs_dir / "mlflow.db")
             code, said = self._process(path, runs_dir, place / "said.txt", **request)
             assert code in (0, 3), f"exit code {code}: {said}"
             assert len(said.splitlines()) == (code == 3), said
@@ -149,7 +156,7 @@ def limited_files(folder: Path, limits: Sequence[int] = LIMITS) -> Figures:
 def full_disk(folder: Path, moments: Sequence[tuple[int, int]] = MOMENTS) -> Figures:
     """Fill the disk of the run folder, MLflow's store included, in the middle of some call, but for some bytes."""
     with zygote() as child:
-        filling = Filling(folder, child)
+        filling = Filling(folder, child, empty_store(folder))
         for n_call, leave in moments:
             place = folder / f"full-{n_call}-{leave}"
             with small_disk(place / "disk") as disk:

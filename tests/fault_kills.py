@@ -211,13 +211,18 @@ def kills(folder: Path, plan: Sequence[Crash], *, concurrency: int) -> Figures:
 
 def outbox_kills(folder: Path, n: int, *, concurrency: int) -> Figures:
     """Kill studies between an entry in MLflow and the mark that it was made; in the end each stands there once."""
+    with zygote() as child:
+        killing = Killing(folder, child, concurrency=concurrency, store=empty_store(folder))
+        return _carry_out(killing, [("outbox", 1 + i % 2) for i in range(n)])
+
+
+def empty_store(folder: Path) -> Path:
+    """Make a store of MLflow's own, to be copied: to make one takes seconds."""
     folder.mkdir(parents=True, exist_ok=True)
     store = folder / "empty.db"
     create = "import sys, mlflow; mlflow.MlflowClient(sys.argv[1]).search_experiments()"
     subprocess.run([sys.executable, "-c", create, f"sqlite:///{store}"], check=True, capture_output=True, timeout=600)
-    with zygote() as child:
-        killing = Killing(folder, child, concurrency=concurrency, store=store)
-        return _carry_out(killing, [("outbox", 1 + i % 2) for i in range(n)])
+    return store
 
 
 def _carry_out(killing: Killing, plan: Sequence[Crash]) -> Figures:

@@ -25,6 +25,7 @@ from typing import Any
 from zlib import crc32
 
 from optimizer.config_file import load_config
+from optimizer.data import load_splits
 from optimizer.job import open_job
 from optimizer.metrics import user_metric
 from optimizer.records import StudyView
@@ -288,14 +289,16 @@ def exhausted(folder: Path) -> Figures:
 METRIC = """
 import threading
 
+ODD = ODD_ROWS
+
 
 def odd(example, answer):
-    number = int(example.inputs["note"].split()[1])
-    if number % 20 == 3:
+    way = ODD.get(example.inputs["note"].split()[1])
+    if way == "raises":
         raise KeyError("no such thing")
-    if number % 20 == 11:
+    if way == "hangs":
         threading.Event().wait(30)
-    return float("nan") if number % 20 == 7 else float(answer["team"] == example.outputs["team"])
+    return float("nan") if way == "nan" else float(answer["team"] == example.outputs["team"])
 
 
 def broken(example, answer):
@@ -307,28 +310,35 @@ def late(example, answer, n_seen=[]):
     return 0.5 if len(n_seen) < 45 else float("nan")
 """
 HANGS_FOR_S = 0.5
+WAYS = ("raises", "nan", "hangs", "nan")
 
 
 def odd_metric(folder: Path) -> Figures:
-    """Let the metric raise, return NaN and hang for some rows."""
+    """Let the metric raise, return NaN and hang, each for a dev row, and return NaN for a test row."""
     limit_s, user_metric.LIMIT_S = user_metric.LIMIT_S, HANGS_FOR_S  # five minutes otherwise
     try:
         with FakeServer(answer) as server:
-            path = write_study(folder, server.url, metric="odd_metric:odd", rows=40, concurrency=8)
-            (folder / "odd_metric.py").write_text(METRIC)
+            path = write_study(folder, server.url, metric="odd_metric:odd", concurrency=8)
+            splits = load_splits(load_config(path), folder=folder)
+            odd = (splits.dev[6], splits.dev[11], splits.dev[16], splits.test[3])
+            numbers = {str(example.inputs["note"]).split()[1]: way for example, way in zip(odd, WAYS, strict=True)}
+            (folder / "odd_metric.py").write_text(METRIC.replace("ODD_ROWS", repr(numbers)))
             view = run_here(path, folder / "runs")
     finally:
         user_metric.LIMIT_S = limit_s
-    with closing(sqlite3.connect(folder / "runs/fruit/study.db")) as connection:
-        outcomes = [json.loads(text) for (text,) in connection.execute("SELECT outcome FROM evaluation")]
     verdict = view.verdict
     assert verdict is not None
-    assert all(0 <= outcome["score"] <= 1 for outcome in outcomes if outcome["kind"] == "scored")
     failed = [outcome for outcome in (*verdict.seed_outcomes, *verdict.winner_outcomes) if outcome.kind == "failed"]
-    assert all(outcome.score is None for outcome in failed)
-    ways = {way: sum(way in str(outcome.error) for outcome in failed) for way in ("KeyError", "nan", "not returned")}
-    assert all(ways.values()), ways
-    return {"failed rows of the final test by cause": ways, "verdict": verdict.decision, "scores from a failure": 0}
+    assert {(outcome.example_id, outcome.score) for outcome in failed} == {(splits.test[3].id, None)}
+    with closing(sqlite3.connect(folder / "runs/fruit/study.db")) as connection:
+        kept = [
+            (name, json.loads(text)) for name, text in connection.execute("SELECT example, outcome FROM evaluation")
+        ]
+    assert not {name for name, _ in kept} & {example.id for example in odd}
+    assert all(outcome["score"] in (0.0, 1.0) for _, outcome in kept if outcome["kind"] == "scored")
+    trials = Counter(trial.state for trial in view.trials)
+    assert not trials["failed"]
+    return {"odd rows": numbers, "verdict": verdict.decision, "trials": dict(trials), "scores from a failure": 0}
 
 
 def broken_metric(folder: Path) -> Figures:
@@ -338,7 +348,7 @@ def broken_metric(folder: Path) -> Figures:
         with FakeServer(answer) as server:
             place = folder / name
             path = write_study(place, server.url, metric=f"odd_metric:{name}")
-            (place / "odd_metric.py").write_text(METRIC)
+            (place / "odd_metric.py").write_text(METRIC.replace("ODD_ROWS", "{}"))
             done = cli("run", path, "--runs-dir", place / "runs")
             assert (done.returncode, len(done.stderr.strip().splitlines())) == (code, 1), done.stderr
             found[name] = {"exit code": code, "calls": len(server.calls), "line": done.stderr.strip()[:160]}
