@@ -46,7 +46,7 @@ def test_a_cap_holds_with_many_calls_in_flight_while_connections_break(tmp_path:
 @pytest.mark.slow
 def test_a_file_that_cannot_grow_pauses_the_study_and_damages_nothing(tmp_path: Path) -> None:
     """The first writer and a later one meet a limit: one line, and with space the study is as if undisturbed."""
-    figures = fault_disk.limited_files(tmp_path, limits=(900, 120_000))
+    figures = fault_disk.limited_files(tmp_path, limits=(900, 33_000))
     assert figures["paused with one line"] == 2
 
 
