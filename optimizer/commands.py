@@ -19,7 +19,7 @@ from optimizer.background import runs_flag
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
-from optimizer.files import make_private_folder
+from optimizer.files import make_private_folder, private_files
 from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
 from optimizer.words import count, duration, money, percent, points
 
@@ -127,6 +127,7 @@ def verify_prompt(
     return decay.exit_code
 
 
+@private_files()
 def run_study(
     config_path: Path,
     overrides: Sequence[str],
@@ -200,6 +201,7 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
     return open_saved(runs_dir, name).journal.engine
 
 
+@private_files()
 def track_study(name: str, runs_dir: Path) -> int:
     """Write a study to MLflow from its database."""
     from optimizer.saved import open_saved
@@ -214,6 +216,7 @@ def track_study(name: str, runs_dir: Path) -> int:
     return 0
 
 
+@private_files()
 def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool) -> int:
     """Start MLflow's UI on loopback and wait for it to end."""
     from optimizer.saved import open_saved

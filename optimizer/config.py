@@ -295,7 +295,8 @@ class Config(Model):
     storage: str | None = Field(
         None,
         description="Database URL of study and journal; default: `sqlite` in the run folder; "
-        "`postgresql+psycopg://...` for many machines.",
+        "`postgresql+psycopg://USER@HOST/NAME` for many machines. Its password belongs in PGPASSWORD or `~/.pgpass`; "
+        "one that stands here is used and kept nowhere.",
     )
     tracking: Tracking = Field(Tracking(), description="The MLflow view of the study.")
     notify: Notify = Field(Notify(), description="Who is told when the study ends or pauses.")

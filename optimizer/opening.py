@@ -15,6 +15,7 @@ from typing import cast
 
 import numpy as np
 
+from optimizer.addresses import passwords_in, without_password, written_settings
 from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
 from optimizer.caps import Caps
@@ -34,6 +35,7 @@ from optimizer.propose import Attempt
 from optimizer.propose.proposer import Proposer
 from optimizer.propose.starts import diverse_starts
 from optimizer.race import FloatArray, RaceRule
+from optimizer.redaction import remember
 from optimizer.saved import leave_pointer
 from optimizer.study import RacePruner, Study
 
@@ -80,6 +82,7 @@ def open_all(job: Job, observer: Observer) -> Opened:
         StudyError: another process runs it, or another configuration made it.
         Paused: its database or folder cannot be used.
     """
+    remember(*passwords_in(job.config.storage, job.config.tracking.uri))
     make_private_folder(job.run_dir)
     with ExitStack() as resources:
         is_first = _claim_folder(resources, job)
@@ -103,7 +106,8 @@ def _claim_folder(resources: ExitStack, job: Job) -> bool:
             return False
         raise
     forget_live(job.run_dir)
-    leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
+    storage = job.config.storage and without_password(job.config.storage)
+    leave_pointer(job.run_dir, storage=storage, folder=job.folder)
     return True
 
 
@@ -185,7 +189,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     if record is None:
         journal.create_study(
             {
-                "config": job.config.model_dump(mode="json"),
+                "config": written_settings(job.config),
                 "identity": identity,
                 "facts": dict(job.facts),
                 "seed": seed.to_json(),

@@ -16,6 +16,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.budget import expected_in_all
 from optimizer.candidate import Candidate
 from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
@@ -104,15 +105,17 @@ class Progress(Observer):
         if session is None:
             return Text(f"{self._phase} ...", style="dim")
         n_all = session.job.config.search.trials
-        spend = session.journal.spend()
+        spend, left = session.journal.spend(), left_s(session)
+        in_all = expected_in_all(spend, session.job.config.budget, elapsed_s=session.elapsed_s, left_s=left)
         table = Table.grid(padding=(0, 3))
         table.add_row(
             f"best [bold green]{percent(_best(session))}[/]",
             f"trial {min(self._n_trials, n_all)} of {n_all}",
-            f"{count(sum(spend.calls.values()))} calls",
-            money(spend.cost_usd, is_free=session.job.is_free),
+            f"{count(sum(spend.calls.values()))} calls" + (f" of about {count(in_all.calls)}" if in_all else ""),
+            money(spend.cost_usd, is_free=session.job.is_free)
+            + (f" of about {money(in_all.usd)}" if in_all and in_all.usd else ""),
             f"{duration(time.monotonic() - self._started_at)} so far",
-            f"about {duration(left)} left" if (left := left_s(session)) is not None else "",
+            f"about {duration(left)} left" if left is not None else "",
         )
         lines: list[RenderableType] = [table, ProgressBar(total=n_all, completed=self._n_trials, width=60)]
         phase = self._phase + (

@@ -96,7 +96,9 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
         table.add_row(*status_cells(view, is_running=live is not None or bool(at_work)))
     console().print(table, highlight=False)
     if name:
-        for line in [*background.lines(view, saved.journal.n_failed(), live), *lines(at_work)]:
+        pause = str((saved.journal.load_study() or {}).get("pause") or "")
+        status_lines = background.lines(view, saved.journal.n_failed(), live, budget=saved.config.budget, pause=pause)
+        for line in [*status_lines, *lines(at_work)]:
             console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 

@@ -55,7 +55,7 @@ def run(job: Job, observer: Observer | None = None, on_open: Callable[[], None] 
                 tell(url, session.view)
             return view
         except Paused as pause:
-            session.pause(pause.reason)
+            session.pause(pause.reason, str(pause))
             if not (session.crew.is_shared and pause.reason in OUT_OF_REACH):  # that worker will join again
                 tell(url, session.view, reason=str(pause))
             raise
@@ -191,5 +191,5 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             rng=session.generator("final test"),
         )
     except verdict.TooManyFailures as error:
-        raise Paused("error_rate", f"{error}; run again when the model is back") from error
+        raise Paused("error_rate", f"{error}; mend that and run again to continue") from error
     return held.held_to_rules(session, found, winner, usd_per_row=usd_per_row)

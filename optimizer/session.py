@@ -39,7 +39,6 @@ from optimizer.rounds import next_size
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
 from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
-from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import read_view, trial_records
@@ -67,9 +66,7 @@ class Session:
         self.elite = self.known.elite
         try:
             with self.crew.deciding():
-                self.tracker = (
-                    NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view, self.crew)
-                )
+                self.tracker = open_tracker(job, self.journal, self.view, self.crew, is_finished=self.is_finished)
             observer.opened(self)
         except BaseException:
             opened.close()
@@ -287,14 +284,14 @@ class Session:
         self.is_stopping = True
         self.models.stop()
 
-    def pause(self, reason: str) -> None:
+    def pause(self, reason: str, message: str = "") -> None:
         """Write why the study stopped, if anything can be written; running it again continues it."""
         if self.crew.is_shared and reason in OUT_OF_REACH:
             return
         with contextlib.suppress(Paused):
             if self.crew.n_workers() > 1:
                 return self._add_time()  # the others go on
-            self._close_record("paused", reason, {})
+            self._close_record("paused", reason, {"pause": redact(message)})
         self.tracker.study_finished()
 
     def mend_best(self) -> None:

@@ -79,7 +79,8 @@ def judge(
     """
     pairs = [i for i in range(len(examples)) if seed[i].value is not None and winner[i].value is not None]
     if len(pairs) < (1 - MAX_FAILED_SHARE) * len(examples):
-        raise TooManyFailures(f"{len(examples) - len(pairs)} of {len(examples)} test rows failed")
+        why = next((each.error for each in (*seed, *winner) if each.error and each.value is None), "no reason is known")
+        raise TooManyFailures(f"{len(examples) - len(pairs)} of {len(examples)} test rows failed, one because of {why}")
     rows = [examples[i] for i in pairs]
     old, new = [seed[i] for i in pairs], [winner[i] for i in pairs]
     comparison = stats.compare(

@@ -33,7 +33,8 @@ from optimizer.prompt import Message
 from optimizer.saved import open_saved
 from tests.fake_batch import BatchPlan, FakeBatchServer
 from tests.fake_server import Body, Fault, error, rate_limited, reply, reset
-from tests.faults import run_here, write_study, zygote
+from tests.fault_kills import zygote
+from tests.faults import run_here, write_study
 from tests.test_main_job import answer
 
 FAST = {"poll": 0.05, "gather": 0.1, "least": 3}

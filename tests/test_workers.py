@@ -30,6 +30,7 @@ from optimizer.workers import require_server
 from tests.fake_server import Body, FakeServer
 from tests.faults import write_study
 from tests.test_main_job import answer, command
+from tests.test_secrets import forms
 
 MODEL_S = 0.02
 
@@ -244,6 +245,38 @@ def test_status_names_the_workers_and_what_they_have_in_hand(database: str) -> N
         if journal is not journals[0]:
             journal.engine.dispose()
     journals[0].engine.dispose()
+
+
+PASSWORD = "canary/password of a+database"
+
+
+@pytest.mark.slow
+def test_the_password_of_the_database_is_found_nowhere(tmp_path: Path, database: str) -> None:
+    """One that stands in the configuration is used, and no file, output, table or MLflow store holds it."""
+    whole = sa.engine.make_url(database).set(password=PASSWORD)
+    away = whole.difference_update_query(["host"]).set(host="127.0.0.1", port=9)
+    output = b""
+    with FakeServer(answer) as server:
+        for url, args, code in (
+            (whole, ["run", "study.yaml"], 0),
+            (whole, ["status", "fruit"], 0),
+            (away, ["run", "study.yaml", "--debug"], 2),
+        ):
+            storage = url.render_as_string(hide_password=False)
+            shape: dict[str, Any] = {"trials": 2, "rows": 10, "tracking": {"enabled": True}}
+            write_study(tmp_path, server.url, storage=storage, **shape)
+            done = subprocess.run(command(*args), cwd=tmp_path, capture_output=True, timeout=240)
+            output += done.stdout + done.stderr
+            assert done.returncode == code, done.stderr.decode()
+    names = [name for (name,) in rows(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    tables = "".join(str(rows(database, f'SELECT t::text FROM "{name}" t')) for name in names)
+    files = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert {"study.json", "log.txt", "mlflow.db", "config.json"} <= {path.name for path in files}
+    assert "study" in names
+    for form in forms(PASSWORD):
+        assert form not in output
+        assert form not in tables.encode()
+        assert [str(path) for path, content in files.items() if form in content] == []
 
 
 @pytest.mark.parametrize("storage", [None, "sqlite:////tmp/here.db"])
