@@ -32,7 +32,7 @@ def guard(is_debug: bool, call: Callable[[], int]) -> None:
 
 
 ORDER = (
-    "init", "check", "run", "worker", "status", "stop", "suggest", "review",
+    "example", "init", "check", "run", "worker", "status", "stop", "suggest", "review",
     "show", "report", "compare", "ui", "export", "verify", "track",
 )  # fmt: skip
 

@@ -15,10 +15,10 @@ from optimizer.cli_options import guard
 
 @click.command()
 @click.argument("data", required=False)
-@click.option("--goal", metavar="TEXT", help="What the prompt is for, in one or two sentences.")
+@click.option("--goal", metavar="TEXT", help="What the prompt is for, in one or two sentences (or @FILE).")
 @click.option("--input", "inputs", multiple=True, metavar="COLUMN", help="A column that is read; may be repeated.")
 @click.option("--output", "outputs", multiple=True, metavar="COLUMN", help="The column of the answer.")
-@click.option("--prompt", metavar="TEXT", help="Your present prompt.")
+@click.option("--prompt", metavar="TEXT", help="Your present prompt (or @FILE).")
 @click.option("--name", metavar="NAME", help="Name of the study.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="File to write; default: NAME.yaml.")
 @click.option("--model", metavar="MODEL", help="Model that the prompt is for; default: embedded.")
@@ -51,7 +51,7 @@ def init(
     DATA is a .csv, .xlsx, .jsonl or .parquet file, or hub:owner/name.
     """
     from optimizer.commands_init import init_study
-    from optimizer.init_study import Wishes
+    from optimizer.init_wishes import Wishes
 
     wishes = Wishes(
         data=data,
@@ -69,6 +69,20 @@ def init(
     )
     ask = None if yes else lambda question, proposal: str(click.prompt(question, default=proposal, type=str))
     guard(debug, lambda: init_study(wishes, ask, is_forced=force))
+
+
+@click.command()
+@click.argument("name", required=False)
+@click.option("--into", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder; default: here.")
+@options.debug
+def example(name: str | None, into: Path, debug: bool) -> None:
+    """Copy a ready configuration NAME with its data; list them without.
+
+    There is one for each usual kind of task.
+    """
+    from optimizer.commands_init import show_example
+
+    guard(debug, lambda: show_example(name, into))
 
 
 @click.command()
@@ -138,5 +152,5 @@ def worker(config: Path, overrides: tuple[str, ...], quiet: bool, runs_dir: Path
 
 def add_commands(app: click.Group) -> None:
     """Enter the commands of this module."""
-    for command in (init, worker, suggest, review):
+    for command in (init, example, worker, suggest, review):
         app.add_command(command)

@@ -17,6 +17,7 @@ from optimizer.render import render
 from optimizer.review import Difference, Finalist, differences, finalists
 from optimizer.saved import SavedStudy, open_saved
 from optimizer.terminal import console, hold_logs
+from optimizer.text_files import text_of
 from optimizer.wishes import refuse_finished, reworded, suggest, veto, vetoes
 from optimizer.words import percent, visible
 
@@ -57,20 +58,6 @@ def review_study(
     if not vetoed and edited is None:
         _show(saved, is_json=is_json)
     return 0
-
-
-def text_of(words: str) -> str:
-    """Return the text, or that of the file that `@FILE` names.
-
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    if not words.startswith("@"):
-        return words
-    try:
-        return Path(words[1:]).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{words[1:]}: cannot be read as UTF-8 text: {error}") from error
 
 
 def _edit(saved: SavedStudy, finalist: Finalist, text: str | None, edit: Callable[[str], str | None]) -> None:
