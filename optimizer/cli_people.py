@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from pathlib import Path
 
 import click
@@ -72,7 +74,7 @@ def init(
 
 
 @click.command()
-@click.argument("name", required=False)
+@click.argument("name", required=False, shell_complete=options.example_names)
 @click.option("--into", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder; default: here.")
 @options.debug
 def example(name: str | None, into: Path, debug: bool) -> None:
@@ -106,6 +108,7 @@ def suggest(study: str, text: str, like: str, predictor: str | None, runs_dir: P
 @options.study
 @click.option("--veto", "vetoed", type=int, multiple=True, metavar="N", help="A trial that must not win; repeatable.")
 @click.option("--edit", "edited", type=int, metavar="N", help="Edit the prompt of a trial and race the result.")
+@click.option("--predictor", metavar="NAME", help="With --edit: which prompt of a program with several.")
 @click.option("--text", metavar="TEXT", help="With --edit: the new prompt (or @FILE) instead of an editor.")
 @options.as_json
 @options.runs_dir
@@ -114,6 +117,7 @@ def review(
     study: str,
     vetoed: tuple[int, ...],
     edited: int | None,
+    predictor: str | None,
     text: str | None,
     is_json: bool,
     runs_dir: Path,
@@ -121,17 +125,22 @@ def review(
 ) -> None:
     """Show the finalists of STUDY; veto or edit one.
 
-    They stand side by side, with the dev rows on which they differ.
+    They stand side by side, with the dev rows on which they differ. In a terminal it then asks what should become of
+    them; an edited prompt is raced like any other.
     """
     from optimizer.commands_review import review_study
 
     def edit(old: str) -> str | None:
         return click.edit(old, extension=".txt")
 
-    guard(
-        debug,
-        lambda: review_study(study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit),
+    def ask(question: str) -> str:
+        return str(click.prompt(question, default="", show_default=False))
+
+    call = functools.partial(
+        review_study, study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit
     )
+    is_seen = sys.stdin.isatty() and sys.stdout.isatty()
+    guard(debug, lambda: call(predictor=predictor, ask=ask if is_seen else None))
 
 
 @click.command()

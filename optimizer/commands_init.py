@@ -62,10 +62,11 @@ def _show_columns(columns: Mapping[str, Column]) -> None:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     shown = list(columns.values())[:MAX_COLUMNS_SHOWN]
     name_width = min(24, max(len(column.name) for column in shown))
-    table.add_column("column", overflow="ellipsis", no_wrap=True, min_width=name_width, max_width=24)
+    table.add_column("column", overflow="ellipsis", no_wrap=True, width=max(len("column"), name_width))
     for head in ("different", "empty"):
-        table.add_column(head, justify="right", no_wrap=True, min_width=len(head))
-    table.add_column("for example", overflow="ellipsis", no_wrap=True)
+        table.add_column(head, justify="right", no_wrap=True, width=len(head))
+    rest = out.width - name_width - len("different" + "empty") - 8
+    table.add_column("for example", overflow="ellipsis", no_wrap=True, width=max(10, rest))
     for column in shown:
         first = " ".join(visible(column.texts[0]).split())
         table.add_row(Text(visible(column.name)), count(column.n_different), count(column.n_empty), Text(first))

@@ -153,7 +153,7 @@ def test_what_cannot_be_done_is_one_line(
     observer = After(1, lambda: _refusals(tmp_path, capsys))
     study(tmp_path, server.url, observer)
     assert observer.done
-    with pytest.raises(StudyError, match="is finished and its test rows are used; start a new one"):
+    with pytest.raises(StudyError, match="is finished and its test rows are used; begin another one"):
         suggested(tmp_path)()
     with pytest.raises(StudyError, match="finished"):
         _review(tmp_path, vetoed=(1,))
