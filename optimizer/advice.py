@@ -21,6 +21,7 @@ MAX_CONTRADICTORY = 0.15
 MAX_LEAKED = 0.1
 NOTHING_LEFT = 0.02  # head-room below this is nothing
 MAX_NOISE = 0.15  # standard deviation of the score of one and the same answer; a coin gives 0.5
+MIN_EXPECTED = 0.5  # score of the expected answers below which the metric, not the model, is to blame
 UNEVEN = 0.9  # share of the constant answer from which a mean of hits says little
 ODDS_GAIN = 2.0  # by how much a good search multiplies the odds of a right answer: the usual size in published runs
 PRIOR_SPREAD, PRIOR_ROWS = 0.5, 20.0  # belief about paired differences before any row, and how many rows it is worth
@@ -42,6 +43,7 @@ class ProbeFacts:
 
     Attributes:
         with_examples: score of the seed with a few examples; None when the study allows none.
+        expected: score of the expected answers themselves; None when it cannot be had for free.
         constant: score of always giving the most frequent answer; None when it cannot be had for free.
         noise: mean standard deviation of one row's score when the model answers it again.
         metric_noise: the same for one and the same answer, scored again; above 0 for judges only.
@@ -66,6 +68,7 @@ class ProbeFacts:
     n_repeated: int
     contradictory_share: float
     leaked_share: float
+    expected: float | None = None
     overlap: int = 0
     near_copies: str = ""
 
@@ -159,12 +162,12 @@ def _objections(facts: ProbeFacts) -> Iterator[Reason]:
     if facts.head_room < NOTHING_LEFT:
         yield Reason("stop", f"your prompt scores {percent(facts.seed)} already; there is nothing left to gain")
         return
+    if facts.expected is not None and facts.expected < MIN_EXPECTED:
+        said = f"the expected answers themselves score {percent(facts.expected)}"
+        yield Reason("another metric", f"{said}; the metric asks for something else than they hold")
+        return
     if facts.best == 0 and facts.read_share >= MIN_READ:
-        yield Reason(
-            "another metric",
-            "every answer scores 0 although it can be read; the metric may ask for more than is meant, or the model "
-            "cannot do this",
-        )
+        yield _why_nothing_right(facts)
         return
     if not facts.is_skilled and (facts.constant or 0.0) - facts.seed < facts.smallest_gain:
         yield Reason("stop", _why_unskilled(facts))
@@ -184,6 +187,16 @@ def _objections(facts: ProbeFacts) -> Iterator[Reason]:
             f"{facts.n_test} test rows prove a gain of {100 * facts.smallest_gain:.0f} points, and a good search may "
             f"find {100 * facts.likely_gain:.0f}; about {facts.n_test_wanted} test rows would do",
         )
+
+
+def _why_nothing_right(facts: ProbeFacts) -> Reason:
+    said = "every answer scores 0 although it can be read"
+    if facts.expected is None:
+        return Reason(
+            "another metric", f"{said}; the metric may ask for more than is meant, or the model cannot do this"
+        )
+    said += f", and the expected ones score {percent(facts.expected)}"
+    return Reason("stop", f"{said}; the model cannot do this, or the prompt does not say in what form to answer")
 
 
 def _why_unskilled(facts: ProbeFacts) -> str:

@@ -184,6 +184,7 @@ def _facts(job: Job, planned: Plan, plain: list[Asked], shown: list[Asked], draw
         seed=seed if seed is not None else 0.0,
         with_examples=_score(job, planned.rows, shown),
         constant=constant,
+        expected=_expected(job, planned.rows),
         is_mean=job.metric.is_mean,
         read_share=1 - len(unread) / max(1, len(plain) + len(shown)),
         unread_reason=unread[0] if unread else "",
@@ -207,6 +208,17 @@ def _score(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> float |
         return None
     examples, answers, values = zip(*known, strict=True)
     return job.metric.aggregate(examples, answers, np.array(values))
+
+
+def _expected(job: Job, rows: Sequence[Example]) -> float | None:
+    """What the expected answers themselves score: a metric that refuses them measures something else."""
+    if job.judge_backend is not None:  # a judge would have to be paid for this
+        return None
+    try:
+        values = np.array([score(job.metric, row, row.outputs).value for row in rows])
+    except MetricError:
+        return None
+    return job.metric.aggregate(rows, [row.outputs for row in rows], values)
 
 
 def _constant(job: Job) -> float | None:

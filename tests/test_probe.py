@@ -34,6 +34,12 @@ FACTS = ProbeFacts(
         ({"leaked_share": 0.5}, "stop", "an input is the answer"),
         ({"contradictory_share": 0.3}, "stop", "contradict"),
         ({"seed": 0.0, "with_examples": 0.0, "constant": 0.0}, "another metric", "every answer scores 0"),
+        (
+            {"seed": 0.0, "with_examples": 0.0, "expected": 1.0},
+            "stop",
+            "the model cannot do this, or the prompt does not",
+        ),
+        ({"expected": 0.1}, "another metric", "the expected answers themselves score 10.0%"),
         ({"constant": 0.95, "seed": 0.2}, "another metric", "macro_f1"),
         ({"constant": 0.95, "seed": 0.2, "is_mean": False}, "go", "points that are left"),
         ({"metric_noise": 0.3}, "another metric", "scored again moves by 0.30"),
