@@ -134,6 +134,9 @@ def _trial_line(trial: TrialRecord, *, is_best: bool) -> Text:
     score = f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.score is not None else ""
     text = Text(f"trial {trial.number + 1:>3}  {made_by:<10}  {score:<14}  ")
     text.append("new best" if is_best else trial.state, style="green" if is_best else "dim")
+    n_unread = sum(outcome.kind in ("unparsed", "refused") for outcome in trial.outcomes)
+    if 2 * n_unread > len(trial.outcomes):
+        text.append(f"  {n_unread} of {len(trial.outcomes)} replies cannot be read", style="yellow")
     if trial.reason and not is_best:
         text.append(f"  {visible(trial.reason)}", style="dim")
     return text
