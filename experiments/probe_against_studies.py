@@ -21,11 +21,11 @@ from optimizer.probe import plan, probe
 from optimizer.records import StudyView, Verdict
 from optimizer.run import run
 
-# Chosen before any of them was probed: five for which a model of this size shows some skill, three for which not.
+# Chosen before any of them was probed: five on which a model of this size has room, three near the constant answer.
 TASKS = (
     "ii_first_letter", "implicatures", "snips", "ii_sum", "ii_larger_animal", "bbh_navigate", "sms_spam", "restaurant8k"
 )  # fmt: skip
-N_DEV, N_TEST, N_CALLS, N_TRIALS = 60, 120, 500, 40
+N_DEV, N_TEST, N_CALLS, N_TRIALS = 60, 120, 500, 40  # the calls leave 100 of the test rows for the verdict
 
 
 def carry_out(task: str, *, data: Path, model: KeptReplies, runs_dir: Path, seed: int) -> dict[str, object]:

@@ -28,6 +28,7 @@ EDGES = {
         "summary",
         "terminal",
         "commands",
+        "commands_init",
         "commands_privacy",
         "commands_probe",
         "commands_review",
