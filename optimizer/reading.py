@@ -16,6 +16,7 @@ from rich.text import Text
 from optimizer.background import runs_flag
 from optimizer.errors import ConfigError
 from optimizer.terminal import console, wide_console
+from optimizer.words import visible
 
 if TYPE_CHECKING:
     from optimizer.candidate import Candidate
@@ -139,7 +140,7 @@ def export_study(
     rows = saved.test_rows() if chosen == "promptfoo" else ()
     text = export(view, saved.program(), chosen, candidate, rows=rows)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)  # a row must not steer a terminal
     else:
         write_new(output, text, is_forced=is_forced)
         console().print(f"wrote {output}", highlight=False)

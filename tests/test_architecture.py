@@ -29,6 +29,7 @@ EDGES = {
         "summary",
         "terminal",
         "commands",
+        "commands_init",
         "commands_privacy",
         "commands_probe",
         "commands_review",
