@@ -39,6 +39,20 @@ class Terminal:
     def type(self, keys: str) -> None:
         os.write(self._master, keys.encode())
 
+    def interrupt(self, timeout_s: float = 120) -> int:
+        """Press Ctrl-C, and again while the command goes on; return its exit code.
+
+        One that comes in the moment in which a prompt opens is lost between Python's readline and its select.
+        """
+        deadline = time.monotonic() + timeout_s
+        while self._process.poll() is None and time.monotonic() < deadline:
+            with contextlib.suppress(OSError):  # it has just ended
+                self.type("\x03")
+            pressed_at = time.monotonic()
+            while self._read(pressed_at + 1.0 - time.monotonic()):
+                pass
+        return self.end(timeout_s)
+
     def end(self, timeout_s: float = 120) -> int:
         """Read to the end, and return the exit code."""
         deadline = time.monotonic() + timeout_s

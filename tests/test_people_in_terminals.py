@@ -50,8 +50,7 @@ def test_a_break_in_the_questions_loses_nothing(tmp_path: Path) -> None:
         screen.wait_for("Must all rows stay on this machine (name 60) [yes]: ")
         screen.type("\n")
         screen.wait_for("Model (")
-        screen.type("\x03")
-        assert screen.end() == 2
+        assert screen.interrupt() == 2
     command = " ".join(screen.shown.split()).partition("go on with `")[2].partition("`")[0]
     words = shlex.split(command)
     assert words[:3] == ["optimizer", "init", "a.csv"]
