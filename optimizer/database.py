@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -207,10 +207,14 @@ def prepare_sqlite(engine: sa.Engine, *, is_durable: bool) -> None:
     engine.dispose()
 
 
-def insert_or_ignore(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> None:
-    """Insert a row unless its key is there already."""
+def insert_or_ignore(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
+    """Insert rows but those whose key is there already. In order of key, so that two writers cannot deadlock."""
+    if not rows:
+        return
     insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
+    keys = [column.name for column in table.primary_key]
+    ordered = sorted(rows, key=lambda row: [str(row[key]) for key in keys])
+    connection.execute(insert(table).on_conflict_do_nothing(), ordered)
 
 
 @contextmanager

@@ -76,6 +76,5 @@ def copy_replies(source: sa.Engine, target: sa.Engine) -> int:
     with storage_errors(), source.connect() as reading:
         rows = [row._asdict() for row in reading.execute(sa.select(reply_table))]
     with storage_errors(), target.begin() as writing:
-        for row in rows:
-            insert_or_ignore(writing, reply_table, row)
+        insert_or_ignore(writing, reply_table, rows)
     return len(rows)
