@@ -216,7 +216,77 @@ def evaluations(given: argparse.Namespace) -> Figures:
     }
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {"evaluations": evaluations}
+class Instant:
+    """A model in this process that takes a set time and no processor: what is left is everything around it."""
+
+    identity, style, is_local, n_lanes = "instant", "chat", False, 1
+
+    def __init__(self, latency_s: float) -> None:
+        self._latency_s = latency_s
+
+    def complete(self, request: Any) -> Any:
+        from optimizer.lm.backend import Reply
+
+        time.sleep(self._latency_s)
+        del request
+        return Reply(text="red", finish_reason="stop", tokens_in=40, tokens_out=2)
+
+    def use_lane(self, lane: int) -> None:
+        pass
+
+    def abandon(self, after_s: float) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def dspy_model(latency_s: float) -> Any:
+    """The same as a `dspy.LM`."""
+    import dspy
+    from dspy import lm15
+
+    class Engine:
+        def complete(self, request: Any) -> Any:
+            time.sleep(latency_s)
+            text = lm15.TextPart("[[ ## colour ## ]]\nred\n\n[[ ## completed ## ]]")
+            return lm15.Response(
+                id=None,
+                model=request.model,
+                message=lm15.Message.assistant([text]),
+                finish_reason="stop",
+                usage=lm15.Usage(input_tokens=40, output_tokens=2),
+            )
+
+    return dspy.LM("bench/instant", engine=Engine(), cache=False, num_retries=0, max_tokens=16)
+
+
+def cpu(given: argparse.Namespace) -> Figures:
+    """Ours includes reservation, reply, settlement and outcome in the journal; DSPy's keeps nothing."""
+    found: Figures = {}
+    for n in (100, 3000, 30_000):
+        each: dict[str, list[float]] = {"ours": [], "dspy": []}
+        for _ in range(given.repeats if n < 30_000 else 1):
+            with tempfile.TemporaryDirectory() as folder, bench(Path(folder), Instant(0.02), n + 64) as ready:
+                ready.evaluator.outcomes(ready.candidate, ready.examples[n:])
+                with stopwatch() as taken:
+                    ready.evaluator.outcomes(ready.candidate, ready.examples[:n])
+            each["ours"].append(1000 * taken[0].cpu_s / n)
+            lm = dspy_model(0.02)
+            dspys(lm, 64)
+            each["dspy"].append(1000 * dspys(lm, n).cpu_s / n)
+            print(" ", n, {name: round(values[-1], 3) for name, values in each.items()}, flush=True)
+        ours_ms, dspy_ms = statistics.median(each["ours"]), statistics.median(each["dspy"])
+        found[f"{n} rows"] = {
+            "ours, ms": round(ours_ms, 3),
+            "dspy.Predict + dspy.Evaluate, ms": round(dspy_ms, 3),
+            "ours / dspy": round(ours_ms / dspy_ms, 3),
+        }
+    found["ours, 30,000 rows / 100 rows"] = round(found["30000 rows"]["ours, ms"] / found["100 rows"]["ours, ms"], 2)
+    return found
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {"evaluations": evaluations, "cpu": cpu}
 
 
 def machine() -> Figures:

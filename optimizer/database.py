@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
@@ -211,10 +212,15 @@ def insert_or_ignore(connection: sa.Connection, table: sa.Table, rows: Sequence[
     """Insert rows but those whose key is there already. In order of key, so that two writers cannot deadlock."""
     if not rows:
         return
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
     keys = [column.name for column in table.primary_key]
     ordered = sorted(rows, key=lambda row: [str(row[key]) for key in keys])
-    connection.execute(insert(table).on_conflict_do_nothing(), ordered)
+    connection.execute(_insert_or_ignore(connection.dialect.name, table), ordered)
+
+
+@functools.cache
+def _insert_or_ignore(dialect: str, table: sa.Table) -> sa.Insert:
+    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
+    return insert(table).on_conflict_do_nothing()
 
 
 @contextmanager

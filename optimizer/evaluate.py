@@ -20,7 +20,7 @@ from optimizer.lm.model import Model
 from optimizer.metrics import Metric, score
 from optimizer.program import Answer, Program, Refused
 from optimizer.records import Outcome
-from optimizer.redaction import redact
+from optimizer.redaction import known_secrets, redact, redacted
 
 MAX_ERROR_CHARS = 500
 
@@ -83,13 +83,13 @@ class Evaluator:
             BudgetExhausted: a cap is reached. Calls that were under way have ended, finished outcomes are kept.
             Paused: the model cannot be used. Likewise, and no later call is made: all threads get this same error.
         """
-        candidate_id, metric = candidate.id, self._metric.version
+        candidate_id, metric, secrets = candidate.id, self._metric.version, known_secrets()
         kept = self._journal.outcomes(candidate_id, metric)
         missing = {example.id: example for example in examples if example.id not in kept}
 
         def evaluate(example: Example) -> Outcome:
             with self._model.billed_to(trial):
-                outcome = self._evaluate(candidate, example)
+                outcome = self._evaluate(candidate, example, secrets)
             self._journal.put_outcome(candidate_id, metric, outcome)
             self._on_outcome()
             return outcome
@@ -192,10 +192,10 @@ class Evaluator:
         for _ in range(min(self._n_threads, len(examples))):
             yield self._lanes[0], _drained(queue)
 
-    def _evaluate(self, candidate: Candidate, example: Example) -> Outcome:
+    def _evaluate(self, candidate: Candidate, example: Example, secrets: Sequence[str]) -> Outcome:
         try:
             answer = self._program.run(candidate, example.inputs, self._model.call)
-            return self._scored(example, answer)
+            return self._scored(example, answer, secrets)
         except UnreadableReply as error:
             reason, text = (*map(str, error.args), "", "")[:2]
             return Outcome(example_id=example.id, kind="unparsed", text=text, error=_one_line(reason))
@@ -204,7 +204,7 @@ class Evaluator:
         except (CallError, MetricError, ProgramError) as error:
             return Outcome(example_id=example.id, kind="failed", error=_one_line(f"{type(error).__name__}: {error}"))
 
-    def _scored(self, example: Example, answer: Answer) -> Outcome:
+    def _scored(self, example: Example, answer: Answer, secrets: Sequence[str]) -> Outcome:
         result = score(self._metric, example, answer.fields)
         return Outcome(
             example_id=example.id,
@@ -212,7 +212,7 @@ class Evaluator:
             score=result.value,
             answer=_with_reasoning(answer),
             text=answer.text,
-            feedback=None if result.feedback is None else redact(result.feedback),
+            feedback=None if result.feedback is None else redacted(result.feedback, secrets),
         )
 
 

@@ -108,9 +108,8 @@ class Ledger:
             insert_or_ignore(connection, table, [entry.values for entry in keeps if entry.table is table])
 
     def totals(self, connection: sa.Connection, *, lock: bool = False) -> dict[Role, Total]:
-        query = sa.select(spend_table).where(spend_table.c.study == self.study).order_by(spend_table.c.role)
-        rows = connection.execute(query.with_for_update() if lock else query)
-        return {cast(Role, row.role): Total(row.calls, row.tokens_in, row.tokens_out, row.usd) for row in rows}
+        rows = connection.execute(_LOCK_TOTALS if lock else _TOTALS, {"study": self.study})
+        return {role: Total(*amounts) for role, *amounts in rows}
 
     def locked_totals(self, connection: sa.Connection) -> dict[Role, Total]:
         """Return the totals of all roles, which nobody else can change before the transaction ends."""
@@ -148,13 +147,15 @@ class Ledger:
             {**base, "role": each.role, "key": each.key, "trial": each.trial, "tokens_in": each.tokens, "usd": each.usd}
             for each in entries
         ]
+        if len(rows) == 1:  # without the machinery that brings ids and rows together
+            return [connection.execute(_INSERT_ONE, rows[0]).scalar_one()]
         return list(connection.execute(_INSERT, rows).scalars())
 
     def _is_lost(self, connection: sa.Connection) -> bool:
         """Whether others have given this worker up: they may be making its calls."""
         if not self.is_fenced:
             return False
-        return connection.execute(sa.select(worker_table.c.seq).where(worker_table.c.id == self.owner)).first() is None
+        return connection.execute(_WORKER, {"owner": self.owner}).first() is None
 
     # -- end ------------------------------------------------------------------------------------------
 
@@ -162,9 +163,7 @@ class Ledger:
         """Move calls to their final state and correct the totals; those that are there already stay."""
         if not entries:
             return
-        table = ledger_table.c
-        where = table.id.in_([entry.call_id for entry in entries]) & table.state.in_(("reserved", "unknown"))
-        found = connection.execute(_OPEN.where(where).order_by(table.id).with_for_update())
+        found = connection.execute(_OPEN, {"ids": [entry.call_id for entry in entries]})
         rows = {row.id: row._asdict() for row in found}
         changed: dict[int, dict[str, Any]] = {}
         replies: dict[str, Reply] = {}
@@ -201,8 +200,26 @@ class Ledger:
             connection.execute(_UPDATE_TOTALS, rows)
 
 
+# Statements are built once: to build one takes longer than to carry it out.
+_AMOUNTS = [spend_table.c[name] for name in Total._fields]
+_TOTALS = (
+    sa.select(spend_table.c.role, *_AMOUNTS)
+    .where(spend_table.c.study == sa.bindparam("study"))
+    .order_by(spend_table.c.role)
+)
+_LOCK_TOTALS = _TOTALS.with_for_update()
+_REPLIES = sa.select(reply_table).where(reply_table.c.key.in_(sa.bindparam("keys", expanding=True)))
+_WORKER = sa.select(worker_table.c.seq).where(worker_table.c.id == sa.bindparam("owner"))
 _INSERT = sa.insert(ledger_table).returning(ledger_table.c.id, sort_by_parameter_order=True)
-_OPEN = sa.select(*(ledger_table.c[name] for name in ("id", "role", "state", "tokens_in", "tokens_out", "usd")))
+_INSERT_ONE = sa.insert(ledger_table).returning(ledger_table.c.id)
+_OPEN = (
+    sa.select(*(ledger_table.c[name] for name in ("id", "role", "state", "tokens_in", "tokens_out", "usd")))
+    .where(
+        ledger_table.c.id.in_(sa.bindparam("ids", expanding=True)), ledger_table.c.state.in_(("reserved", "unknown"))
+    )
+    .order_by(ledger_table.c.id)
+    .with_for_update()
+)
 _UPDATE = (
     sa.update(ledger_table)
     .where(ledger_table.c.id == sa.bindparam("b_id"))
@@ -231,8 +248,7 @@ def _kept_replies(connection: sa.Connection, keys: Iterable[str]) -> dict[str, R
     wanted = list(keys)
     if not wanted:
         return {}
-    query = sa.select(reply_table).where(reply_table.c.key.in_(wanted))
-    return {row.key: reply_from_json(row.body) for row in connection.execute(query)}
+    return {key: reply_from_json(body) for key, body in connection.execute(_REPLIES, {"keys": wanted})}
 
 
 def _exceeded(entry: Reserve, totals: Mapping[Role, Total]) -> str | None:

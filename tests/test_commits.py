@@ -130,9 +130,10 @@ def test_later_entries_outlive_a_database_that_is_away(table: Table) -> None:
 
     table.before = locked
     table.commits.later(Row(1))
-    for act in (table.commits.flush, lambda: table.commits.now(Row(2))):
-        with pytest.raises(Paused, match="disk is full"):
-            act()
+    with pytest.raises(Paused, match="disk is full"):
+        table.commits.flush()
+    with pytest.raises(Paused, match="disk is full"):
+        table.commits.now(Row(2))
     table.before = lambda: None
     table.commits.flush()
     assert table.rows() == [1]
