@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import errno
-import functools
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from optimizer.errors import ConfigError, OptimizerError, Paused
 
@@ -78,6 +76,7 @@ ledger_table = sa.Table(
     sa.Column("tokens_in", sa.Integer, nullable=False),
     sa.Column("tokens_out", sa.Integer, nullable=False),
     sa.Column("usd", sa.Float, nullable=False),
+    sa.Index("ledger_of_trial", "study", "trial"),
 )
 # What the ledger adds up to, kept beside it: a cap is checked on every call.
 spend_table = sa.Table(
@@ -181,12 +180,17 @@ def is_shared(url: str) -> bool:
     return url.startswith("postgresql")
 
 
-def prepare_postgresql(engine: sa.Engine) -> None:
-    """End transactions whose process was suspended or cut off, so that its locks do not hold up everybody."""
+def prepare_postgresql(engine: sa.Engine, *, is_durable: bool = True) -> None:
+    """End transactions whose process was suspended or cut off, so that its locks do not hold up everybody.
+
+    Args:
+        is_durable: whether a commit waits for the disk. One that does brings all earlier ones along.
+    """
 
     def set_limits(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
         cursor.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * IDLE_S)}")
+        cursor.execute(f"SET synchronous_commit = {'on' if is_durable else 'off'}")
         cursor.close()
         connection.commit()
 
@@ -206,21 +210,6 @@ def prepare_sqlite(engine: sa.Engine, *, is_durable: bool) -> None:
 
     sa.event.listen(engine, "connect", set_pragmas)
     engine.dispose()
-
-
-def insert_or_ignore(connection: sa.Connection, table: sa.Table, rows: Sequence[Mapping[str, object]]) -> None:
-    """Insert rows but those whose key is there already. In order of key, so that two writers cannot deadlock."""
-    if not rows:
-        return
-    keys = [column.name for column in table.primary_key]
-    ordered = sorted(rows, key=lambda row: [str(row[key]) for key in keys])
-    connection.execute(_insert_or_ignore(connection.dialect.name, table), ordered)
-
-
-@functools.cache
-def _insert_or_ignore(dialect: str, table: sa.Table) -> sa.Insert:
-    insert = postgresql.insert if dialect == "postgresql" else sqlite.insert
-    return insert(table).on_conflict_do_nothing()
 
 
 @contextmanager

@@ -8,7 +8,8 @@ from typing import cast
 import sqlalchemy as sa
 
 from optimizer.candidate import JsonValue, canonical_json
-from optimizer.database import insert_or_ignore, reply_table, storage_errors
+from optimizer.database import reply_table, storage_errors
+from optimizer.statements import insert_or_ignore
 
 MAX_SHOWN_CHARS = 40
 Record = Mapping[str, JsonValue]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -24,7 +24,6 @@ from optimizer.commits import Commits
 from optimizer.database import (
     candidate_table,
     evaluation_table,
-    insert_or_ignore,
     is_shared,
     ledger_table,
     open_engine,
@@ -37,8 +36,10 @@ from optimizer.database import (
 from optimizer.ledger import Change, Close, Keep, Ledger, Reserve, reply_from_json
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
+from optimizer.statements import insert_or_ignore
 
 __all__ = ["Caps", "Journal", "open_engine"]
+MANY = 500  # trials: then all are looked at, because databases limit how many can be named
 
 
 class Journal:
@@ -221,13 +222,14 @@ class Journal:
         with self._reading() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def spend_of_trials(self) -> dict[int, Spend]:
-        """Return calls, tokens and money by trial number."""
+    def spend_of_trials(self, trials: Sequence[int] | None = None) -> dict[int, Spend]:
+        """Return calls, tokens and money by trial number, of all or of the given ones."""
         table, sums = ledger_table.c, ("tokens_in", "tokens_out", "usd")
         query = (
             sa.select(table.trial, table.role, sa.func.count().label("calls"))
             .add_columns(*(sa.func.sum(table[name]).label(name) for name in sums))
-            .where(table.study == self.study, table.state != "released", table.trial.is_not(None))
+            .where(table.study == self.study, table.state != "released")
+            .where(table.trial.in_(trials) if trials is not None and len(trials) < MANY else table.trial.is_not(None))
             .group_by(table.trial, table.role)
         )
         spends: dict[int, Spend] = {}

@@ -12,10 +12,11 @@ import sqlalchemy as sa
 
 from optimizer.caps import Caps
 from optimizer.commits import Entry
-from optimizer.database import insert_or_ignore, ledger_table, reply_table, spend_table, worker_table
+from optimizer.database import ledger_table, reply_table, spend_table, worker_table
 from optimizer.errors import BudgetExhausted, LostWorker
 from optimizer.lm.backend import Reply
 from optimizer.records import Role
+from optimizer.statements import Lookup, Statement, insert_or_ignore
 
 ROLES = cast("tuple[Role, ...]", get_args(Role))
 
@@ -108,7 +109,7 @@ class Ledger:
             insert_or_ignore(connection, table, [entry.values for entry in keeps if entry.table is table])
 
     def totals(self, connection: sa.Connection, *, lock: bool = False) -> dict[Role, Total]:
-        rows = connection.execute(_LOCK_TOTALS if lock else _TOTALS, {"study": self.study})
+        rows = (_LOCK_TOTALS if lock else _TOTALS).rows(connection, {"study": self.study})
         return {role: Total(*amounts) for role, *amounts in rows}
 
     def locked_totals(self, connection: sa.Connection) -> dict[Role, Total]:
@@ -147,15 +148,15 @@ class Ledger:
             {**base, "role": each.role, "key": each.key, "trial": each.trial, "tokens_in": each.tokens, "usd": each.usd}
             for each in entries
         ]
-        if len(rows) == 1:  # without the machinery that brings ids and rows together
-            return [connection.execute(_INSERT_ONE, rows[0]).scalar_one()]
+        if connection.dialect.name == "sqlite":
+            return [_INSERT_ONE.rows(connection, row)[0][0] for row in rows]
         return list(connection.execute(_INSERT, rows).scalars())
 
     def _is_lost(self, connection: sa.Connection) -> bool:
         """Whether others have given this worker up: they may be making its calls."""
         if not self.is_fenced:
             return False
-        return connection.execute(_WORKER, {"owner": self.owner}).first() is None
+        return not _WORKER.rows(connection, {"owner": self.owner})
 
     # -- end ------------------------------------------------------------------------------------------
 
@@ -163,8 +164,8 @@ class Ledger:
         """Move calls to their final state and correct the totals; those that are there already stay."""
         if not entries:
             return
-        found = connection.execute(_OPEN, {"ids": [entry.call_id for entry in entries]})
-        rows = {row.id: row._asdict() for row in found}
+        found = _OPEN.rows(connection, sorted({entry.call_id for entry in entries}))
+        rows = {row[0]: dict(zip(CLOSED, row, strict=True)) for row in found}
         changed: dict[int, dict[str, Any]] = {}
         replies: dict[str, Reply] = {}
         for entry in entries:
@@ -178,8 +179,7 @@ class Ledger:
             changed[entry.call_id] = self._end(entry, rows.pop(entry.call_id), totals)
             if entry.keep_as and entry.reply is not None:
                 replies.setdefault(entry.keep_as, entry.reply)
-        if changed:
-            connection.execute(_UPDATE, list(changed.values()))
+        _UPDATE.many(connection, list(changed.values()))
         if replies:
             bodies = [{"key": key, "body": reply_json(replies[key])} for key in sorted(replies)]
             insert_or_ignore(connection, reply_table, bodies)
@@ -197,38 +197,45 @@ class Ledger:
     def _write_totals(self, connection: sa.Connection, totals: Mapping[Role, Total]) -> None:
         if totals:
             rows = [{"b_study": self.study, "b_role": role, **total._asdict()} for role, total in totals.items()]
-            connection.execute(_UPDATE_TOTALS, rows)
+            _UPDATE_TOTALS.many(connection, rows)
 
 
-# Statements are built once: to build one takes longer than to carry it out.
-_AMOUNTS = [spend_table.c[name] for name in Total._fields]
-_TOTALS = (
-    sa.select(spend_table.c.role, *_AMOUNTS)
+CLOSED = ("id", "role", "state", "tokens_in", "tokens_out", "usd")  # what the end of a call reads of it
+_TOTALS_CLAUSE = (
+    sa.select(spend_table.c.role, *(spend_table.c[name] for name in Total._fields))
     .where(spend_table.c.study == sa.bindparam("study"))
     .order_by(spend_table.c.role)
 )
-_LOCK_TOTALS = _TOTALS.with_for_update()
-_REPLIES = sa.select(reply_table).where(reply_table.c.key.in_(sa.bindparam("keys", expanding=True)))
-_WORKER = sa.select(worker_table.c.seq).where(worker_table.c.id == sa.bindparam("owner"))
-_INSERT = sa.insert(ledger_table).returning(ledger_table.c.id, sort_by_parameter_order=True)
-_INSERT_ONE = sa.insert(ledger_table).returning(ledger_table.c.id)
-_OPEN = (
-    sa.select(*(ledger_table.c[name] for name in ("id", "role", "state", "tokens_in", "tokens_out", "usd")))
-    .where(
-        ledger_table.c.id.in_(sa.bindparam("ids", expanding=True)), ledger_table.c.state.in_(("reserved", "unknown"))
-    )
-    .order_by(ledger_table.c.id)
-    .with_for_update()
-)
-_UPDATE = (
-    sa.update(ledger_table)
-    .where(ledger_table.c.id == sa.bindparam("b_id"))
-    .values({name: sa.bindparam(f"b_{name}") for name in ("state", "tokens_in", "tokens_out", "usd")})
-)
-_UPDATE_TOTALS = (
+_TOTALS, _LOCK_TOTALS = Statement(_TOTALS_CLAUSE), Statement(_TOTALS_CLAUSE.with_for_update())
+_UPDATE_TOTALS = Statement(
     sa.update(spend_table)
     .where(spend_table.c.study == sa.bindparam("b_study"), spend_table.c.role == sa.bindparam("b_role"))
     .values({name: sa.bindparam(name) for name in Total._fields})
+)
+_REPLIES = Lookup(sa.select(reply_table.c.key, reply_table.c.body), reply_table.c.key)
+_WORKER = Statement(sa.select(worker_table.c.seq).where(worker_table.c.id == sa.bindparam("owner")))
+_INSERT = sa.insert(ledger_table).returning(ledger_table.c.id, sort_by_parameter_order=True)
+_INSERT_ONE = Statement(
+    sa.insert(ledger_table)
+    .values({column.name: sa.bindparam(column.name) for column in ledger_table.c if column.name != "id"})
+    .returning(ledger_table.c.id)
+)
+_OPEN = Lookup(
+    sa.select(*(ledger_table.c[name] for name in CLOSED))
+    .where(
+        sa.or_(
+            ledger_table.c.state == sa.literal_column("'reserved'"),
+            ledger_table.c.state == sa.literal_column("'unknown'"),
+        )
+    )
+    .order_by(ledger_table.c.id)
+    .with_for_update(),
+    ledger_table.c.id,
+)
+_UPDATE = Statement(
+    sa.update(ledger_table)
+    .where(ledger_table.c.id == sa.bindparam("b_id"))
+    .values({name: sa.bindparam(f"b_{name}") for name in ("state", "tokens_in", "tokens_out", "usd")})
 )
 
 
@@ -245,10 +252,7 @@ def _changed(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept_replies(connection: sa.Connection, keys: Iterable[str]) -> dict[str, Reply]:
-    wanted = list(keys)
-    if not wanted:
-        return {}
-    return {key: reply_from_json(body) for key, body in connection.execute(_REPLIES, {"keys": wanted})}
+    return {key: reply_from_json(body) for key, body in _REPLIES.rows(connection, sorted(keys))}
 
 
 def _exceeded(entry: Reserve, totals: Mapping[Role, Total]) -> str | None:

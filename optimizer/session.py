@@ -41,7 +41,7 @@ from optimizer.study import PERSON, Ticket
 from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
-from optimizer.view import read_view, trial_records
+from optimizer.view import Records, read_view
 from optimizer.wishes import suggestions
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Session:
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
         self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
+        self._records = Records(opened.journal, job.metric.version)
         self.known = Known([example.id for example in self.splits.dev])
         self.elite = self.known.elite
         try:
@@ -83,7 +84,7 @@ class Session:
         if self.crew.is_shared:
             with self.deciding():
                 return
-        for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
+        for trial in self._records.of(self.study.trials()):
             if trial.state == "running":
                 continue
             crash_point("resume")
@@ -203,9 +204,7 @@ class Session:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
         with self._lock:
             self.known.enter(candidate, outcomes)
-            n_scored = self.known.n_scored(candidate)
-            if n_scored not in self.study.trials()[ticket.number].intermediate_values:  # a trial that is taken up again
-                ticket.trial.report(self.elite.gain(candidate), step=n_scored)
+            self.study.report(ticket, self.elite.gain(candidate), step=self.known.n_scored(candidate))
             incumbent = self.elite.incumbent
             if incumbent is None or incumbent == candidate or not self.job.config.search.racing:
                 return False
@@ -340,7 +339,7 @@ class Session:
         return render(self.job.program, candidate)
 
     def view(self) -> StudyView:
-        return read_view(self.journal, self.study.trials())
+        return read_view(self.journal, self.study.trials(), self._records)
 
     # -- bookkeeping ----------------------------------------------------------------------------------
 
@@ -375,8 +374,7 @@ class Session:
         save_best(self.job.run_dir, self.view(), self.render(best))
 
     def _trial_record(self, number: int) -> TrialRecord:
-        trial = self.study.trials()[number]
-        return trial_records(self.journal, [trial], metric=self.job.metric.version)[0]
+        return self._records.of([self.study.trials()[number]])[0]
 
     @property
     def seconds_per_row(self) -> float | None:

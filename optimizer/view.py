@@ -32,7 +32,28 @@ STATES: Mapping[TrialState, OurState] = {
 }
 
 
-def read_view(journal: Journal, trials: list[FrozenTrial]) -> StudyView:
+class Records:
+    """The trials of a study as records. One that has ended never changes, so it is read once. Safe to use from all
+    threads.
+
+    Args:
+        metric: version of the metric whose outcomes are read.
+    """
+
+    def __init__(self, journal: Journal, metric: str) -> None:
+        self._journal, self._metric = journal, metric
+        self._ended: dict[int, TrialRecord] = {}
+
+    def of(self, trials: list[FrozenTrial]) -> tuple[TrialRecord, ...]:
+        """Return the records of trials that have begun, in the given order."""
+        new = [trial for trial in trials if trial.number not in self._ended]
+        read = {record.number: record for record in trial_records(self._journal, new, metric=self._metric)}
+        self._ended |= {trial.number: read[trial.number] for trial in new if trial.state.is_finished()}
+        found = (self._ended.get(trial.number) or read.get(trial.number) for trial in trials)
+        return tuple(record for record in found if record is not None)
+
+
+def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | None = None) -> StudyView:
     """Put the study's record, its trials and its spend together.
 
     Raises:
@@ -51,7 +72,7 @@ def read_view(journal: Journal, trials: list[FrozenTrial]) -> StudyView:
         facts=cast(Fields, record["facts"]),
         seed=seed,
         best=best,
-        trials=trial_records(journal, trials, metric=str(record["metric_version"])),
+        trials=(records or Records(journal, str(record["metric_version"]))).of(trials),
         dev=DevEstimate(**cast(Any, record["dev"])) if record.get("dev") else None,
         verdict=verdict_from_json(cast(Fields, record["verdict"])) if record.get("verdict") else None,
         spend=journal.spend(),
@@ -63,7 +84,9 @@ def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -
     """Turn Optuna's trials into ours, with candidates, outcomes and spend from the journal."""
     started = [trial for trial in trials if trial.state != TrialState.WAITING]
     ids = {str(trial.user_attrs["candidate"]) for trial in started if "candidate" in trial.user_attrs}
-    candidates, spends = journal.candidates(ids), journal.spend_of_trials()
+    if not started:
+        return ()
+    candidates, spends = journal.candidates(ids), journal.spend_of_trials([trial.number for trial in started])
     return tuple(trial_record(trial, journal, candidates, spends, metric=metric) for trial in started)
 
 
