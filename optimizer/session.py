@@ -196,9 +196,13 @@ class Session:
         search, n_dev = self.job.config.search, len(self.splits.dev)
         progress = len(self.known.memory.trials) / search.trials
         n_rows = race_rows(n_races=n_races, block=search.block, n_dev=n_dev, progress=progress)
-        with self._deepening:
+        if not self._deepening.acquire(blocking=False):
+            return  # another thread is at it; what is still missing then comes with the next trial
+        try:
             if self.elite.incumbent is not None and n_rows > self.elite.n_raced:
                 self.score(self.elite.incumbent, self.splits.dev[self.elite.n_raced : n_rows])
+        finally:
+            self._deepening.release()
 
     def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
@@ -209,7 +213,7 @@ class Session:
             if incumbent is None or incumbent == candidate or not self.job.config.search.racing:
                 return False
             self._opened.pairs[ticket.number] = self.elite.race_values(candidate)
-            return bool(ticket.trial.should_prune())
+            return self.study.should_prune(ticket)
 
     def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
         """Finish a trial, and keep the best prompt on disk when it changed."""
