@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -39,7 +39,7 @@ from optimizer.records import Outcome, Role, Spend
 from optimizer.statements import insert_or_ignore
 
 __all__ = ["Caps", "Journal", "open_engine"]
-MANY = 500  # trials: then all are looked at, because databases limit how many can be named
+MANY = 500  # trials or candidates: then all are looked at, because databases limit how many can be named
 
 
 class Journal:
@@ -119,9 +119,13 @@ class Journal:
     @patient
     def candidates(self, ids: Iterable[str]) -> dict[str, Candidate]:
         """Return the known ones of the given candidates by id."""
-        query = sa.select(candidate_table).where(candidate_table.c.id.in_(list(ids)))
+        wanted = set(ids)
+        query = sa.select(candidate_table)
+        if len(wanted) < MANY:
+            query = query.where(candidate_table.c.id.in_(sorted(wanted)))
         with self._reading() as connection:
-            return {row.id: Candidate.from_json(json.loads(row.body)) for row in connection.execute(query)}
+            rows = [row for row in connection.execute(query) if row.id in wanted]
+        return {row.id: Candidate.from_json(json.loads(row.body)) for row in rows}
 
     def put_outcome(self, candidate_id: str, metric: str, outcome: Outcome) -> None:
         """Keep an outcome; `failed` ones are not kept, so that they are tried again.
@@ -142,14 +146,24 @@ class Journal:
     @patient
     def outcomes(self, candidate_id: str, metric: str) -> dict[str, Outcome]:
         """Return the kept outcomes of a candidate by example id."""
+        return self.outcomes_of([candidate_id], metric).get(candidate_id, {})
+
+    @patient
+    def outcomes_of(self, candidate_ids: Collection[str], metric: str) -> dict[str, dict[str, Outcome]]:
+        """Return the kept outcomes of candidates by candidate and example id."""
+        if not candidate_ids:
+            return {}
         self._commits.flush()
         table = evaluation_table.c
-        query = sa.select(table.outcome).where(
-            table.study == self.study, table.candidate == candidate_id, table.metric == metric
-        )
+        query = sa.select(table.candidate, table.outcome).where(table.study == self.study, table.metric == metric)
+        if len(candidate_ids) < MANY:
+            query = query.where(table.candidate.in_(sorted(candidate_ids)))
+        found: dict[str, dict[str, Outcome]] = {}
         with self._reading() as connection:
-            found = [Outcome(**json.loads(body)) for body in connection.execute(query).scalars()]
-        return {outcome.example_id: outcome for outcome in found}
+            for candidate_id, body in connection.execute(query):
+                outcome = Outcome(**json.loads(body))
+                found.setdefault(candidate_id, {})[outcome.example_id] = outcome
+        return found
 
     # -- calls ---------------------------------------------------------------------------
 

@@ -87,22 +87,23 @@ def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -
     if not started:
         return ()
     candidates, spends = journal.candidates(ids), journal.spend_of_trials([trial.number for trial in started])
-    return tuple(trial_record(trial, journal, candidates, spends, metric=metric) for trial in started)
+    scored = {str(trial.user_attrs["candidate"]) for trial in started if trial.user_attrs.get("scored")}
+    kept = journal.outcomes_of(scored & set(candidates), metric)
+    return tuple(trial_record(trial, kept, candidates, spends) for trial in started)
 
 
 def trial_record(
     trial: FrozenTrial,
-    journal: Journal,
+    kept: Mapping[str, Mapping[str, Outcome]],
     candidates: Mapping[str, Candidate],
     spends: Mapping[int, Spend],
-    *,
-    metric: str,
 ) -> TrialRecord:
+    """Turn one trial of Optuna's into ours; `kept` are outcomes by candidate and example."""
     facts = trial.user_attrs
     candidate = candidates.get(str(facts.get("candidate", "")))
     spend = spends.get(trial.number, Spend())
     scored = cast("list[str]", facts.get("scored", []))
-    outcomes = journal.outcomes(candidate.id, metric) if candidate and scored else {}
+    outcomes = kept.get(candidate.id, {}) if candidate else {}
     recipe = Recipe(**json.loads(facts["recipe"])) if "recipe" in facts else Recipe(operator="start")
     return TrialRecord(
         number=trial.number,
