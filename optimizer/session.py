@@ -32,7 +32,7 @@ from optimizer.propose import Rejection
 from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
 from optimizer.race import FIRST_BLOCKS, race_rows
-from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
+from optimizer.records import DevEstimate, Outcome, StudyView, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
@@ -365,7 +365,7 @@ class Session:
         )
 
     def _after_trial(self, number: int, *, is_best: bool) -> None:
-        trial = self._trial_record(number)
+        trial = self._records.of([self.study.trials()[number]])[0]
         self.known.learn(trial)
         if is_best and self.elite.incumbent is not None:
             self._keep(self.elite.incumbent)
@@ -376,9 +376,6 @@ class Session:
     def _keep(self, best: Candidate) -> None:
         self.journal.update_study(records={"best": best.to_json()})
         save_best(self.job.run_dir, self.view(), self.render(best))
-
-    def _trial_record(self, number: int) -> TrialRecord:
-        return self._records.of([self.study.trials()[number]])[0]
 
     @property
     def seconds_per_row(self) -> float | None:
