@@ -18,7 +18,8 @@ MAX_CONNECTIONS = 4096  # how many calls are in flight is decided elsewhere; DSP
 
 def native_engine(lm: dspy.LM) -> LM15Engine | None:
     """Return the engine that DSPy would send this model's calls with, None where that is not its own."""
-    if type(lm) is not dspy.LM or lm.callbacks or not isinstance(lm.engine, str):
+    told = [each for each in dspy.settings.callbacks if not type(each).__module__.startswith("mlflow.")]
+    if told or type(lm) is not dspy.LM or lm.callbacks or not isinstance(lm.engine, str):
         return None
     try:
         selection = select_backend(lm)
