@@ -273,7 +273,7 @@ def dspy_model(latency_s: float) -> Any:
 def cpu(given: argparse.Namespace) -> Figures:
     """Ours includes reservation, reply, settlement and outcome in the journal; DSPy's keeps nothing.
 
-    DSPy's time for a row grows with their number: 30,000 rows are not waited for.
+    DSPy is not given 30,000 rows: that takes minutes.
     """
     found: Figures = {}
     for n in (100, 3000, 30_000):
