@@ -99,32 +99,32 @@ def full(table: Table, rng: np.random.Generator) -> int:
 
 def wilcoxon(table: Table, rng: np.random.Generator) -> int:
     """The pruner decides after each block, as Optuna's documentation has it: against the best trial so far."""
-    study = optuna.create_study(
-        direction="maximize",
-        pruner=optuna.pruners.WilcoxonPruner(p_threshold=0.1),
-        sampler=optuna.samplers.RandomSampler(seed=int(rng.integers(1 << 30))),
-    )
+    del rng
+    study, pruner = optuna.create_study(direction="maximize"), optuna.pruners.WilcoxonPruner(p_threshold=0.1)
     for candidate in range(len(table.scores)):
-        trial = study.ask()
         try:
-            state = _pruned_read(table, candidate, trial)
+            values = _pruned_read(table, candidate, study, pruner)
         except Spent:
             break
-        if state is None:
-            study.tell(trial, float(np.mean(table.seen[candidate])))
-        else:
+        if values is None:
             table.dropped.add(candidate)
-            study.tell(trial, state=optuna.trial.TrialState.PRUNED)
+        else:
+            mean = float(np.mean(list(values.values())))
+            study.add_trial(optuna.trial.create_trial(value=mean, intermediate_values=values))
     return table.best_of(list(range(len(table.scores))))
 
 
-def _pruned_read(table: Table, candidate: int, trial: optuna.Trial) -> str | None:
+def _pruned_read(
+    table: Table, candidate: int, study: optuna.Study, pruner: optuna.pruners.BasePruner
+) -> dict[int, float] | None:
+    """Return the values by row, None when the pruner ended the trial."""
+    values: dict[int, float] = {}
     for start in range(0, table.n_rows, BLOCK):
-        for step, value in enumerate(table.read(candidate, start, start + BLOCK), start):
-            trial.report(float(value), step)
-        if trial.should_prune():
-            return "pruned"
-    return None
+        values |= {start + i: float(value) for i, value in enumerate(table.read(candidate, start, start + BLOCK))}
+        trial = optuna.trial.create_trial(state=optuna.trial.TrialState.RUNNING, intermediate_values=values)
+        if pruner.prune(study, trial):
+            return None
+    return values
 
 
 def halving(table: Table, rng: np.random.Generator) -> int:

@@ -21,8 +21,9 @@ MAX_CONTRADICTORY = 0.15
 MAX_LEAKED = 0.1
 NOTHING_LEFT = 0.02  # head-room below this is nothing
 MAX_NOISE = 0.15  # standard deviation of the score of one and the same answer; a coin gives 0.5
+MIN_EXPECTED = 0.5  # score of the expected answers below which the metric, not the model, is to blame
 UNEVEN = 0.9  # share of the constant answer from which a mean of hits says little
-LIKELY_SHARE = 0.5  # of the head-room: what a good search may find; more was rare in published runs
+ODDS_GAIN = 2.0  # by how much a good search multiplies the odds of a right answer: the usual size in published runs
 PRIOR_SPREAD, PRIOR_ROWS = 0.5, 20.0  # belief about paired differences before any row, and how many rows it is worth
 POWER = 1.96 + 0.84  # 95% confidence, found four times out of five
 
@@ -42,6 +43,7 @@ class ProbeFacts:
 
     Attributes:
         with_examples: score of the seed with a few examples; None when the study allows none.
+        expected: score of the expected answers themselves; None when it cannot be had for free.
         constant: score of always giving the most frequent answer; None when it cannot be had for free.
         noise: mean standard deviation of one row's score when the model answers it again.
         metric_noise: the same for one and the same answer, scored again; above 0 for judges only.
@@ -66,6 +68,7 @@ class ProbeFacts:
     n_repeated: int
     contradictory_share: float
     leaked_share: float
+    expected: float | None = None
     overlap: int = 0
     near_copies: str = ""
 
@@ -83,6 +86,27 @@ class ProbeFacts:
         return max(0.0, self.ceiling - self.seed)
 
     @property
+    def is_skilled(self) -> bool:
+        """Whether a prompt did better than the constant answer, by more than one standard error of the rows asked."""
+        if self.constant is None:
+            return True
+        share = (self.n_rows * self.constant + 1) / (self.n_rows + 2)
+        return self.best - self.constant > math.sqrt(share * (1 - share) / self.n_rows)
+
+    @property
+    def likely_gain(self) -> float:
+        """What a good search may find, whichever is most: better odds, what examples gave, the constant answer.
+
+        Odds, because a point is harder to gain near 0 and near 1 than in between. What examples gave is drawn towards 0
+        as the few rows demand.
+        """
+        odds = ODDS_GAIN * self.seed / max(1 - self.seed, 1e-9)
+        by_odds = odds / (1 + odds) if self.is_skilled else 0.0
+        shown = (self.best - self.seed) * self.n_pairs / (self.n_pairs + PRIOR_ROWS)
+        likely = max(by_odds, self.seed + shown, self.constant or 0.0)
+        return max(0.0, min(likely, self.ceiling) - self.seed)
+
+    @property
     def smallest_gain(self) -> float:
         """The gain that the test rows prove four times out of five, at the spread seen so far."""
         weight = self.n_pairs + PRIOR_ROWS
@@ -91,9 +115,8 @@ class ProbeFacts:
 
     @property
     def n_test_wanted(self) -> int:
-        """Test rows with which half of the head-room could be proved."""
-        likely = max(LIKELY_SHARE * self.head_room, 0.01)
-        return math.ceil(self.n_test * (self.smallest_gain / likely) ** 2)
+        """Test rows with which the likely gain could be proved."""
+        return math.ceil(self.n_test * (self.smallest_gain / max(self.likely_gain, 0.01)) ** 2)
 
 
 class Reason(NamedTuple):
@@ -139,10 +162,15 @@ def _objections(facts: ProbeFacts) -> Iterator[Reason]:
     if facts.head_room < NOTHING_LEFT:
         yield Reason("stop", f"your prompt scores {percent(facts.seed)} already; there is nothing left to gain")
         return
+    if facts.expected is not None and facts.expected < MIN_EXPECTED:
+        said = f"the expected answers themselves score {percent(facts.expected)}"
+        yield Reason("another metric", f"{said}; the metric asks for something else than they hold")
+        return
     if facts.best == 0 and facts.read_share >= MIN_READ:
-        yield Reason(
-            "another metric", "every answer scores 0 although it can be read; the metric may ask for more than is meant"
-        )
+        yield _why_nothing_right(facts)
+        return
+    if not facts.is_skilled and (facts.constant or 0.0) - facts.seed < facts.smallest_gain:
+        yield Reason("stop", _why_unskilled(facts))
         return
     if facts.is_mean and facts.constant is not None and facts.constant > UNEVEN:
         text = f"always giving the same answer scores {percent(facts.constant)}; macro_f1 counts every answer alike"
@@ -153,16 +181,35 @@ def _objections(facts: ProbeFacts) -> Iterator[Reason]:
             f"the same answer scored again moves by {facts.metric_noise:.2f}; a clearer rubric, a stronger judge or a "
             "metric without one is steadier",
         )
-    if facts.smallest_gain > LIKELY_SHARE * facts.head_room:
+    if facts.smallest_gain > facts.likely_gain:
         yield Reason(
             "more data",
-            f"{facts.n_test} test rows prove a gain of {100 * facts.smallest_gain:.0f} points, and a search may find "
-            f"half of the {100 * facts.head_room:.0f} that are left; about {facts.n_test_wanted} test rows would do",
+            f"{facts.n_test} test rows prove a gain of {100 * facts.smallest_gain:.0f} points, and a good search may "
+            f"find {100 * facts.likely_gain:.0f}; about {facts.n_test_wanted} test rows would do",
         )
+
+
+def _why_nothing_right(facts: ProbeFacts) -> Reason:
+    said = "every answer scores 0 although it can be read"
+    if facts.expected is None:
+        return Reason(
+            "another metric", f"{said}; the metric may ask for more than is meant, or the model cannot do this"
+        )
+    said += f", and the expected ones score {percent(facts.expected)}"
+    return Reason("stop", f"{said}; the model cannot do this, or the prompt does not say in what form to answer")
+
+
+def _why_unskilled(facts: ProbeFacts) -> str:
+    tried = "your prompt does" if facts.with_examples is None else "neither your prompt nor four examples do"
+    verb = "no better" if facts.with_examples is None else "better"
+    return (
+        f"{tried} {verb} than always giving the same answer ({percent(facts.best)} against {percent(facts.constant)}); "
+        "the inputs may not hold what decides, or the model is too weak: try a larger one on the same rows"
+    )
 
 
 def _why_go(facts: ProbeFacts) -> str:
     return (
-        f"{100 * facts.head_room:.0f} points are left above your prompt, and a gain of "
-        f"{100 * facts.smallest_gain:.0f} can be proved"
+        f"a good search may find {100 * facts.likely_gain:.0f} of the {100 * facts.head_room:.0f} points that are left "
+        f"above your prompt, and a gain of {100 * facts.smallest_gain:.0f} can be proved"
     )

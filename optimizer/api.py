@@ -14,7 +14,20 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizer.candidate import Candidate
-from optimizer.config import LM, Budget, Config, Data, InputField, LMs, OutputField, OutputKind, Search, Task, Tracking
+from optimizer.config import (
+    LM,
+    Budget,
+    Config,
+    Data,
+    InputField,
+    LMs,
+    OutputField,
+    OutputKind,
+    Search,
+    Task,
+    TaskLM,
+    Tracking,
+)
 from optimizer.config import Metric as MetricConfig
 from optimizer.data import splits_from_rows
 from optimizer.errors import ConfigError, DataError
@@ -114,7 +127,10 @@ def optimize(
         name=name,
         task=_task(program_, train_rows, goal),
         data=Data(source="rows"),
-        lm=LMs(task=_settings(task_lm), proposer=_settings(task_lm if proposer is None else proposer, temperature=0.9)),
+        lm=LMs(
+            task=TaskLM(**dict(_settings(task_lm))),
+            proposer=_settings(task_lm if proposer is None else proposer, temperature=0.9),
+        ),
         metric=MetricConfig(name=metric if isinstance(metric, str) else "python:function"),
         search=Search(**{"formats": ("chat", "plain"), **(search or {})}),
         budget=Budget(**(budget or {})),

@@ -12,12 +12,14 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from optimizer.budget import expected_in_all
+from optimizer.config import Budget
 from optimizer.config_file import load_config
 from optimizer.errors import StudyError
 from optimizer.files import PRIVATE_FILE, is_claimed, make_private_folder
 from optimizer.heartbeat import Live, read_live
 from optimizer.records import StudyView
-from optimizer.words import count, duration
+from optimizer.words import count, duration, money
 
 OUTPUT = "output.txt"
 START_S = 300.0  # opening a large local model from a slow disk takes a while
@@ -66,25 +68,38 @@ def detach(arguments: Sequence[str], run_dir: Path) -> tuple[int, str]:
     return 0, f"study {run_dir.name} runs in the background as process {process.pid}; its output goes to {path}"
 
 
-def lines(view: StudyView, n_failed: int, found: Live | None) -> list[str]:
+def lines(view: StudyView, n_failed: int, found: Live | None, *, budget: Budget, pause: str = "") -> list[str]:
     """Say in a few lines what a study is doing, or how it goes on.
 
     Args:
         n_failed: attempts of calls that failed.
+        budget: what may be spent.
+        pause: why it paused, in one line.
     """
     errors = f"{count(n_failed)} calls failed and were tried again or given up" if n_failed else "no call has failed"
     if found is None:
         how = {"running": "interrupted", "paused": f"paused: {view.stop_reason}"}.get(view.state, "")
-        return [f"{how}; the same `optimizer run` continues it", errors] if how else [errors]
+        why = [pause] if pause and view.state == "paused" else []
+        return [f"{how}; the same `optimizer run` continues it", *why, errors] if how else [errors]
     silent_s = time.time() - found.moved_at
     ends = "no pace yet" if found.ends_at is None else f"{datetime.fromtimestamp(found.ends_at):%a %H:%M}"
     told = [
         f"process {found.pid} on {found.host}, since {datetime.fromtimestamp(found.started_at):%a %H:%M}",
         f"{found.phase}; something moved {duration(silent_s)} ago",
-        f"verdict expected: {ends}",
+        f"verdict expected: {ends}{_in_all(view, found, budget)}",
         errors,
     ]
     return [*told, f"waiting: {found.waiting}"] if found.waiting else told
+
+
+def _in_all(view: StudyView, found: Live, budget: Budget) -> str:
+    left_s = None if found.ends_at is None else max(0.0, found.ends_at - time.time())
+    in_all = expected_in_all(view.spend, budget, elapsed_s=view.wall_s, left_s=left_s)
+    if in_all is None:
+        return ""
+    return (
+        f", after about {count(in_all.calls)} calls" + (f" and {money(in_all.usd)}" if in_all.usd else "") + " in all"
+    )
 
 
 def stop(run_dir: Path) -> bool:

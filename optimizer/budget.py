@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from optimizer.caps import Caps
 from optimizer.config import Budget
 from optimizer.errors import ConfigError
+from optimizer.records import Spend
 
 TEST_SHARE = 0.4  # at most this share of the task calls goes into the final test
 SPEND_KEPT_BACK = 0.25  # share of tokens and money that only the final test may use
@@ -112,6 +114,26 @@ def expected_left_s(
         return deadline_s
     by_pace = elapsed_s * max(0, n_all - n_done) / n_done + final_s
     return by_pace if deadline_s is None else min(by_pace, deadline_s)
+
+
+class InAll(NamedTuple):
+    """What a study is expected to take, from its beginning to its verdict."""
+
+    calls: int
+    usd: float
+
+
+def expected_in_all(spend: Spend, budget: Budget, *, elapsed_s: float, left_s: float | None) -> InAll | None:
+    """Return calls and money in the end at the pace so far, caps at most; None without a pace."""
+    if left_s is None or elapsed_s < 1:
+        return None
+    factor, caps = (elapsed_s + left_s) / elapsed_s, {"task": budget.task_calls, "proposer": budget.proposer_calls}
+    calls = 0.0
+    for role, n in spend.calls.items():
+        cap = caps.get(role)
+        calls += n * factor if cap is None else min(n * factor, cap)
+    usd = spend.cost_usd * factor
+    return InAll(round(calls), usd if budget.usd is None else min(usd, budget.usd))
 
 
 def next_time(finish_by: str, now: datetime) -> datetime:

@@ -71,8 +71,9 @@ def estimate(job: Job, probe: Probe) -> Estimate:
 
 
 def _usd(job: Job, probe: Probe, n_calls: int) -> float | None:
-    pricing = job.prices["task"]
-    return None if pricing.per_million is None else n_calls * pricing.usd(probe.tokens, 0)
+    pricing, task = job.prices["task"], job.config.lm.task
+    share = task.batch.price if task.mode == "batch" else 1.0
+    return None if pricing.per_million is None else share * n_calls * pricing.usd(probe.tokens, 0)
 
 
 def _probe_task(job: Job) -> Probe:

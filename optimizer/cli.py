@@ -18,22 +18,24 @@ from optimizer.cli_people import add_commands
 
 EXAMPLES = """\b
 Examples:
-  optimizer init tickets.csv                     write a configuration for your examples
-  optimizer check configs/quickstart.yaml        is everything there, what will it cost
-  optimizer check my.yaml --probe                is the night worth it
-  optimizer run configs/quickstart.yaml          search; run it again to continue
-  optimizer run my.yaml --set search.trials=80   change a setting for this run
-  optimizer run my.yaml --detach                 in the background; `status` and `stop` work from anywhere
-  optimizer show quickstart                      what came of it
-  optimizer report quickstart                    the same as one HTML file
-  optimizer compare quickstart 2 8               two trials side by side
-  optimizer export quickstart --format markdown  take the prompt away
-  optimizer verify quickstart --lm openai/gpt-5  does it still hold, with another model
-  optimizer ui quickstart                        the whole search in a browser
+  optimizer example quickstart            a ready task to try, with its data
+  optimizer init tickets.csv              a configuration for your examples
+  optimizer check my.yaml --probe         is the night worth it, at what cost
+  optimizer run my.yaml                   search; run it again to continue
+  optimizer run my.yaml --set search.trials=80
+                                          change a setting for this run
+  optimizer run my.yaml --detach          in the background; see status, stop
+  optimizer show my                       what came of it
+  optimizer report my                     the same as one HTML file
+  optimizer compare my 2 8                two trials side by side
+  optimizer export my --format markdown   take the prompt away
+  optimizer verify my --lm openai/gpt-5   does it hold with another model
+  optimizer ui my                         the whole search in a browser
 
 \b
-Exit codes: 0 done, 2 your input needs a change, 3 paused and can be continued, 1 a bug;
-of `check --probe` 4 advises against the run; of `verify` 4 weaker, 5 broken.
+Exit codes: 0 done, 2 your input needs a change, 3 paused and can be
+continued, 1 a bug; of `check --probe` 4 advises against the run; of `verify`
+4 weaker, 5 broken.
 """
 
 

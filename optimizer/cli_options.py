@@ -10,9 +10,25 @@ import click
 
 from optimizer.errors import did_you_mean
 
+
+def study_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names that the shell completes: the studies of the runs folder."""
+    del param
+    folder = Path(ctx.params.get("runs_dir") or "runs")
+    return sorted(path.parent.name for path in folder.glob("*/study.db") if path.parent.name.startswith(incomplete))
+
+
+def example_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """Names that the shell completes: the ready configurations."""
+    from optimizer.examples import examples
+
+    del ctx, param
+    return [name for name in examples() if name.startswith(incomplete)]
+
+
 config = click.argument("config", type=click.Path(path_type=Path))
-study = click.argument("study")
-optional_study = click.argument("study", required=False)
+study = click.argument("study", shell_complete=study_names)
+optional_study = click.argument("study", required=False, shell_complete=study_names)
 runs_dir = click.option(
     "--runs-dir", type=click.Path(path_type=Path), default=Path("runs"), metavar="DIR", help="Folder of all studies."
 )
@@ -32,7 +48,7 @@ def guard(is_debug: bool, call: Callable[[], int]) -> None:
 
 
 ORDER = (
-    "init", "check", "run", "worker", "status", "stop", "suggest", "review",
+    "example", "init", "check", "run", "worker", "status", "stop", "suggest", "review",
     "show", "report", "compare", "ui", "export", "verify", "track",
 )  # fmt: skip
 

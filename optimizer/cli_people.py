@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import functools
+import sys
 from pathlib import Path
 
 import click
@@ -15,10 +17,10 @@ from optimizer.cli_options import guard
 
 @click.command()
 @click.argument("data", required=False)
-@click.option("--goal", metavar="TEXT", help="What the prompt is for, in one or two sentences.")
+@click.option("--goal", metavar="TEXT", help="What the prompt is for, in one or two sentences (or @FILE).")
 @click.option("--input", "inputs", multiple=True, metavar="COLUMN", help="A column that is read; may be repeated.")
 @click.option("--output", "outputs", multiple=True, metavar="COLUMN", help="The column of the answer.")
-@click.option("--prompt", metavar="TEXT", help="Your present prompt.")
+@click.option("--prompt", metavar="TEXT", help="Your present prompt (or @FILE).")
 @click.option("--name", metavar="NAME", help="Name of the study.")
 @click.option("--config", type=click.Path(path_type=Path), metavar="FILE", help="File to write; default: NAME.yaml.")
 @click.option("--model", metavar="MODEL", help="Model that the prompt is for; default: embedded.")
@@ -51,7 +53,7 @@ def init(
     DATA is a .csv, .xlsx, .jsonl or .parquet file, or hub:owner/name.
     """
     from optimizer.commands_init import init_study
-    from optimizer.init_study import Wishes
+    from optimizer.init_wishes import Wishes
 
     wishes = Wishes(
         data=data,
@@ -69,6 +71,20 @@ def init(
     )
     ask = None if yes else lambda question, proposal: str(click.prompt(question, default=proposal, type=str))
     guard(debug, lambda: init_study(wishes, ask, is_forced=force))
+
+
+@click.command()
+@click.argument("name", required=False, shell_complete=options.example_names)
+@click.option("--into", type=click.Path(path_type=Path), default=Path(), metavar="DIR", help="Folder; default: here.")
+@options.debug
+def example(name: str | None, into: Path, debug: bool) -> None:
+    """Copy a ready configuration NAME with its data; list them without.
+
+    There is one for each usual kind of task.
+    """
+    from optimizer.commands_init import show_example
+
+    guard(debug, lambda: show_example(name, into))
 
 
 @click.command()
@@ -92,6 +108,7 @@ def suggest(study: str, text: str, like: str, predictor: str | None, runs_dir: P
 @options.study
 @click.option("--veto", "vetoed", type=int, multiple=True, metavar="N", help="A trial that must not win; repeatable.")
 @click.option("--edit", "edited", type=int, metavar="N", help="Edit the prompt of a trial and race the result.")
+@click.option("--predictor", metavar="NAME", help="With --edit: which prompt of a program with several.")
 @click.option("--text", metavar="TEXT", help="With --edit: the new prompt (or @FILE) instead of an editor.")
 @options.as_json
 @options.runs_dir
@@ -100,6 +117,7 @@ def review(
     study: str,
     vetoed: tuple[int, ...],
     edited: int | None,
+    predictor: str | None,
     text: str | None,
     is_json: bool,
     runs_dir: Path,
@@ -107,17 +125,22 @@ def review(
 ) -> None:
     """Show the finalists of STUDY; veto or edit one.
 
-    They stand side by side, with the dev rows on which they differ.
+    They stand side by side, with the dev rows on which they differ. In a terminal it then asks what should become of
+    them; an edited prompt is raced like any other.
     """
     from optimizer.commands_review import review_study
 
     def edit(old: str) -> str | None:
         return click.edit(old, extension=".txt")
 
-    guard(
-        debug,
-        lambda: review_study(study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit),
+    def ask(question: str) -> str:
+        return str(click.prompt(question, default="", show_default=False))
+
+    call = functools.partial(
+        review_study, study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit
     )
+    is_seen = sys.stdin.isatty() and sys.stdout.isatty()
+    guard(debug, lambda: call(predictor=predictor, ask=ask if is_seen else None))
 
 
 @click.command()
@@ -138,5 +161,5 @@ def worker(config: Path, overrides: tuple[str, ...], quiet: bool, runs_dir: Path
 
 def add_commands(app: click.Group) -> None:
     """Enter the commands of this module."""
-    for command in (init, worker, suggest, review):
+    for command in (init, example, worker, suggest, review):
         app.add_command(command)

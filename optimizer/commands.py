@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 import webbrowser
@@ -19,8 +20,8 @@ from optimizer.background import runs_flag
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
-from optimizer.files import make_private_folder
-from optimizer.terminal import console, hold_logs, log_to, stop_on_signals
+from optimizer.files import make_private_folder, private_files
+from optimizer.terminal import console, hold_logs, log_to, print_command, stop_on_signals
 from optimizer.words import count, duration, money, percent, points
 
 if TYPE_CHECKING:
@@ -68,12 +69,13 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
         )
     finally:
         job.close()
-    out.print(f"Everything is in place. Next: optimizer run {config_path}", highlight=False)
+    out.print("Everything is in place. Next:", highlight=False)
+    print_command(out, f"optimizer run {shlex.quote(str(config_path))}")
     return 0
 
 
 def _print_data(job: Job) -> None:
-    from optimizer.data_report import provable_gain
+    from optimizer.data_report import classes_text, provable_gain
 
     out, report = console(), job.splits.report
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -81,8 +83,7 @@ def _print_data(job: Job) -> None:
         table.add_column(head)
     uses = {"train": "shown in prompts", "dev": "scoring candidates", "test": "the verdict, once"}
     for split, n in report.n.items():
-        classes = ", ".join(f"{name} {n_class}" for name, n_class in report.class_counts.get(split, {}).items())
-        table.add_row(split, str(n), uses[split], escape(classes))
+        table.add_row(split, str(n), uses[split], escape(classes_text(report.class_counts.get(split, {}))))
     out.print(table, highlight=False)
     if report.constant_answer is not None:
         answer, share = report.constant_answer
@@ -127,6 +128,7 @@ def verify_prompt(
     return decay.exit_code
 
 
+@private_files()
 def run_study(
     config_path: Path,
     overrides: Sequence[str],
@@ -200,6 +202,7 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
     return open_saved(runs_dir, name).journal.engine
 
 
+@private_files()
 def track_study(name: str, runs_dir: Path) -> int:
     """Write a study to MLflow from its database."""
     from optimizer.saved import open_saved
@@ -214,6 +217,7 @@ def track_study(name: str, runs_dir: Path) -> int:
     return 0
 
 
+@private_files()
 def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool) -> int:
     """Start MLflow's UI on loopback and wait for it to end."""
     from optimizer.saved import open_saved

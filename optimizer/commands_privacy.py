@@ -27,10 +27,10 @@ def print_privacy(out: Console, job: Job) -> None:
         if n:
             kinds = ", ".join(f"{kind} {n_kind}" for kind, n_kind in counts.items())
             lines.append(f"personal data: {n} of {len(checked)} {split} rows ({kinds}): {uses[split]}")
-    if lines and not job.config.data.no_demos:
-        lines.append(
-            "personal data: `data.no_demos: COLUMN` keeps rows out of prompts, `privacy: local` keeps them here"
-        )
+    advice = [] if job.config.data.no_demos else ["`data.no_demos: COLUMN` keeps rows out of prompts"]
+    advice += [] if job.config.privacy == "local" else ["`privacy: local` keeps them on this machine"]
+    if lines and advice:
+        lines.append(f"personal data: {', '.join(advice)}")
     for line in lines or ["personal data: none recognised by its form (bare names and rare facts have no form)"]:
         out.print(line, highlight=False, markup=False)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -19,7 +20,7 @@ from optimizer.data_report import provable_gain
 from optimizer.job import Job, open_job
 from optimizer.personal_data import count_findings
 from optimizer.probe import Spent, plan, probe, questions
-from optimizer.terminal import console, hold_logs
+from optimizer.terminal import console, hold_logs, print_command
 from optimizer.words import count, duration, money, percent
 
 
@@ -79,6 +80,7 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     constant = "" if facts.constant is None else f", always the same answer {percent(facts.constant)}"
     say("scores", f"your prompt {percent(facts.seed)}{examples}{constant} (on {facts.n_rows} dev rows)")
     say("head-room", f"{100 * facts.head_room:.0f} points up to {percent(facts.ceiling)}, the most the labels allow")
+    say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
     say("proof", f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points")
     again = f"the same answer scored again moves by {facts.metric_noise:.2f}"
     say("noise", f"a row answered again moves by {facts.noise:.2f} on average; {again}")
@@ -102,7 +104,8 @@ def _print_advice(out: Console, advice: Advice, config_path: Path) -> None:
     for reason in advice.reasons:
         out.print(f"- {reason}", highlight=False, markup=False)
     if advice.decision == "go":
-        out.print(f"Next: optimizer run {config_path}", highlight=False, markup=False)
+        out.print("Next:", highlight=False)
+        print_command(out, f"optimizer run {shlex.quote(str(config_path))}")
 
 
 def _probe_json(facts: ProbeFacts, advice: Advice, asked: Sequence[str], bill: Estimate) -> dict[str, object]:

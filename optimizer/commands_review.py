@@ -16,7 +16,8 @@ from optimizer.errors import ConfigError, StudyError, UserError
 from optimizer.render import render
 from optimizer.review import Difference, Finalist, differences, finalists
 from optimizer.saved import SavedStudy, open_saved
-from optimizer.terminal import console, hold_logs
+from optimizer.terminal import console, hold_logs, print_command
+from optimizer.text_files import text_of
 from optimizer.wishes import refuse_finished, reworded, suggest, veto, vetoes
 from optimizer.words import percent, visible
 
@@ -43,45 +44,57 @@ def review_study(
     text: str | None,
     is_json: bool,
     edit: Callable[[str], str | None],
+    predictor: str | None = None,
+    ask: Callable[[str], str] | None = None,
 ) -> int:
-    """Show the finalists, or veto and edit as the flags say."""
+    """Show the finalists and, with somebody to ask, what should become of them; or veto and edit as the flags say."""
     hold_logs()
     saved = open_saved(runs_dir, name)
     if text is not None and edited is None:
         raise ConfigError("--text: goes with --edit N, the trial whose prompt it replaces")
     for number in vetoed:
-        veto(saved.journal, saved.view(), _finalist(saved, number).candidate)
-        console().print(f"trial {number} cannot win any more", highlight=False)
+        _veto(saved, number)
     if edited is not None:
-        _edit(saved, _finalist(saved, edited), text, edit)
+        _edit(saved, _finalist(saved, edited), text, edit, predictor)
     if not vetoed and edited is None:
         _show(saved, is_json=is_json)
+        if ask is not None and not is_json and saved.view().state != "finished":
+            _decide(saved, ask, edit)
     return 0
 
 
-def text_of(words: str) -> str:
-    """Return the text, or that of the file that `@FILE` names.
+def _decide(saved: SavedStudy, ask: Callable[[str], str], edit: Callable[[str], str | None]) -> None:
+    """Veto and edit by word until nothing more is said; a wrong word is told and asked again."""
+    while words := ask("\nveto N, edit N (and of a program: edit N PREDICTOR), or Enter to leave").split():
+        try:
+            match words:
+                case ["veto", number] if number.isdigit():
+                    _veto(saved, int(number))
+                case ["edit", number, *rest] if number.isdigit() and len(rest) < 2:
+                    _edit(saved, _finalist(saved, int(number)), None, edit, rest[0] if rest else None)
+                case _:
+                    console().print("say `veto 4` or `edit 4`, with the number of a trial", highlight=False)
+        except UserError as error:
+            console().print(str(error), highlight=False, markup=False)
 
-    Raises:
-        ConfigError: the file cannot be read.
-    """
-    if not words.startswith("@"):
-        return words
-    try:
-        return Path(words[1:]).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{words[1:]}: cannot be read as UTF-8 text: {error}") from error
+
+def _veto(saved: SavedStudy, number: int) -> None:
+    veto(saved.journal, saved.view(), _finalist(saved, number).candidate)
+    console().print(f"trial {number} cannot win any more", highlight=False)
 
 
-def _edit(saved: SavedStudy, finalist: Finalist, text: str | None, edit: Callable[[str], str | None]) -> None:
-    if len(finalist.candidate.parts) > 1:
-        raise StudyError("--edit: the program has several prompts; use `optimizer suggest --like N --predictor NAME`")
-    old = finalist.candidate.parts[0].instructions
+def _edit(
+    saved: SavedStudy, finalist: Finalist, text: str | None, edit: Callable[[str], str | None], predictor: str | None
+) -> None:
+    refuse_finished(view := saved.view())
+    names = [part.predictor for part in finalist.candidate.parts]
+    if predictor not in (names if len(names) > 1 else [None, *names]):
+        raise StudyError(f"the program has the prompts {', '.join(names)}; name the one that you mean (--predictor)")
+    old = finalist.candidate.part(predictor or names[0]).instructions
     new = text_of(text) if text is not None else edit(old)
     if new is None or new.strip() == old.strip():
         raise ConfigError("--edit: nothing was changed")
-    view = saved.view()
-    is_new = suggest(saved.journal, view, reworded(finalist.candidate, new, None))
+    is_new = suggest(saved.journal, view, reworded(finalist.candidate, new, predictor))
     _say_suggested(view.name, is_new=is_new, state=view.state)
 
 
@@ -128,7 +141,9 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
         out.print(panel)
     _print_differences(out, rows)
     if view.state != "finished":
-        out.print(f"\nveto: optimizer review {view.name} --veto N    edit: optimizer review {view.name} --edit N")
+        out.print("\nveto or edit one:")
+        for flag in ("--veto N", "--edit N"):
+            print_command(out, f"optimizer review {view.name} {flag}")
 
 
 def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:

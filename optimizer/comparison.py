@@ -17,7 +17,7 @@ from optimizer.insight import Pair
 from optimizer.records import Outcome, StudyView
 from optimizer.report import Material
 from optimizer.tables import diff_text
-from optimizer.words import count, duration, money, percent, points
+from optimizer.words import count, duration, money, percent, points, visible
 
 MAX_FLIPS = 10
 CELL_CHARS = 60
@@ -148,7 +148,7 @@ def _flips(compared: Sequence[Pair]) -> Iterator[RenderableType]:
         row = insight.as_line(pair.example.inputs) if pair.example else pair.example_id
         expected = insight.as_line(pair.example.outputs) if pair.example else "-"
         cells = (row, pair.flip, expected, insight.said(pair.seed), insight.said(pair.winner))
-        table.add_row(*(Text(cell[:CELL_CHARS]) for cell in cells))
+        table.add_row(*(Text(visible(cell[:CELL_CHARS])) for cell in cells))
     yield Text()
     yield table
     if len(flipped) > MAX_FLIPS:

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from optimizer.candidate import JsonValue, content_hash
+from optimizer.config_batch import BATCHED, Batch, with_room_for_batches
 from optimizer.config_data import Data, Files, MaxRows, Model, Split
 from optimizer.config_metric import Constraints, Measure, Metric, metric_shorthand
 
@@ -119,6 +120,11 @@ class LM(Model):
     outage_for: float = Field(
         14400.0, ge=0, description="Seconds for which a model that has answered is waited for while it answers nobody."
     )
+    guided: Literal["off", "vllm"] = Field(
+        "off",
+        description="`vllm` holds replies to the form that is asked for, by the field `structured_outputs` of vLLM "
+        "0.12 and later; other servers may refuse it.",
+    )
     price_in: float | None = Field(
         None, ge=0, description="USD for a million input tokens; default: DSPy's price list."
     )
@@ -127,8 +133,17 @@ class LM(Model):
     )
 
 
+class TaskLM(LM):
+    mode: Literal["live", "batch"] = Field(
+        "live",
+        description="`batch` sends whole blocks through the provider's Batch API: cheaper, back within a day at the "
+        "latest. For `openai/...` models.",
+    )
+    batch: Batch = Field(Batch(), description="How batches go, with `mode: batch`.")
+
+
 class LMs(Model):
-    task: LM = Field(LM(), description="The model whose prompt is optimized.")
+    task: TaskLM = Field(TaskLM(), description="The model whose prompt is optimized.")
     proposer: LM | None = Field(
         None,
         description="The model that writes mutations; what is not set comes from the task model, at temperature 0.9.",
@@ -145,6 +160,8 @@ class LMs(Model):
             return value
         filled = dict(value)
         task = filled.get("task") or {}
+        if isinstance(task, dict):
+            task = {key: each for key, each in task.items() if key not in BATCHED}
         for role, base, temperature in (("proposer", task, 0.9), ("judge", None, 0.0)):
             given = filled.get(role)
             base = filled.get("proposer") or task if base is None else base
@@ -180,9 +197,15 @@ class Search(Model):
     racing: bool = Field(
         True, description="Stop scoring a candidate that will hardly win; `false` scores each one on all of dev."
     )
-    block: int = Field(5, ge=2, description="Dev examples scored between two race decisions.")
+    block: int = Field(
+        5, ge=2, description="Dev examples scored between two race decisions; default with `mode: batch`: 10."
+    )
     in_flight: int = Field(
-        1, ge=1, le=64, description="Candidates in the race at once. 1 makes runs repeatable bit for bit."
+        1,
+        ge=1,
+        le=64,
+        description="Candidates in the race at once. 1 makes runs repeatable bit for bit; default with "
+        "`mode: batch`: 16.",
     )
     finalists: int = Field(
         3, ge=1, le=20, description="Candidates that are scored on all of dev before the winner is chosen."
@@ -272,10 +295,16 @@ class Config(Model):
     storage: str | None = Field(
         None,
         description="Database URL of study and journal; default: `sqlite` in the run folder; "
-        "`postgresql+psycopg://...` for many machines.",
+        "`postgresql+psycopg://USER@HOST/NAME` for many machines. Its password belongs in PGPASSWORD or `~/.pgpass`; "
+        "one that stands here is used and kept nowhere.",
     )
     tracking: Tracking = Field(Tracking(), description="The MLflow view of the study.")
     notify: Notify = Field(Notify(), description="Who is told when the study ends or pauses.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fit_batches(cls, value: object) -> object:
+        return with_room_for_batches(value)
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
@@ -297,7 +326,8 @@ class Config(Model):
     @property
     def proposer(self) -> LM:
         """The proposer's settings, defaulted from the task model."""
-        return self.lm.proposer or self.lm.task.model_copy(update={"temperature": 0.9})
+        task = {name: getattr(self.lm.task, name) for name in LM.model_fields}
+        return self.lm.proposer or LM(**{**task, "temperature": 0.9})
 
     @property
     def judge(self) -> LM:

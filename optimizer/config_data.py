@@ -33,9 +33,15 @@ class Split(Model):
 
 
 class MaxRows(Model):
-    train: int | None = Field(None, ge=1, description="At most this many train rows; default: all.")
-    dev: int | None = Field(None, ge=1, description="At most this many dev rows; default: all.")
-    test: int | None = Field(None, ge=1, description="At most this many test rows; default: all.")
+    train: int | None = Field(
+        None, ge=1, description="At most this many train rows; default: 50,000 of `data.source`, all of `data.files`."
+    )
+    dev: int | None = Field(
+        None, ge=1, description="At most this many dev rows; default: 2,000 of `data.source`, all of `data.files`."
+    )
+    test: int | None = Field(
+        None, ge=1, description="At most this many test rows; default: 4,000 of `data.source`, all of `data.files`."
+    )
 
 
 class Data(Model):

@@ -22,6 +22,7 @@ class Draft:
         columns: field name to column, for all fields.
         outputs: by field name.
         n_rows: usable rows in the source.
+        opt_out_column: a column that seems to say which rows must not be shown; empty for none.
         group_column: a column that could divide the rows into groups; empty for none.
         notes: sentences for the top of the file.
     """
@@ -42,6 +43,7 @@ class Draft:
     sheet: str | None = None
     n_bad: int = 0
     is_private: bool = False
+    opt_out_column: str = ""
     group_column: str = ""
     notes: tuple[str, ...] = ()
 
@@ -144,7 +146,8 @@ def _data(draft: Draft) -> list[str]:
     caps = [f"    {name}: {cap}" for name, cap in zip(("dev", "test"), draft.caps, strict=True) if cap]
     if caps:
         lines += ["  max_rows: # enough for a clear answer", *caps]
-    lines += ["  # no_demos: COLUMN # rows with yes in this column are never shown in a prompt"]
+    key = f"  no_demos: {_text(draft.opt_out_column)}" if draft.opt_out_column else "  # no_demos: COLUMN"
+    lines += [f"{key} # rows with yes in this column are never shown in a prompt"]
     return lines
 
 

@@ -10,6 +10,7 @@ import signal
 import threading
 
 POINTS = ("reserve", "reply", "commit", "export", "outbox", "resume")
+BATCH_POINTS = ("batch-plan", "batch-upload", "batch-create", "batch-row")
 
 _name, _, _number = os.environ.get("OPTIMIZER_CRASH_AT", "").partition(":")
 _n_left, _lock = int(_number or 1), threading.Lock()

@@ -17,7 +17,7 @@ from optimizer.data_report import N_SHOWN, DataReport, Splits, Tally, assert_dis
 from optimizer.errors import DataError, did_you_mean
 from optimizer.fields import BadRow, example_of, says_yes, show
 from optimizer.rows import Row, RowLike, Table, open_table, table_of
-from optimizer.splits import SPLIT_NAMES, Bin, SplitName, content_key, hash64, ordered, pick_split, split_key
+from optimizer.splits import LARGEST, SPLIT_NAMES, Bin, SplitName, content_key, hash64, ordered, pick_split, split_key
 
 __all__ = ["DataReport", "SplitName", "Splits", "assert_disjoint", "load_splits", "splits_from_rows"]
 
@@ -139,7 +139,8 @@ def splits_from_rows(
 
 def _split(pools: Sequence[_Pool], plan: _Plan) -> Splits:
     """Read the pools in the order given: rows of an earlier pool are removed from the later ones."""
-    bins = {name: Bin(cap=plan.cap(name)) for name in SPLIT_NAMES}
+    sampled = {name for pool in pools if len(pool.names) > 1 for name in pool.names if plan.cap(name) is None}
+    bins = {name: Bin(cap=LARGEST[name] if name in sampled else plan.cap(name)) for name in SPLIT_NAMES}
     tally = Tally()
     taken: set[int] = set()
     for pool in pools:
@@ -150,6 +151,7 @@ def _split(pools: Sequence[_Pool], plan: _Plan) -> Splits:
     rows = {name: ordered(bins[name].rows.values(), output=output, seed=plan.data.seed) for name in SPLIT_NAMES}
     choices = plan.task.outputs[output].choices if output else ()
     report = describe(rows, class_output=output, choices=choices, keep_digits=plan.keep_digits)
+    tally.sampled = {name: bins[name].n_left_out + len(rows[name]) for name in SPLIT_NAMES if name in sampled}
     splits = Splits(**rows, report=tally.added_to(report))
     assert_disjoint(splits)
     return splits

@@ -21,6 +21,7 @@ WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
 WANTED_TRAIN_PER_CLASS = 5
 SHARE_GAP = 0.10
 N_SHOWN = 3
+MAX_CLASSES_LISTED = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,6 +78,7 @@ class Tally:
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
         withheld: `split_key`s of rows that no prompt may show.
+        sampled: rows of splits for which nobody has said how many to take.
     """
 
     n_read: int = 0
@@ -87,6 +89,7 @@ class Tally:
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     withheld: set[str] = field(default_factory=set)
+    sampled: Mapping[SplitName, int] = field(default_factory=dict)
 
     def added_to(self, report: DataReport) -> DataReport:
         warnings = [
@@ -96,6 +99,11 @@ class Tally:
         if self.n_bad:
             left_out = f"{self.n_bad} of {self.n_read} rows are bad and were left out"
             warnings.append(f"{left_out}, for example {self.bad_rows[0]}")
+        warnings += [
+            f"{report.n[name]:,} of {n:,} {name} rows are taken; data.max_rows.{name} takes another number"
+            for name, n in self.sampled.items()
+            if n > report.n[name]
+        ]
         return replace(
             report,
             n_read=self.n_read,
@@ -218,15 +226,27 @@ def warn_classes(counts: Mapping[SplitName, Mapping[str, int]], choices: Sequenc
     if not counts:
         return []
     labels = sorted({*choices, *(label for split in counts.values() for label in split)})
-    found = []
+    scarce = {label: n for label in labels if (n := counts["train"].get(label, 0)) < WANTED_TRAIN_PER_CLASS}
+    found = [f"class {label!r} has {n} train rows, fewer than {WANTED_TRAIN_PER_CLASS}" for label, n in scarce.items()]
+    if len(scarce) > N_SHOWN:
+        fewest = ", ".join(
+            f"{label!r} ({n})" for label, n in sorted(scarce.items(), key=lambda item: item[1])[:N_SHOWN]
+        )
+        few = f"{len(scarce)} of {len(labels)} classes have fewer than {WANTED_TRAIN_PER_CLASS} train rows"
+        found = [f"{few}, such as {fewest}"]
     for label in labels:
-        if (n_train := counts["train"].get(label, 0)) < WANTED_TRAIN_PER_CLASS:
-            found.append(f"class {label!r} has {n_train} train rows, fewer than {WANTED_TRAIN_PER_CLASS}")
         shares = sorted((counts[name].get(label, 0) / sum(counts[name].values()), name) for name in SPLIT_NAMES)
         (low, low_name), (high, high_name) = shares[0], shares[-1]
         if high - low > SHARE_GAP:
             found.append(f"class {label!r} makes up {low:.0%} of {low_name} and {high:.0%} of {high_name}")
     return found
+
+
+def classes_text(counts: Mapping[str, int]) -> str:
+    """The classes of a split with their rows; many classes are summed up."""
+    if len(counts) <= MAX_CLASSES_LISTED:
+        return ", ".join(f"{name} {n}" for name, n in counts.items())
+    return f"{len(counts)} classes of {min(counts.values())} to {max(counts.values())} rows"
 
 
 def warn_near_copies(rows: Rows, *, keep_digits: bool) -> list[str]:

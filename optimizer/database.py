@@ -11,6 +11,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
+from optimizer.drivers import require_driver
 from optimizer.errors import ConfigError, OptimizerError, Paused
 
 BUSY_TIMEOUT_S = 30.0  # how long to wait for a database that another process has locked
@@ -153,6 +154,7 @@ def open_engine(url: str, *, is_durable: bool = True) -> sa.Engine:
 
 
 def _opened(url: str, *, is_durable: bool) -> sa.Engine:
+    require_driver(url)
     # Transactions take milliseconds: threads queue for a few connections instead of contending for one file.
     engine = sa.create_engine(url, pool_size=8, max_overflow=0, pool_timeout=120, pool_pre_ping="sqlite" not in url)
     if engine.dialect.name == "sqlite":

@@ -8,6 +8,7 @@
     │   └── StudyError           an unknown study, or one that the configuration no longer fits
     ├── Paused                   stopped before a verdict, nothing lost: exit code 3
     │   ├── BudgetExhausted      a cap would be passed by the next call
+    │   │   └── OutOfTime        a batch would come back too late
     │   └── LostWorker           others have given this worker up; it joins again
     ├── CallError                one model call failed for good; it never becomes a score
     └── MetricError              a metric raised or returned something that is no score
@@ -62,6 +63,10 @@ class BudgetExhausted(Paused):
 
     def __init__(self, message: str) -> None:
         super().__init__("budget", message)
+
+
+class OutOfTime(BudgetExhausted):
+    """What is left of the time is kept for the final test."""
 
 
 class LostWorker(Paused):

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
+from optimizer.ahead import Ahead, Gathering
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.crew import LOOK_S, Alone
 from optimizer.errors import BudgetExhausted, CallError, MetricError, Paused, ProgramError
@@ -18,7 +19,7 @@ from optimizer.formats import UnreadableReply
 from optimizer.journal import Journal
 from optimizer.lm.model import Model
 from optimizer.metrics import Metric, score
-from optimizer.program import Answer, Program, Refused
+from optimizer.program import Answer, Complete, Program, Refused
 from optimizer.records import Outcome
 from optimizer.redaction import known_secrets, redact, redacted
 
@@ -87,25 +88,41 @@ class Evaluator:
         kept = self._journal.outcomes(candidate_id, metric)
         missing = {example.id: example for example in examples if example.id not in kept}
 
-        def evaluate(example: Example) -> Outcome:
+        def evaluate(example: Example, complete: Complete) -> Outcome:
             with self._model.billed_to(trial):
-                outcome = self._evaluate(candidate, example, secrets)
+                outcome = self._evaluate(candidate, example, complete, secrets)
             self._journal.put_outcome(candidate_id, metric, outcome)
             self._on_outcome()
             return outcome
 
+        def evaluate_all(rows: Sequence[Example]) -> dict[str, Outcome]:
+            with self._model.billed_to(trial):
+                complete = self._complete(candidate, rows)
+            return self._mapped(lambda example: evaluate(example, complete), rows)
+
         started, n_rows = time.monotonic(), len(missing)
         with self._one_pause():
             if self._crew.is_shared:
-                kept |= self._shared_out(candidate, missing, evaluate)
+                kept |= self._shared_out(candidate, missing, evaluate_all)
             else:
-                kept |= self._mapped(evaluate, list(missing.values()))
+                kept |= evaluate_all(list(missing.values()))
         with self._lock:
             self._busy.add(time.monotonic() - started, n_rows=n_rows)
         return [kept[example.id] for example in examples]
 
+    def _complete(self, candidate: Candidate, rows: Sequence[Example]) -> Complete:
+        """Return what answers the calls of some rows; where replies come in batches, it has them all."""
+        if not isinstance(self._model, Gathering) or not rows:
+            return self._model.call
+        ahead = Ahead(self._model)
+        ahead.fetch(self._program, candidate, rows)
+        return ahead.complete
+
     def _shared_out(
-        self, candidate: Candidate, missing: dict[str, Example], evaluate: Callable[[Example], Outcome]
+        self,
+        candidate: Candidate,
+        missing: dict[str, Example],
+        evaluate: Callable[[Sequence[Example]], dict[str, Outcome]],
     ) -> dict[str, Outcome]:
         """Evaluate what no other worker or thread has in hand, and wait for what they make of the rest."""
         found: dict[str, Outcome] = {}
@@ -115,7 +132,7 @@ class Evaluator:
                 known = self._journal.outcomes(candidate.id, self._metric.version)
                 found |= {example_id: known[example_id] for example_id in missing if example_id in known}
                 todo = [example for example in missing.values() if example.id in mine and example.id not in found]
-                found |= self._mapped(evaluate, todo)
+                found |= evaluate(todo)
             finally:
                 self._crew.end_lease(candidate.id, mine)
             missing = {example_id: example for example_id, example in missing.items() if example_id not in found}
@@ -192,9 +209,9 @@ class Evaluator:
         for _ in range(min(self._n_threads, len(examples))):
             yield self._lanes[0], _drained(queue)
 
-    def _evaluate(self, candidate: Candidate, example: Example, secrets: Sequence[str]) -> Outcome:
+    def _evaluate(self, candidate: Candidate, example: Example, complete: Complete, secrets: Sequence[str]) -> Outcome:
         try:
-            answer = self._program.run(candidate, example.inputs, self._model.call)
+            answer = self._program.run(candidate, example.inputs, complete)
             return self._scored(example, answer, secrets)
         except UnreadableReply as error:
             reason, text = (*map(str, error.args), "", "")[:2]

@@ -19,7 +19,7 @@ from optimizer.splits import example_id, normalise
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-_YES = frozenset(("yes", "true", "1", "1.0", "x", "y", "ja", "oui", "si", "sí", "\u306f\u3044"))
+YES = frozenset(("yes", "true", "1", "1.0", "x", "y", "ja", "oui", "si", "sí", "\u306f\u3044"))
 _N_CHOICES_SHOWN = 12
 
 
@@ -48,7 +48,7 @@ def example_of(values: Fields, task: Task, columns: Mapping[str, str]) -> Exampl
 def says_yes(example: Example, column: str) -> bool:
     """Tell whether a row's column, be it a field or not, holds a yes."""
     value = next((fields[column] for fields in (example.extras, example.inputs) if column in fields), None)
-    return value is not None and normalise(str(value)) in _YES
+    return value is not None and normalise(str(value)) in YES
 
 
 def _present(values: Fields, name: str, column: str) -> JsonValue:

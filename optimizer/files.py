@@ -6,7 +6,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -20,8 +20,19 @@ PRIVATE_FOLDER = 0o700
 
 
 def make_private_folder(folder: Path) -> None:
-    """Create a folder that only the user can read; one that exists keeps its mode."""
-    folder.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)
+    """Create a folder and the one that holds it, for the user alone; those that exist keep their mode."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=PRIVATE_FOLDER)  # MLflow's store lies there
+    folder.mkdir(exist_ok=True, mode=PRIVATE_FOLDER)
+
+
+@contextlib.contextmanager
+def private_files() -> Iterator[None]:
+    """Let this process, and those that it starts, create files for the user alone, also where a library writes them."""
+    before = os.umask(0o777 & ~PRIVATE_FOLDER)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def claim(run_dir: Path) -> FileLock:

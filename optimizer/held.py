@@ -45,11 +45,12 @@ def by_aim(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
 def evaluate_priced(
     session: Session, candidate: Candidate, examples: Sequence[Example]
 ) -> tuple[list[Outcome], float | None]:
-    """Evaluate, and return the mean price of one example; None when every reply was known already."""
+    """Evaluate, and return the mean price of one example, asked live; None when every reply was known already."""
     before = session.journal.spend()
     outcomes, after = session.evaluate(candidate, examples), session.journal.spend()
     n_calls = after.calls.get("task", 0) - before.calls.get("task", 0)
-    usd = after.cost_usd - before.cost_usd
+    task = session.job.config.lm.task
+    usd = (after.cost_usd - before.cost_usd) / ((task.batch.price or 1.0) if task.mode == "batch" else 1.0)
     return outcomes, usd / n_calls * len(candidate.parts) if n_calls else None
 
 

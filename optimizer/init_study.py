@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 
 from optimizer.candidate import Fields
@@ -20,10 +19,11 @@ from optimizer.config_text import Draft, config_text
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
 from optimizer.errors import ConfigError, DataError, UserError
-from optimizer.privacy import require_local
+from optimizer.init_rows import listed, personal_kinds, read_rows, refuse_poor
+from optimizer.init_wishes import Wishes
+from optimizer.personal_data import Kind
+from optimizer.privacy import IN_PROCESS, require_local
 from optimizer.propose_task import (
-    MAX_EMPTY_SHARE,
-    MIN_ROWS,
     Column,
     OutputGuess,
     columns_of,
@@ -34,44 +34,16 @@ from optimizer.propose_task import (
     pick_group,
     pick_inputs,
     pick_metric,
+    pick_opt_out,
     pick_output,
     require_columns,
 )
-from optimizer.rows import SUFFIXES, open_table
-from optimizer.text_files import guess_encoding
+from optimizer.rows import SUFFIXES
+from optimizer.text_files import text_of
 
-MAX_ROWS = 20_000  # looked at; a study reads all
-TEXT_SUFFIXES = (".jsonl", ".csv", ".tsv")
+LOCAL_SERVER = "http://localhost:11434/v1"  # where Ollama listens
 Ask = Callable[[str, str], str]  # question, proposal -> answer
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wishes:
-    """What a person said, by flag or answer; None and empty stand for: propose something."""
-
-    data: str | None = None
-    goal: str | None = None
-    inputs: tuple[str, ...] = ()
-    outputs: tuple[str, ...] = ()
-    prompt: str | None = None
-    name: str | None = None
-    config: Path | None = None
-    model: str | None = None
-    api_base: str | None = None
-    api_key_env: str | None = None
-    sheet: str | None = None
-    is_private: bool = False
-
-    def as_flags(self) -> str:
-        """The command line that says the same, to go on from after a break."""
-        import shlex
-
-        flags = [("--goal", self.goal), *(("--input", name) for name in self.inputs)]
-        flags += [("--output", name) for name in self.outputs]
-        flags += [("--prompt", self.prompt), ("--name", self.name), ("--model", self.model)]
-        words = [*([self.data] if self.data else [])]
-        words += [word for flag, value in flags if value is not None for word in (flag, value)]
-        return shlex.join(["optimizer", "init", *words])
+Tell = Callable[[Mapping[str, Column]], None]  # what the file holds, before the first question
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,9 +62,11 @@ class Dialogue:
         wishes: what is known so far, so that a break loses nothing.
     """
 
-    def __init__(self, wishes: Wishes, ask: Ask | None) -> None:
+    def __init__(self, wishes: Wishes, ask: Ask | None, tell: Tell | None = None) -> None:
         self.wishes = wishes
         self._ask = ask
+        self._tell = tell
+        self._personal: dict[Kind, int] = {}
         self._guesses_output = not wishes.outputs and ask is None
 
     def run(self, *, is_forced: bool) -> Written:
@@ -102,15 +76,18 @@ class Dialogue:
             UserError: the data is too poor, or a name is wrong; nothing was written.
         """
         source = self._data()
-        rows, encoding, n_broken = _read(source, self.wishes.sheet)
+        rows, encoding, n_broken = read_rows(source, self.wishes.sheet)
         columns = columns_of(rows)
         if len(columns) < 2:
             named = f"the column {next(iter(columns))!r}" if columns else "no column"
             raise DataError(
                 f"{source}: holds {named} with values; a column for what goes in and one for the answer are needed"
             )
+        if self._tell is not None:
+            self._tell(columns)
         outputs, inputs = self._roles(columns)
-        _refuse_poor(source, rows, outputs, columns)
+        refuse_poor(source, rows, outputs, columns)
+        self._personal = personal_kinds(rows, [*inputs, *outputs])
         self._words(inputs, outputs)
         return self._write(source, rows, (inputs, outputs), columns, (encoding, n_broken), is_forced=is_forced)
 
@@ -138,21 +115,47 @@ class Dialogue:
         return outputs, inputs
 
     def _columns(self, question: str, proposed: list[str], columns: dict[str, Column], flag: str) -> list[str]:
-        answer = self._answer(f"{question} (of {', '.join(columns)})", ", ".join(proposed))
-        chosen = [answer] if answer in columns else [part.strip() for part in answer.split(",") if part.strip()]
-        require_columns(columns, chosen, flag)
-        return chosen or proposed
+        asked = f"{question} (of {', '.join(columns)})"
+        while True:
+            answer = self._answer(asked, ", ".join(proposed))
+            chosen = [answer] if answer in columns else [part.strip() for part in answer.split(",") if part.strip()]
+            try:
+                require_columns(columns, chosen, flag)
+            except DataError as error:
+                asked = f"{error}\n{question}"
+            else:
+                return chosen or proposed
 
     def _words(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         goal = f"Give the right {_words(outputs)} for the {_words(inputs)}."
+        if self.wishes.goal is None:
+            self.wishes = replace(self.wishes, goal=self._answer("What should the prompt achieve", goal))
+        if self.wishes.prompt is None:
+            proposal = self.wishes.goal or goal
+            self.wishes = replace(self.wishes, prompt=self._answer("Your present prompt, or @FILE with it", proposal))
+        _ = text_of(self.wishes.goal), text_of(self.wishes.prompt)  # a missing file is told before the next question
+        if not self.wishes.is_private and self.wishes.model is None:
+            question = f"Must all rows stay on this machine{listed(self._personal)}"
+            must_stay = _is_yes(self._answer(question, "yes" if self._personal and self._ask else "no"))
+            self.wishes = replace(self.wishes, is_private=must_stay)
+        if self.wishes.model is None:
+            known = "embedded, gguf:FILE, openai/NAME, or another name that DSPy knows"
+            self.wishes = replace(self.wishes, model=self._answer(f"Model ({known})", "embedded"))
+            if self._ask is not None and not (self.wishes.model or "").startswith(IN_PROCESS):
+                self._address()
+
+    def _address(self) -> None:
+        """Where a model outside this process is, and which variable holds its key."""
         wishes = self.wishes
-        if wishes.goal is None:
-            self.wishes = wishes = replace(wishes, goal=self._answer("What should the prompt achieve", goal))
-        if wishes.prompt is None:
-            prompt = self._answer("Your present prompt", wishes.goal or goal)
-            self.wishes = wishes = replace(wishes, prompt=prompt)
-        if wishes.model is None:
-            self.wishes = replace(wishes, model=self._answer("Model", "embedded"))
+        if wishes.api_base is None:
+            question = "Address of the server on this machine" if wishes.is_private else "Address, if it is your server"
+            address = self._answer(question, LOCAL_SERVER if wishes.is_private else "")
+            self.wishes = wishes = replace(wishes, api_base=address or None)
+        if wishes.api_key_env is None:
+            provider = (wishes.model or "").partition("/")[0].upper()
+            proposed = "" if wishes.api_base else f"{provider}_API_KEY"
+            name = self._answer("Environment variable with the key, if it wants one", proposed)
+            self.wishes = replace(wishes, api_key_env=name or None)
 
     def _write(
         self,
@@ -166,10 +169,7 @@ class Dialogue:
     ) -> Written:
         inputs, outputs = roles
         wishes, (encoding, n_broken) = self.wishes, reading
-        name = wishes.name or self._answer("Name of the study", study_name(source))
-        path = wishes.config or Path(f"{name}.yaml")
-        if path.exists() and not is_forced:
-            raise ConfigError(f"--config: {str(path)!r} exists; give another name, or --force to overwrite it")
+        name, path = self._name(source, is_forced=is_forced)
         names = field_names(inputs) | field_names(outputs, taken=list(field_names(inputs).values()))
         guesses = {column: guess_output(columns[column]) for column in outputs}
         n_bad = n_broken + sum(any(is_empty(row.get(column)) for column in [*inputs, *outputs]) for row in rows)
@@ -177,8 +177,8 @@ class Dialogue:
         others = other_outputs(columns, inputs, outputs)
         draft = Draft(
             name=name,
-            goal=wishes.goal or "",
-            prompt=wishes.prompt or "",
+            goal=text_of(wishes.goal).strip(),
+            prompt=text_of(wishes.prompt).strip(),
             source=_relative(source, path),
             columns={names[column]: column for column in [*inputs, *outputs]},
             outputs={names[column]: guess for column, guess in guesses.items()},
@@ -192,10 +192,31 @@ class Dialogue:
             sheet=wishes.sheet,
             n_bad=n_bad,
             is_private=wishes.is_private,
+            opt_out_column=pick_opt_out(columns, [*inputs, *outputs]),
             group_column=pick_group(columns, [*inputs, *outputs]),
-            notes=tuple(_notes(guesses, others=others if self._guesses_output else [])),
+            notes=tuple(self._notes(guesses, others=others if self._guesses_output else [])),
         )
         return Written(path=path, draft=draft, splits=_written(draft, path))
+
+    def _name(self, source: str, *, is_forced: bool) -> tuple[str, Path]:
+        question, proposed = "Name of the study", study_name(source)
+        while True:
+            name = self.wishes.name or self._answer(question, proposed)
+            path = self.wishes.config or Path(f"{name}.yaml")
+            if is_forced or not path.exists():
+                return name, path
+            if self._ask is None or self.wishes.name or self.wishes.config:
+                raise ConfigError(f"--config: {str(path)!r} exists; give another name, or --force to overwrite it")
+            question, proposed = f"{path} exists; another name", f"{name}-2"
+
+    def _notes(self, guesses: dict[str, OutputGuess], others: Sequence[str]) -> Iterator[str]:
+        if len(guesses) > 1:
+            yield f"{len(guesses)} outputs; the metric looks at the first one. `metric.parts` weighs several."
+        if others:
+            chosen = ", ".join(map(repr, guesses))
+            yield f"{chosen} was taken for the answer; {', '.join(map(repr, others))} may be one, too (--output)."
+        if self._personal and not self.wishes.is_private:
+            yield f"rows seem to hold personal data{listed(self._personal)}; --private keeps them on this machine."
 
     def _answer(self, question: str, proposal: str) -> str:
         return proposal if self._ask is None else self._ask(question, proposal).strip()
@@ -208,48 +229,8 @@ def study_name(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", plain.lower()).strip("-._")[:60] or "study"
 
 
-def _read(source: str, sheet: str | None) -> tuple[list[Fields], str | None, int]:
-    """Return the rows, the encoding if it must be named, and how many rows cannot be read at all."""
-    path = Path(source)
-    is_text = path.suffix.lower() in TEXT_SUFFIXES and not source.startswith("hub:") and path.is_file()
-    encoding = guess_encoding(path) if is_text else None
-    table = open_table(source, folder=Path(), columns=(), key="init", encoding=encoding, sheet=sheet)
-    read = list(islice(table.rows, MAX_ROWS))
-    rows, broken = [row.values for row in read if not row.problem], [row for row in read if row.problem]
-    if not rows:
-        why = f": {table.place(broken[0].number)}: {broken[0].problem}" if broken else ""
-        raise DataError(f"{source}: no rows can be read{why}; the first line names the columns, then one example a row")
-    if len(broken) > MAX_EMPTY_SHARE * len(read):
-        first = f"{table.place(broken[0].number)}: {broken[0].problem}"
-        raise DataError(f"{source}: {len(broken)} of {len(read)} rows cannot be read, the first: {first}")
-    return rows, encoding, len(broken)
-
-
-def _refuse_poor(source: str, rows: Sequence[Fields], outputs: Sequence[str], columns: dict[str, Column]) -> None:
-    for name in outputs:
-        column = columns[name]
-        if column.n_empty > MAX_EMPTY_SHARE * len(rows):
-            raise DataError(
-                f"{source}: {column.n_empty} of {len(rows)} rows have no {name!r}; fill them in or remove these rows, "
-                "or name another column with --output"
-            )
-        if column.n_different < 2:
-            raise DataError(f"{source}: every row has the same {name!r}; nothing can be learned from it")
-    n_usable = sum(not any(is_empty(row.get(name)) for name in outputs) for row in rows)
-    if n_usable < MIN_ROWS:
-        raise DataError(
-            f"{source}: {n_usable} rows with an answer are too few; {MIN_ROWS} are the least, "
-            "a few hundred can prove a gain of ten points"
-        )
-
-
-def _notes(guesses: dict[str, OutputGuess], others: Sequence[str]) -> list[str]:
-    n = len(guesses)
-    notes = [f"{n} outputs; the metric looks at the first one. `metric.parts` weighs several."] if n > 1 else []
-    if others:
-        chosen = ", ".join(map(repr, guesses))
-        notes.append(f"{chosen} was taken for the answer; {', '.join(map(repr, others))} may be one, too (--output).")
-    return notes
+def _is_yes(answer: str) -> bool:
+    return answer.casefold() in ("yes", "y", "true", "1")
 
 
 def _words(columns: Sequence[str]) -> str:

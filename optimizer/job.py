@@ -251,7 +251,7 @@ def facts_of(splits: Splits, *, folder: Path | None = None) -> dict[str, JsonVal
 
 def _shared(backend: Backend, opened: LM, wanted: LM) -> Backend | None:
     """Return the open backend when the same model at the same endpoint is wanted: loading a model twice is waste."""
-    same = ("model", "api_base", "api_key_env", "api_key_file", "api_key_command", "timeout")
+    same = ("model", "api_base", "api_key_env", "api_key_file", "api_key_command", "timeout", "guided")
     return backend if all(getattr(opened, name) == getattr(wanted, name) for name in same) else None
 
 

@@ -39,6 +39,7 @@ from optimizer.records import Outcome, Role, Spend
 from optimizer.statements import insert_or_ignore
 
 __all__ = ["Caps", "Journal", "open_engine"]
+AT_ONCE = 5_000  # rows that are read at a time
 MANY = 500  # trials or candidates: then all are looked at, because databases limit how many can be named
 
 
@@ -57,13 +58,13 @@ class Journal:
         self.study = study
         self.is_shared = is_shared(engine.url.drivername)
         self.owner = f"{owner[:100]}:{secrets.token_hex(4)}"  # process ids come back, in containers always
-        self._ledger = Ledger(study, self.owner)
-        self._commits = Commits(engine, self._ledger.carry_out)
+        self.ledger = Ledger(study, self.owner)
+        self._commits = Commits(engine, self.ledger.carry_out)
         self._known = set[str]()  # candidates that are surely in the database
 
     def fence(self) -> None:
         """From now on only a living worker may begin a call."""
-        self._ledger.is_fenced = True
+        self.ledger.is_fenced = True
 
     # -- the study itself ------------------------------------------------------------------
 
@@ -160,7 +161,7 @@ class Journal:
             query = query.where(table.candidate.in_(sorted(candidate_ids)))
         found: dict[str, dict[str, Outcome]] = {}
         with self._reading() as connection:
-            for candidate_id, body in connection.execute(query):
+            for candidate_id, body in connection.execute(query.execution_options(yield_per=AT_ONCE)):
                 outcome = Outcome(**json.loads(body))
                 found.setdefault(candidate_id, {})[outcome.example_id] = outcome
         return found
@@ -220,7 +221,7 @@ class Journal:
     def spend(self) -> Spend:
         """Return what the study has spent so far, open reservations included."""
         with self._reading() as connection:
-            totals = self._ledger.totals(connection)
+            totals = self.ledger.totals(connection)
         return Spend(
             calls={role: total.calls for role, total in totals.items() if total.calls},
             tokens_in=sum(total.tokens_in for total in totals.values()),

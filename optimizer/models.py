@@ -25,6 +25,12 @@ class Models:
         models = [model for model in (self.task, self.proposer, self.judge) if model is not None]
         return [(model.role, age_s) for model in models for age_s in model.in_flight_s()]
 
+    def close(self) -> None:
+        """Stop, and wait for what works in the background."""
+        for model in (self.task, self.proposer, self.judge):
+            if model is not None:
+                model.close()
+
     def stop(self) -> None:
         """End calls that wait to be tried again; begin no other."""
         for model in (self.task, self.proposer, self.judge):
@@ -32,8 +38,22 @@ class Models:
                 model.stop()
 
 
-def open_models(job: Job, journal: Journal, caps: Caps, on_wait: Callable[[str], None]) -> Models:
-    """Meter the job's backends, and put the judge into the metric that waits for it."""
+def open_models(
+    job: Job,
+    journal: Journal,
+    caps: Caps,
+    on_wait: Callable[[str], None],
+    *,
+    left_s: Callable[[], float | None] = lambda: None,
+) -> Models:
+    """Meter the job's backends, and put the judge into the metric that waits for it.
+
+    Args:
+        left_s: seconds until the verdict must stand, None without such a time.
+
+    Raises:
+        ConfigError: the task model is to work in batches and cannot.
+    """
     settings = {"task": job.config.lm.task, "proposer": job.config.proposer, "judge": job.config.judge}
     backends = {"task": job.task_backend, "proposer": job.proposer_backend, "judge": job.judge_backend}
 
@@ -52,7 +72,26 @@ def open_models(job: Job, journal: Journal, caps: Caps, on_wait: Callable[[str],
             on_wait=on_wait,
         )
 
-    task, proposer, judge = metered("task"), metered("proposer"), metered("judge")
+    def in_batches() -> Model:
+        from optimizer.lm.batch_endpoint import open_batch_endpoint  # the client takes a second to import
+        from optimizer.lm.batch_model import BatchModel
+
+        task = job.config.lm.task
+        return BatchModel(
+            job.task_backend,
+            open_batch_endpoint(task, job.task_backend),
+            journal=journal,
+            caps=caps,
+            pricing=job.prices["task"],
+            retry=RetryPolicy(retry_for_s=task.retry_for, outage_for_s=task.outage_for),
+            max_in_flight=task.concurrency,
+            on_wait=on_wait,
+            settings=task.batch,
+            left_s=left_s,
+        )
+
+    task = in_batches() if job.config.lm.task.mode == "batch" else metered("task")
+    proposer, judge = metered("proposer"), metered("judge")
     assert task is not None
     assert proposer is not None
     if judge is not None and job.judge is not None:

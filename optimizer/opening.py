@@ -15,6 +15,7 @@ from typing import cast
 
 import numpy as np
 
+from optimizer.addresses import passwords_in, without_password, written_settings
 from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
 from optimizer.caps import Caps
@@ -34,6 +35,7 @@ from optimizer.propose import Attempt
 from optimizer.propose.proposer import Proposer
 from optimizer.propose.starts import diverse_starts
 from optimizer.race import FloatArray, RaceRule
+from optimizer.redaction import remember
 from optimizer.saved import leave_pointer
 from optimizer.study import RacePruner, Study
 
@@ -80,6 +82,7 @@ def open_all(job: Job, observer: Observer) -> Opened:
         StudyError: another process runs it, or another configuration made it.
         Paused: its database or folder cannot be used.
     """
+    remember(*passwords_in(job.config.storage, job.config.tracking.uri))
     make_private_folder(job.run_dir)
     with ExitStack() as resources:
         is_first = _claim_folder(resources, job)
@@ -103,7 +106,8 @@ def _claim_folder(resources: ExitStack, job: Job) -> bool:
             return False
         raise
     forget_live(job.run_dir)
-    leave_pointer(job.run_dir, storage=job.config.storage, folder=job.folder)
+    storage = job.config.storage and without_password(job.config.storage)
+    leave_pointer(job.run_dir, storage=storage, folder=job.folder)
     return True
 
 
@@ -134,10 +138,11 @@ def _open_within(
     )
     study = open_study(job, seed, pairs, crew)
     resources.callback(study.close)
-    models = open_models(job, journal, caps, observer.waiting)
+    deadline = Deadline.of(job.config.budget, spent_s=wall_s)
+    models = open_models(job, journal, caps, observer.waiting, left_s=deadline.left_s)
     evaluator = open_evaluator(job, models, journal, observer, crew)
     resources.callback(evaluator.close)
-    resources.callback(models.stop)
+    resources.callback(models.close)
     learned, (first, *others) = _learned(record), _diverse_starts(job, seed)
     starts = dict([first, *learned, *others])
     with crew.deciding():
@@ -147,7 +152,7 @@ def _open_within(
         seed=seed,
         journal=journal,
         caps=caps,
-        deadline=Deadline.of(job.config.budget, spent_s=wall_s),
+        deadline=deadline,
         study=study,
         models=models,
         evaluator=evaluator,
@@ -184,7 +189,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     if record is None:
         journal.create_study(
             {
-                "config": job.config.model_dump(mode="json"),
+                "config": written_settings(job.config),
                 "identity": identity,
                 "facts": dict(job.facts),
                 "seed": seed.to_json(),
@@ -242,7 +247,8 @@ def open_proposer(job: Job, seed: Candidate, models: Models, journal: Journal, e
 
     def attempt(candidate: Candidate, rows: Sequence[Example], number: int) -> list[Attempt]:
         journal.put_candidate(candidate)
-        outcomes = evaluator.outcomes(candidate, rows, trial=number)
+        with models.task.at_once():
+            outcomes = evaluator.outcomes(candidate, rows, trial=number)
         return [Attempt(example=row, outcome=outcome) for row, outcome in zip(rows, outcomes, strict=True)]
 
     config, splits = job.config, job.splits

@@ -26,7 +26,7 @@ from optimizer.prompt import Message, as_text
 from optimizer.propose.rows import clip, fields_text, pick_rows
 from optimizer.words import visible
 
-MAX_ROWS = 24  # asked with each of the two prompts
+MAX_ROWS = 40  # asked with each of the two prompts
 MAX_REPEATED = 8  # rows that are asked again
 N_DRAWS = 3
 DRAW_TEMPERATURE = 0.7  # of the repeated draws: shows what the model hesitates between
@@ -175,14 +175,16 @@ def _facts(job: Job, planned: Plan, plain: list[Asked], shown: list[Asked], draw
     pairs = [
         (a.value, b.value) for a, b in zip(plain, shown, strict=False) if a.value is not None and b.value is not None
     ]
+    seed = _score(job, planned.rows, plain)
     unread = [each.note for each in (*plain, *shown) if not each.is_read and each.value is not None]
     constant = _constant(job)
     return ProbeFacts(
         n_rows=len(planned.rows),
         n_test=job.n_test,
-        seed=float(np.mean(values)),
-        with_examples=float(np.mean([b for _, b in pairs])) if pairs else None,
+        seed=seed if seed is not None else 0.0,
+        with_examples=_score(job, planned.rows, shown),
         constant=constant,
+        expected=_expected(job, planned.rows),
         is_mean=job.metric.is_mean,
         read_share=1 - len(unread) / max(1, len(plain) + len(shown)),
         unread_reason=unread[0] if unread else "",
@@ -197,6 +199,26 @@ def _facts(job: Job, planned: Plan, plain: list[Asked], shown: list[Asked], draw
         overlap=report.n_overlap,
         near_copies=next((each for each in report.warnings if each.startswith("near-duplicates")), ""),
     )
+
+
+def _score(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> float | None:
+    """The score of a prompt by the study's own metric, on the rows whose call did not fail; None without any."""
+    known = [(row, each.answer, each.value) for row, each in zip(rows, asked, strict=False) if each.value is not None]
+    if not known:
+        return None
+    examples, answers, values = zip(*known, strict=True)
+    return job.metric.aggregate(examples, answers, np.array(values))
+
+
+def _expected(job: Job, rows: Sequence[Example]) -> float | None:
+    """What the expected answers themselves score: a metric that refuses them measures something else."""
+    if job.judge_backend is not None:  # a judge would have to be paid for this
+        return None
+    try:
+        values = np.array([score(job.metric, row, row.outputs).value for row in rows])
+    except MetricError:
+        return None
+    return job.metric.aggregate(rows, [row.outputs for row in rows], values)
 
 
 def _constant(job: Job) -> float | None:

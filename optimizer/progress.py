@@ -13,14 +13,14 @@ from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.progress_bar import ProgressBar
-from rich.table import Table
 from rich.text import Text
 
+from optimizer.budget import expected_in_all
 from optimizer.candidate import Candidate
 from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
 from optimizer.stops import left_s
-from optimizer.words import count, duration, money, percent
+from optimizer.words import count, duration, money, percent, visible
 
 if TYPE_CHECKING:
     from optimizer.session import Session
@@ -104,17 +104,19 @@ class Progress(Observer):
         if session is None:
             return Text(f"{self._phase} ...", style="dim")
         n_all = session.job.config.search.trials
-        spend = session.journal.spend()
-        table = Table.grid(padding=(0, 3))
-        table.add_row(
-            f"best [bold green]{percent(_best(session))}[/]",
-            f"trial {min(self._n_trials, n_all)} of {n_all}",
-            f"{count(sum(spend.calls.values()))} calls",
-            money(spend.cost_usd, is_free=session.job.is_free),
-            f"{duration(time.monotonic() - self._started_at)} so far",
-            f"about {duration(left)} left" if (left := left_s(session)) is not None else "",
-        )
-        lines: list[RenderableType] = [table, ProgressBar(total=n_all, completed=self._n_trials, width=60)]
+        spend, left = session.journal.spend(), left_s(session)
+        in_all = expected_in_all(spend, session.job.config.budget, elapsed_s=session.elapsed_s, left_s=left)
+        price = money(spend.cost_usd, is_free=session.job.is_free)
+        facts = [
+            Text.assemble("best ", (percent(_best(session)), "bold green")),
+            Text(f"trial {min(self._n_trials, n_all)} of {n_all}"),
+            Text(f"{count(sum(spend.calls.values()))} calls" + (f" of about {count(in_all.calls)}" if in_all else "")),
+            Text(price + (f" of about {money(in_all.usd)}" if in_all and in_all.usd else "")),
+            Text(f"{duration(time.monotonic() - self._started_at)} so far"),
+            *([Text(f"about {duration(left)} left")] if left is not None else []),
+        ]
+        lines: list[RenderableType] = [Text("   ").join(facts)]  # in a narrow window it goes on in the next line
+        lines.append(ProgressBar(total=n_all, completed=self._n_trials, width=60))
         phase = self._phase + (
             f" ({done} of {total})" if (total := self._phase_rows[1]) and (done := self._phase_rows[0]) else ""
         )
@@ -134,6 +136,9 @@ def _trial_line(trial: TrialRecord, *, is_best: bool) -> Text:
     score = f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.score is not None else ""
     text = Text(f"trial {trial.number + 1:>3}  {made_by:<10}  {score:<14}  ")
     text.append("new best" if is_best else trial.state, style="green" if is_best else "dim")
+    n_unread = sum(outcome.kind in ("unparsed", "refused") for outcome in trial.outcomes)
+    if 2 * n_unread > len(trial.outcomes):
+        text.append(f"  {n_unread} of {len(trial.outcomes)} replies cannot be read", style="yellow")
     if trial.reason and not is_best:
-        text.append(f"  {trial.reason}", style="dim")
+        text.append(f"  {visible(trial.reason)}", style="dim")
     return text

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from optimizer.candidate import Fields, JsonValue
 from optimizer.config import OutputKind
 from optimizer.errors import DataError, did_you_mean
+from optimizer.fields import YES
 from optimizer.splits import normalise
 
 
@@ -31,6 +32,8 @@ INPUT_NAMES = _set(
     "subject note notes review sentence content comment query description ticket request history "
     "conversation"
 )
+OPT_OUT_NAMES = _set("withheld withhold confidential sensitive optout opted private hidden secret no_demos")
+NO = _set("no n false 0 0.0 nein non いいえ")
 IGNORED_NAMES = _set("id index idx uuid guid date time created updated timestamp url split nr no number row")
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
@@ -126,6 +129,13 @@ def pick_group(columns: Mapping[str, Column], used: Sequence[str]) -> str:
     """Return a column that divides the rows into a few groups, or an empty text."""
     left = [column for name, column in columns.items() if name not in used and not column.words & IGNORED_NAMES]
     return next((column.name for column in left if is_label_like(column) and column.n_different <= 12), "")
+
+
+def pick_opt_out(columns: Mapping[str, Column], used: Sequence[str]) -> str:
+    """Return a column that seems to say which rows must not be shown, or an empty text."""
+    left = [column for name, column in columns.items() if name not in used]
+    says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
+    return next((column.name for column in says_so if column.words & OPT_OUT_NAMES), "")
 
 
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:

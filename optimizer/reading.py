@@ -16,6 +16,7 @@ from rich.text import Text
 from optimizer.background import runs_flag
 from optimizer.errors import ConfigError
 from optimizer.terminal import console, wide_console
+from optimizer.words import visible
 
 if TYPE_CHECKING:
     from optimizer.candidate import Candidate
@@ -69,25 +70,36 @@ def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> in
 def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> int:
     """Print how far one study is, or a line for each."""
     from optimizer import background
+    from optimizer.roster import lines, workers
     from optimizer.saved import open_saved, study_names
     from optimizer.tables import STATUS_KEYS, status_cells
 
     names: list[str | None] = [name] if name else [*study_names(runs_dir)]
     if is_json:
         studies = [open_saved(runs_dir, each) for each in names or [None]]
-        rows = [status_cells(one.view(), is_running=background.live(one.run_dir) is not None) for one in studies]
-        print(json.dumps([dict(zip(STATUS_KEYS, row, strict=True)) for row in rows], indent=2, ensure_ascii=False))
+        found = [workers(one.journal) for one in studies]
+        rows = [
+            status_cells(one.view(), is_running=bool(at_work) or background.live(one.run_dir) is not None)
+            for one, at_work in zip(studies, found, strict=True)
+        ]
+        told = [
+            {**dict(zip(STATUS_KEYS, row, strict=True)), "workers": [each.name for each in at_work]}
+            for row, at_work in zip(rows, found, strict=True)
+        ]
+        print(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
         table.add_column(head)
     for each in names or [None]:
         saved = open_saved(runs_dir, each)
-        view, live = saved.view(), background.live(saved.run_dir)
-        table.add_row(*status_cells(view, is_running=live is not None))
+        view, live, at_work = saved.view(), background.live(saved.run_dir), workers(saved.journal)
+        table.add_row(*status_cells(view, is_running=live is not None or bool(at_work)))
     console().print(table, highlight=False)
     if name:
-        for line in background.lines(view, saved.journal.n_failed(), live):
+        pause = str((saved.journal.load_study() or {}).get("pause") or "")
+        status_lines = background.lines(view, saved.journal.n_failed(), live, budget=saved.config.budget, pause=pause)
+        for line in [*status_lines, *lines(at_work)]:
             console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -128,7 +140,7 @@ def export_study(
     rows = saved.test_rows() if chosen == "promptfoo" else ()
     text = export(view, saved.program(), chosen, candidate, rows=rows)
     if output is None:
-        sys.stdout.write(text)
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)  # a row must not steer a terminal
     else:
         write_new(output, text, is_forced=is_forced)
         console().print(f"wrote {output}", highlight=False)

@@ -24,6 +24,7 @@ from optimizer.notify import tell, webhook_url
 from optimizer.observe import Observer
 from optimizer.propose import Rejection
 from optimizer.records import StudyView, Verdict
+from optimizer.rounds import together
 from optimizer.session import OUT_OF_REACH, Session
 from optimizer.sharing import wait_turn
 from optimizer.study import Ticket
@@ -54,7 +55,7 @@ def run(job: Job, observer: Observer | None = None, on_open: Callable[[], None] 
                 tell(url, session.view)
             return view
         except Paused as pause:
-            session.pause(pause.reason)
+            session.pause(pause.reason, str(pause))
             if not (session.crew.is_shared and pause.reason in OUT_OF_REACH):  # that worker will join again
                 tell(url, session.view, reason=str(pause))
             raise
@@ -93,7 +94,7 @@ def search(session: Session) -> str:
             try:
                 run_trial(session, ticket)
             except BudgetExhausted as error:
-                session.budget_used_up(str(error), ticket)
+                session.budget_used_up(error, ticket)
 
     n_workers = session.job.config.search.in_flight
     if n_workers == 1:
@@ -125,7 +126,8 @@ def run_trial(session: Session, ticket: Ticket) -> None:
         session.tell_rejected(ticket, rejection, time.monotonic() - started)
         return
     if ticket.number == 0:
-        session.check_baseline(proposal.candidate)
+        with session.models.task.at_once():
+            session.check_baseline(proposal.candidate)
     state, reason = race(session, ticket, proposal.candidate)
     session.tell(ticket, proposal, state=state, reason=reason, duration_s=time.monotonic() - started)
 
@@ -152,7 +154,10 @@ def recommend(session: Session) -> Candidate:
         raise Paused("error_rate", f"no candidate could be scored: {session.why_nothing()}")
     session.observer.finalists(finalists)
     session.caps.release_finalists()
-    for candidate in [*finalists, session.seed]:  # the seed last: it matters only to people who compare dev scores
+    session.models.task.hurry()
+    # The seed last: it matters only to people who compare dev scores.
+    together(session, [(candidate, session.splits.dev) for candidate in (*finalists, session.seed)])
+    for candidate in [*finalists, session.seed]:
         try:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
@@ -173,6 +178,8 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
     session.caps.release_reserve()
     session.observer.final_started(winner, len(rows))
     try:
+        if session.job.config.constraints.usd_per_row is None:  # which is measured, of the winner alone
+            together(session, [(session.seed, rows), (winner, rows)])
         old, (new, usd_per_row) = session.evaluate(session.seed, rows), held.evaluate_priced(session, winner, rows)
         found = verdict.judge(
             session.job.metric,
@@ -184,5 +191,5 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             rng=session.generator("final test"),
         )
     except verdict.TooManyFailures as error:
-        raise Paused("error_rate", f"{error}; run again when the model is back") from error
+        raise Paused("error_rate", f"{error}; mend that and run again to continue") from error
     return held.held_to_rules(session, found, winner, usd_per_row=usd_per_row)

@@ -35,10 +35,10 @@ from optimizer.race import FIRST_BLOCKS, race_rows
 from optimizer.records import DevEstimate, Outcome, StudyView, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
+from optimizer.rounds import next_size
 from optimizer.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
 from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
-from optimizer.track import NoTracker
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
 from optimizer.view import Records, read_view
@@ -55,7 +55,7 @@ class Session:
     def __init__(self, job: Job, observer: Observer) -> None:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
-        self.is_stopping, self.budget_note = False, cast("str | None", None)
+        self.is_stopping, self.budget_note = False, cast("BudgetExhausted | None", None)
         self._began_at = self._opened_at = time.monotonic()
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
@@ -67,9 +67,7 @@ class Session:
         self.elite = self.known.elite
         try:
             with self.crew.deciding():
-                self.tracker = (
-                    NoTracker() if self.is_finished else open_tracker(job, self.journal, self.view, self.crew)
-                )
+                self.tracker = open_tracker(job, self.journal, self.view, self.crew, is_finished=self.is_finished)
             observer.opened(self)
         except BaseException:
             opened.close()
@@ -132,8 +130,8 @@ class Session:
         Raises:
             Rejection: there is nothing to score.
         """
-        if not self.crew.is_shared:
-            return self._made(ticket)
+        if not self.crew.is_shared and self.job.config.search.in_flight == 1:
+            return self._made(ticket)  # it comes out the same again; others may have told something meanwhile
         if (proposal := made_before(self, ticket)) is None:
             keep_made(self, ticket, proposal := self._made(ticket))
         return proposal
@@ -188,8 +186,8 @@ class Session:
         dev, size, start = self.splits.dev, self.job.config.search.block, 0
         n_first = FIRST_BLOCKS * size if self.job.config.search.racing else len(dev)
         while start < min(n_rows := self.elite.n_raced or n_first, len(dev)):  # others may lengthen it
-            yield dev[start : min(start + size, n_rows)]
-            start += size
+            size = next_size(self, size, start=start, n_rows=n_rows)
+            yield dev[start : (start := min(start + size, n_rows))]
 
     def deepen(self, *, n_races: int) -> None:
         """Score the incumbent on further rows as the search goes on, so that races grow as the field gets closer."""
@@ -254,10 +252,10 @@ class Session:
             self.study.tell(ticket, TrialState.PRUNED, None, facts)
             self._after_trial(ticket.number, is_best=False)
 
-    def budget_used_up(self, note: str, ticket: Ticket | None = None) -> None:
+    def budget_used_up(self, error: BudgetExhausted, ticket: Ticket | None = None) -> None:
         """A cap was reached in the middle of a trial; the trial stays open and is taken up when the cap is raised."""
-        logger.info("search ends: %s", note)
-        self.budget_note = note
+        logger.info("search ends: %s", error)
+        self.budget_note = error
         if ticket is not None:
             self.crew.leave(ticket.number)
 
@@ -289,14 +287,14 @@ class Session:
         self.is_stopping = True
         self.models.stop()
 
-    def pause(self, reason: str) -> None:
+    def pause(self, reason: str, message: str = "") -> None:
         """Write why the study stopped, if anything can be written; running it again continues it."""
         if self.crew.is_shared and reason in OUT_OF_REACH:
             return
         with contextlib.suppress(Paused):
             if self.crew.n_workers() > 1:
                 return self._add_time()  # the others go on
-            self._close_record("paused", reason, {})
+            self._close_record("paused", reason, {"pause": redact(message)})
         self.tracker.study_finished()
 
     def mend_best(self) -> None:
@@ -319,7 +317,7 @@ class Session:
 
     def why_nothing(self) -> str:
         """Say why there is no scored candidate."""
-        return self.budget_note or self.known.last_reason() or "no trial was finished"
+        return str(self.budget_note or self.known.last_reason() or "no trial was finished")
 
     def finalists(self) -> list[Candidate]:
         """Return the best few candidates; where cost matters, the best few of the front of score against length."""
@@ -352,7 +350,7 @@ class Session:
         try:
             self.deepen(n_races=self.known.n_races())
         except BudgetExhausted as error:
-            self.budget_used_up(str(error))
+            self.budget_used_up(error)
 
     def _plain_operators(self) -> list[str]:
         """Operators that need no model, while the proposer is given a rest; else none."""

@@ -21,6 +21,8 @@ from optimizer.candidate import Example, Fields, JsonValue, canonical_json, cont
 
 SplitName = Literal["train", "dev", "test"]
 SPLIT_NAMES: tuple[SplitName, ...] = ("train", "dev", "test")
+# More rows of a source than these are not taken unless it is said: they would fill the memory and prove little more.
+LARGEST: Mapping[SplitName, int] = {"train": 50_000, "dev": 2_000, "test": 4_000}
 # Below this many letters the digits of a text are likely what it says ("item 7"), not a detail of it.
 MIN_LETTERS = 20
 
@@ -126,9 +128,14 @@ def ordered(examples: Iterable[Example], *, output: str | None, seed: int) -> tu
 
 @dataclass(slots=True, kw_only=True)
 class Bin:
-    """The rows of one split; of more than `cap`, those of the lowest rank, in whatever order they come."""
+    """The rows of one split; of more than `cap`, those of the lowest rank, in whatever order they come.
+
+    Attributes:
+        n_left_out: how often a row was one too many.
+    """
 
     cap: int | None
+    n_left_out: int = 0
     rows: dict[str, Example] = field(default_factory=dict)
     heap: list[tuple[int, str]] = field(default_factory=list)
 
@@ -147,7 +154,9 @@ class Bin:
             heapq.heappush(self.heap, entry)
         elif entry > self.heap[0]:
             del self.rows[heapq.heapreplace(self.heap, entry)[1]]
+            self.n_left_out += 1
         else:
+            self.n_left_out += 1
             return
         self.rows[example.id] = example
 

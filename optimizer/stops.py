@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from optimizer.budget import expected_left_s
+from optimizer.errors import OutOfTime
 from optimizer.patience import is_unlikely_to_pay
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ def stop_reason(session: Session) -> str | None:
     if session.is_stopping:
         return "stopped"
     if session.budget_note is not None:
-        return "budget"
+        return "time" if isinstance(session.budget_note, OutOfTime) else "budget"
     if started >= search.trials and not session.study.has_orphans():
         return "trials"
     if started > MIN_TRIALS and not session.deadline.allows(final_s(session)):
@@ -51,6 +52,8 @@ def trials_left(session: Session) -> int:
 
 def final_s(session: Session) -> float:
     """Return the seconds that the finalists and the final test are expected to take, at the pace so far."""
+    if (by_rounds := session.models.task.final_s()) is not None:
+        return FINAL_SLACK * by_rounds
     n_left = 2 * session.n_test + len(session.splits.dev) - session.elite.n_raced
     return FINAL_SLACK * (session.seconds_per_row or 0.0) * n_left
 

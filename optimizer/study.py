@@ -14,9 +14,7 @@ from typing import cast
 
 import optuna
 import sqlalchemy as sa
-from optuna.storages._rdb.models import TrialUserAttributeModel
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.dialects import postgresql, sqlite
 
 from optimizer.candidate import JsonValue, Reasoning, content_hash
 from optimizer.config import Search
@@ -106,12 +104,12 @@ class Study:
 
     def report(self, ticket: Ticket, value: float, step: int) -> None:
         """Enter a trial's value after so many examples; a step that a killed process entered stays."""
-        if step not in ticket.trial._cached_frozen_trial.intermediate_values:
+        if step not in self.trials()[ticket.number].intermediate_values:
             ticket.trial.report(value, step=step)
 
     def should_prune(self, ticket: Ticket) -> bool:
-        """Ask the pruner. What was reported is at hand: nothing is read from the database for it."""
-        return self.pruner.prune(self._study, ticket.trial._cached_frozen_trial)
+        """Ask the pruner. It has its own values: what was reported is not read back from the database for it."""
+        return self.pruner.prune(self._study, self.trials()[ticket.number])
 
     def put_first(self, name: str) -> None:
         """Let the next trial be this start, once, ahead of all that are queued: it looks like one that was cut off."""
@@ -142,18 +140,10 @@ class Study:
 
     def tell(self, ticket: Ticket, state: TrialState, value: float | None, facts: Mapping[str, JsonValue]) -> None:
         """Finish a trial. `facts` are kept with it."""
-        self._set_user_attrs(ticket.trial._trial_id, facts)
+        for key, fact in facts.items():
+            ticket.trial.set_user_attr(key, fact)
         self._study.tell(ticket.number, value if state == TrialState.COMPLETE else None, state=state)
         self._n_changes += 1
-
-    def _set_user_attrs(self, trial_id: int, facts: Mapping[str, JsonValue]) -> None:
-        """Enter facts in one transaction, where `Trial.set_user_attr` takes one for each, and reads before it."""
-        table = TrialUserAttributeModel.__table__
-        rows = [{"trial_id": trial_id, "key": key, "value_json": json.dumps(fact)} for key, fact in facts.items()]
-        with self._storage.engine.begin() as connection:
-            add = (postgresql if self._crew.is_shared else sqlite).insert(table)
-            keys, changed = ["trial_id", "key"], {"value_json": add.excluded.value_json}
-            connection.execute(add.on_conflict_do_update(index_elements=keys, set_=changed), rows)
 
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in order of number; read again only after a change where other processes make none."""

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.records import StudyView, Verdict
-from optimizer.words import STOP_WORDS, count, duration, money, percent, points
+from optimizer.words import STOP_WORDS, count, duration, money, percent, points, visible
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
@@ -111,7 +111,9 @@ def _prompt_panel(title: str, candidate: Candidate, prompts: Mapping[str, str]) 
     if len(lines) > len(shown):
         shown.append(f"... {len(lines) - len(shown)} more lines; `optimizer export` prints them all")
     facts = f"{candidate.format}, {candidate.n_demos} examples, {len(prompts[candidate.id])} characters"
-    return Panel(Text("\n".join(shown)), title=title, title_align="left", subtitle=facts, subtitle_align="right")
+    return Panel(
+        Text(visible("\n".join(shown))), title=title, title_align="left", subtitle=facts, subtitle_align="right"
+    )
 
 
 def _scores(view: StudyView) -> RenderableType:

@@ -13,7 +13,7 @@ from optimizer import insight
 from optimizer.insight import Step
 from optimizer.records import StudyView, TrialRecord
 from optimizer.word_diff import word_diff
-from optimizer.words import count, duration, money, operator_words, percent, points
+from optimizer.words import count, duration, money, operator_words, percent, points, visible
 
 STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
 
@@ -61,7 +61,7 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
 
 def operator_table(view: StudyView) -> Table:
     """One line an operator: what was tried, what became of it, what it gained."""
-    table = _table("operator", "tried", "took the lead", "gained", "in full", "dropped", "rejected", "failed", "calls")
+    table = _table("operator", "tried", "led", "gained", "in full", "dropped", "rejected", "failed", "calls")
     for row in insight.operators(view):
         fates = (row.complete, row.pruned, row.rejected, row.failed)
         gained = points(row.gain) if row.won else "-"
@@ -103,7 +103,7 @@ def _grow(tree: Tree, step: Step, note: str = "") -> None:
 def diff_text(old: str, new: str) -> Text:
     """The new text with what was added in green and what was removed in red, marked `[-...-]{+...+}` without colour."""
     text = Text()
-    for kind, piece in word_diff(old, new):
+    for kind, piece in word_diff(visible(old), visible(new)):
         if kind == "same":
             text.append(piece)
         elif kind == "added":
@@ -126,4 +126,4 @@ def _trial_cells(trial: TrialRecord, length: str) -> list[str]:
     rows = str(len(trial.outcomes)) if trial.outcomes else ""
     score = percent(trial.score) if trial.score is not None else ""
     number, made_by = str(trial.number + 1), trial.recipe.operator
-    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(trial.reason[:80])]
+    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(visible(trial.reason[:80]))]

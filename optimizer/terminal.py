@@ -66,6 +66,11 @@ def wide_console() -> Console:
     return Console(width=PIPED_WIDTH if is_piped else None)
 
 
+def print_command(out: Console, command: str) -> None:
+    """Print a command on a line of its own that is never broken, so that it can be copied."""
+    out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+
+
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
     """Run a command and turn what it raises into one line and an exit code."""
     for stream in (sys.stdout, sys.stderr):

@@ -10,7 +10,7 @@ import codecs
 from collections.abc import Iterator
 from pathlib import Path
 
-from optimizer.errors import DataError
+from optimizer.errors import ConfigError, DataError
 
 SAMPLE_BYTES = 200_000
 _TYPED = "\u20ac\u00a3\u00b0\u00a7\u00ab\u00bb\u2013\u2014\u2018\u2019\u201c\u201d\u201e\u2026\u00a0\u00bf\u00a1\u2022"
@@ -130,3 +130,17 @@ def _first_bad(line: bytes) -> int | None:
     except UnicodeDecodeError as error:
         return error.start
     return None
+
+
+def text_of(words: str | None) -> str:
+    """Return the text, or that of the file that `@FILE` names.
+
+    Raises:
+        ConfigError: the file cannot be read.
+    """
+    if not words or not words.startswith("@"):
+        return words or ""
+    try:
+        return Path(words[1:]).read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{words[1:]}: cannot be read as UTF-8 text: {error}") from error

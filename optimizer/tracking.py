@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import Engine
 
@@ -19,30 +19,43 @@ from optimizer.job import Job
 from optimizer.journal import Journal
 from optimizer.program import Program
 from optimizer.records import StudyView
-from optimizer.report import Material, figures_of, report_html
-from optimizer.report.figures import standalone
 from optimizer.saved import SavedStudy
 from optimizer.showing import clean, texts
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
+from optimizer.track.outbox import is_settled
 from optimizer.track.projection import without_rows
+
+if TYPE_CHECKING:
+    from optimizer.report import Material
 
 Splits = dict[str, tuple[int, str]]  # split name to row count and fingerprint
 
 
 def open_tracker(
-    job: Job, journal: Journal, read_view: Callable[[], StudyView], crew: Alone | None = None
+    job: Job,
+    journal: Journal,
+    read_view: Callable[[], StudyView],
+    crew: Alone | None = None,
+    *,
+    is_finished: bool = False,
 ) -> Tracker | NoTracker:
-    """Begin to show a study in MLflow, or do nothing when tracking is off. Of several workers one writes."""
-    if not job.config.tracking.enabled:
+    """Begin to show a study in MLflow, or do nothing when tracking is off. Of several workers one writes.
+
+    Of a finished study only what is missing is shown: the run ended while MLflow was away, or was killed.
+    """
+    if not job.config.tracking.enabled or (is_finished and is_settled(journal.engine, journal.study)):
         return NoTracker()
     projection = projection_of(job, journal)
-    return Tracker.start(
+    tracker = Tracker.start(
         engine=journal.engine,
         study=journal.study,
         projection=projection,
         read_view=read_view,
         leads=crew.leads if crew is not None and crew.is_shared else None,
     )
+    if is_finished:
+        tracker.study_finished()
+    return tracker
 
 
 def projection_of(job: Job, journal: Journal) -> Projection:
@@ -79,6 +92,8 @@ def _projection(
         return full_text(without_rows(candidate) if hides_rows else candidate)
 
     def extra_files(view: StudyView) -> Mapping[str, str]:
+        from optimizer.report import Material  # slow to import, wanted once a study has ended
+
         return _extra_files(Material(view=view, render=text, rows=rows(), clean=clean), has_report=not hides_rows)
 
     return Projection(
@@ -111,5 +126,8 @@ def _template(program: Program, candidate: Candidate, text: Callable[[Candidate]
 
 
 def _extra_files(material: Material, *, has_report: bool) -> dict[str, str]:
+    from optimizer.report import figures_of, report_html
+    from optimizer.report.figures import standalone
+
     plots = {f"figures/{name}.svg": standalone(svg) for name, svg in figures_of(material).items()}
     return {"report.html": report_html(material), **plots} if has_report else plots

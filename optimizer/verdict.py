@@ -16,6 +16,7 @@ from optimizer.metrics import Metric
 from optimizer.records import DevEstimate, Outcome, Verdict
 
 PESSIMISM = 0.5  # standard errors: enough to pass over a lucky finalist, too little to freeze on the seed
+MANY_UNREAD = 0.2  # share of the winner's replies that are no answers, from which the verdict says so
 MAX_FAILED_SHARE = 0.05
 
 
@@ -79,7 +80,8 @@ def judge(
     """
     pairs = [i for i in range(len(examples)) if seed[i].value is not None and winner[i].value is not None]
     if len(pairs) < (1 - MAX_FAILED_SHARE) * len(examples):
-        raise TooManyFailures(f"{len(examples) - len(pairs)} of {len(examples)} test rows failed")
+        why = next((each.error for each in (*seed, *winner) if each.error and each.value is None), "no reason is known")
+        raise TooManyFailures(f"{len(examples) - len(pairs)} of {len(examples)} test rows failed, one because of {why}")
     rows = [examples[i] for i in pairs]
     old, new = [seed[i] for i in pairs], [winner[i] for i in pairs]
     comparison = stats.compare(
@@ -93,7 +95,7 @@ def judge(
     is_promoted = not is_same and stats.is_significant_gain(comparison, confidence)
     return Verdict(
         decision="promote" if is_promoted else "keep",
-        reason=_reason(is_promoted, is_same=is_same),
+        reason=_reason(is_promoted, is_same=is_same) + _unread(new, is_same=is_same),
         n=comparison.n,
         seed_score=_aggregate(metric, rows, old),
         winner_score=_aggregate(metric, rows, new),
@@ -114,6 +116,18 @@ def _reason(is_promoted: bool, *, is_same: bool) -> str:
     if is_same:
         return "No candidate was better than your prompt on dev: keep yours."
     return "It is not proven that the new prompt is better on examples that the search never saw: keep yours."
+
+
+def _unread(outcomes: Sequence[Outcome], *, is_same: bool) -> str:
+    """A sentence on replies that are no answers, when they are many: the score says less than it seems then."""
+    unread = [outcome for outcome in outcomes if outcome.kind in ("unparsed", "refused")]
+    if len(unread) < MANY_UNREAD * len(outcomes):
+        return ""
+    whose, first = "your" if is_same else "the new", unread[0].error or unread[0].kind
+    return (
+        f" But {len(unread)} of {len(outcomes)} replies to {whose} prompt cannot be read as an answer ({first}): raise "
+        "max_tokens, allow another layout in search.formats, or take another model."
+    )
 
 
 def _values(outcomes: Sequence[Outcome]) -> stats.FloatArray:

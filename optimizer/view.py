@@ -88,22 +88,26 @@ def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -
         return ()
     candidates, spends = journal.candidates(ids), journal.spend_of_trials([trial.number for trial in started])
     scored = {str(trial.user_attrs["candidate"]) for trial in started if trial.user_attrs.get("scored")}
-    kept = journal.outcomes_of(scored & set(candidates), metric)
-    return tuple(trial_record(trial, kept, candidates, spends) for trial in started)
+    known = journal.outcomes_of(scored & set(candidates), metric)
+    return tuple(trial_record(trial, known, candidates, spends) for trial in started)
 
 
 def trial_record(
     trial: FrozenTrial,
-    kept: Mapping[str, Mapping[str, Outcome]],
+    known: Mapping[str, Mapping[str, Outcome]],
     candidates: Mapping[str, Candidate],
     spends: Mapping[int, Spend],
 ) -> TrialRecord:
-    """Turn one trial of Optuna's into ours; `kept` are outcomes by candidate and example."""
+    """Turn one trial into ours.
+
+    Args:
+        known: outcomes by candidate and example.
+    """
     facts = trial.user_attrs
     candidate = candidates.get(str(facts.get("candidate", "")))
     spend = spends.get(trial.number, Spend())
     scored = cast("list[str]", facts.get("scored", []))
-    outcomes = kept.get(candidate.id, {}) if candidate else {}
+    outcomes = known.get(candidate.id, {}) if candidate and scored else {}
     recipe = Recipe(**json.loads(facts["recipe"])) if "recipe" in facts else Recipe(operator="start")
     return TrialRecord(
         number=trial.number,

@@ -81,8 +81,8 @@ def refuse_finished(view: StudyView) -> None:
     """Raise `StudyError` when a study has its verdict."""
     if view.state == "finished":
         raise StudyError(
-            f"study {view.name!r} is finished and its test rows are used; start a new one with another name "
-            "(--set name=...) and your prompt as `prompt`"
+            f"study {view.name!r} is finished and its test rows are used; begin another one with what it found, "
+            f"`optimizer run CONFIG --set name=NEW --warm-start {view.name}`, and suggest your prompt to that one"
         )
 
 

@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 Body = Mapping[str, Any]
 Answer = Callable[[Body], "str | Fault"]
@@ -123,13 +123,17 @@ class FakeServer:
         calls: every call that arrived, in order.
     """
 
+    @property
+    def handler(self) -> type[Handler]:
+        return Handler
+
     def __init__(self, answer: Answer | None = None) -> None:
         self._answer = answer or (lambda _body: "ok")
         self._script: deque[Fault] = deque()
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self.calls: list[Call] = []
-        self._http = _Http(("127.0.0.1", 0), _Handler)
+        self._http = _Http(("127.0.0.1", 0), self.handler)
         self._http.owner = self
         self._thread = threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.02})
         self._thread.start()
@@ -161,7 +165,7 @@ class FakeServer:
         self._http.server_close()
         self._thread.join()
 
-    def __enter__(self) -> FakeServer:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_exc: object) -> None:
@@ -171,11 +175,15 @@ class FakeServer:
         """Log one call and return how to answer it."""
         with self._lock:
             scripted = self._script.popleft() if self._script else None
-        answer = scripted if scripted is not None else self._answer(body)
-        fault = answer if isinstance(answer, Fault) else reply(answer)
+        fault = scripted if scripted is not None else self.answered(body)
         with self._lock:
             self.calls.append(Call(path=path, body=body, headers=headers, fault=fault))
         return fault
+
+    def answered(self, body: Body) -> Fault:
+        """Return what the model says to a request."""
+        answer = self._answer(body)
+        return answer if isinstance(answer, Fault) else reply(answer)
 
     def wait_for_close(self, timeout_s: float | None = None) -> bool:
         return self._closing.wait(timeout_s)
@@ -190,7 +198,7 @@ class _Http(ThreadingHTTPServer):
         """A client that goes away is what is being tested."""
 
 
-class _Handler(BaseHTTPRequestHandler):
+class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     server: _Http
@@ -200,6 +208,10 @@ class _Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(length))
         headers = {name.lower(): value for name, value in self.headers.items()}
         fault = self.server.owner.take(self.path, body, headers)
+        self.act(fault)
+
+    def act(self, fault: Fault) -> None:
+        """Answer like this."""
         if fault.how == "reset":
             self._reset()
         elif fault.how == "hang":

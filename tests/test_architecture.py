@@ -17,6 +17,7 @@ PURE = (
     "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data", "advice", "review", "insight",
     "word_diff", "front", "decay", "patience",
 )  # fmt: skip
+RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
     "mlflow": {"track", "mlflow_optimizer"},
@@ -28,6 +29,7 @@ EDGES = {
         "summary",
         "terminal",
         "commands",
+        "commands_init",
         "commands_privacy",
         "commands_probe",
         "commands_review",
@@ -78,6 +80,18 @@ def test_each_library_is_met_in_one_place(library: str) -> None:
     users = {stage(path) for path in MODULES if any(name.partition(".")[0] == library for name in imports(path))}
     assert users <= EDGES[library]
     assert users
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_reading_a_file_runs_no_code(path: Path) -> None:
+    """Nothing is unpickled or evaluated: what a study, an export or a configuration holds stays data."""
+    assert not {name.partition(".")[0] for name in imports(path)} & RUNS_CODE
+    called = {
+        node.func.id
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+    }
+    assert not called & {"eval", "exec", "compile", "__import__"}
 
 
 def test_imports_form_no_cycle() -> None:

@@ -11,9 +11,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.budget import MIN_TEST_ROWS, TEST_SHARE, Deadline, affordable_test_rows, next_time, open_caps
+from optimizer.budget import (
+    MIN_TEST_ROWS,
+    TEST_SHARE,
+    Deadline,
+    affordable_test_rows,
+    expected_in_all,
+    next_time,
+    open_caps,
+)
 from optimizer.config import Budget
 from optimizer.errors import ConfigError
+from optimizer.records import Spend
 
 EVENING = datetime(2025, 3, 7, 22, 30)
 
@@ -111,6 +120,16 @@ def test_no_caps_never_stop() -> None:
     """With nothing configured no total is too large."""
     caps = open_caps(Budget(), test_calls=40)
     assert all(caps.exceeded(role, 10**9, 1e15, 1e9) is None for role in ("task", "proposer", "judge"))
+
+
+def test_the_bill_is_expected_at_the_pace_so_far_and_within_the_caps() -> None:
+    """A third of the time and 30 calls done make 90 in all; a cap on one role ends its part; no pace, no guess."""
+    spend = Spend(calls={"task": 24, "proposer": 6}, cost_usd=0.5)
+    assert expected_in_all(spend, Budget(), elapsed_s=100, left_s=200) == (90, 1.5)
+    assert expected_in_all(spend, Budget(task_calls=40, usd=1.0), elapsed_s=100, left_s=200) == (58, 1.0)
+    assert expected_in_all(spend, Budget(), elapsed_s=100, left_s=0) == (30, 0.5)
+    assert expected_in_all(spend, Budget(), elapsed_s=100, left_s=None) is None
+    assert expected_in_all(spend, Budget(), elapsed_s=0.5, left_s=9) is None
 
 
 def test_no_deadline_never_ends() -> None:

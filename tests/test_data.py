@@ -511,6 +511,18 @@ def test_a_larger_cap_only_adds_rows() -> None:
     assert {row.id for row in small.test} < {row.id for row in large.test}
 
 
+def test_of_a_very_large_source_a_sample_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unless a number is set, a split by hash has a largest size; the rows are those that the same cap would keep."""
+    monkeypatch.setattr("optimizer.data.LARGEST", {"train": 30, "dev": 12, "test": 15})
+    sampled, wanted = splits_from_rows(BASE, task=TASK), MaxRows(train=30, dev=12, test=15)
+    assert (len(sampled.train), len(sampled.dev), len(sampled.test)) == (30, 12, 15)
+    assert splits_from_rows(BASE, task=TASK, max_rows=wanted).report.fingerprints == sampled.report.fingerprints
+    assert any("12 of " in line and "data.max_rows.dev" in line for line in sampled.report.warnings)
+    assert len(splits_from_rows(BASE, task=TASK, max_rows=MaxRows(train=35)).train) == 35
+    given = splits_from_rows(BASE[:80], BASE[80:110], BASE[110:], task=TASK)
+    assert len(given.train) > 30
+
+
 def test_ids_name_the_normalised_content() -> None:
     """Twelve hex digits; spelling does not change them, another answer does."""
     one = example_id({"m": "Hello  World"}, {"t": "a"})

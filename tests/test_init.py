@@ -21,7 +21,8 @@ from optimizer.candidate import JsonValue
 from optimizer.config_file import load_config
 from optimizer.data import load_splits
 from optimizer.errors import ConfigError, DataError
-from optimizer.init_study import Dialogue, Wishes, Written, study_name
+from optimizer.init_study import Dialogue, Written, study_name
+from optimizer.init_wishes import Wishes
 from optimizer.propose_task import Column, columns_of, field_names, guess_output, pick_inputs, pick_metric, pick_output
 from optimizer.text_files import guess_encoding
 
@@ -173,7 +174,7 @@ def test_questions_are_asked_for_what_flags_leave_open(tmp_path: Path) -> None:
     config = load_config(dialogue.run(is_forced=False).path)
     assert config.task.goal == config.prompt == "Sort customers' mail: by team."
     assert [proposal for _, proposal in asked][:1] == ["Nachricht"]
-    assert len(asked) == 5
+    assert len(asked) == 6
     assert "--goal 'Sort customers'" in dialogue.wishes.as_flags()
 
 

@@ -10,8 +10,8 @@ import sys
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 import pytest
 import sqlalchemy as sa
@@ -23,7 +23,7 @@ from optimizer.candidate import Candidate, Part
 from optimizer.caps import Caps
 from optimizer.database import ledger_table, prepare_sqlite, reply_table
 from optimizer.errors import BudgetExhausted, Paused
-from optimizer.journal import Journal, open_engine
+from optimizer.journal import MANY, Journal, open_engine
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
 
@@ -54,6 +54,16 @@ def reserve(journal: Journal, role: Role = "task", *, key: str = "k", caps: Caps
 def states(journal: Journal) -> list[str]:
     with journal.engine.connect() as connection:
         return list(connection.execute(sa.select(ledger_table.c.state).order_by(ledger_table.c.id)).scalars())
+
+
+@pytest.mark.parametrize("missing", [(), tuple(map(str, range(MANY)))])
+def test_all_outcomes_at_once_are_those_of_each_candidate(missing: tuple[str, ...], journal: Journal) -> None:
+    """Reading candidates together, few or many, gives what reading one by one gives, of one metric alone."""
+    for candidate, example, metric in itertools.product(("a", "b"), ("x", "y", "z"), ("m1", "m2")):
+        journal.put_outcome(candidate, metric, Outcome(example_id=example, kind="scored", score=0.5, text=metric))
+    found = journal.outcomes_of(["a", "b", *missing], "m1")
+    assert found == {candidate: journal.outcomes(candidate, "m1") for candidate in ("a", "b")}
+    assert {len(each) for each in found.values()} == {3}
 
 
 # -- one call ------------------------------------------------------------------------------------
@@ -358,24 +368,54 @@ def test_failures_are_not_kept_and_outcomes_do_not_change(journal: Journal) -> N
 
 # -- whatever order things happen in ------------------------------------------------------------------
 
-CAPS = Caps(calls={"task": 6, "proposer": 3, "judge": None}, tokens=900, usd=0.5)
-Open = Literal["open", "adopted"]
+OUTCOMES = [
+    Outcome(example_id="e", kind="scored", score=0.0),
+    Outcome(example_id="e", kind="scored", score=1.0),
+    Outcome(example_id="e", kind="unparsed"),
+    Outcome(example_id="e", kind="failed", error="down"),
+]
 
 
 class LedgerMachine(RuleBasedStateMachine):
-    """Two owners reserve, settle, release, die and adopt in any order, beside a model of what must be counted."""
+    """Two owners reserve, settle, release, score, die and adopt in any order while caps change, beside a model."""
 
     engine: sa.Engine
 
     @initialize()
     def begin(self) -> None:
-        for table in ("ledger", "spend", "reply"):
+        for table in ("ledger", "spend", "reply", "evaluation"):
             with self.engine.begin() as connection:
                 connection.exec_driver_sql(f"DELETE FROM {table}")
         self.owners = [Journal(self.engine, "night", owner=f"o{i}") for i in range(2)]
         self.open: dict[int, tuple[int, Role]] = {}  # call id -> owner, role
         self.counted: dict[int, tuple[Role, int, float]] = {}  # call id -> role, tokens, usd
         self.settled: dict[int, tuple[Role, int, float]] = {}
+        self.kept: dict[tuple[str, str], Outcome] = {}
+        self.most = {"calls": 0.0, "tokens": 0.0, "usd": 0.0}  # what the caps have ever allowed
+        self.dearer = {"tokens": 0.0, "usd": 0.0}  # what replies took beyond their reservations
+        self.change_caps(n_calls=6, tokens=900, cents=50, kept_back=0)
+
+    @rule(
+        n_calls=st.integers(0, 9),
+        tokens=st.integers(0, 1500),
+        cents=st.integers(0, 80),
+        kept_back=st.integers(0, 3),
+    )
+    def change_caps(self, n_calls: int, tokens: int, cents: int, kept_back: int) -> None:
+        """Somebody edits the budget and runs again; a part of the calls is kept back for the final test."""
+        self.caps = Caps(
+            calls={"task": n_calls, "proposer": 3, "judge": None},
+            tokens=tokens,
+            usd=cents / 100,
+            kept_back_calls=kept_back,
+        )
+        allowed = {"calls": n_calls - kept_back, "tokens": tokens, "usd": cents / 100}
+        self.most = {name: max(most, allowed[name]) for name, most in self.most.items()}
+
+    @rule()
+    def begin_the_final_test(self) -> None:
+        self.caps.release_reserve()
+        self.most["calls"] = max(self.most["calls"], self.caps.calls["task"] or 0)
 
     @rule(
         owner=st.integers(0, 1),
@@ -386,30 +426,42 @@ class LedgerMachine(RuleBasedStateMachine):
     def reserve(self, owner: int, role: Role, tokens: int, cents: int) -> None:
         usd = cents / 100
         n_calls = sum(kind == role for kind, _, _ in self.counted.values()) + 1
-        cap = CAPS.calls[role]
-        fits = (
-            (cap is None or n_calls <= cap)
-            and sum(n for _, n, _ in self.counted.values()) + tokens <= 900
-            and sum(c for _, _, c in self.counted.values()) + usd <= 0.5 + 1e-9
-        )
+        n_tokens = sum(n for _, n, _ in self.counted.values()) + tokens
+        total_usd = sum(c for _, _, c in self.counted.values()) + usd
+        fits = self.caps.exceeded(role, n_calls, n_tokens, total_usd - 1e-9) is None
         try:
-            call_id = self.owners[owner].reserve(role, "k", tokens=tokens, usd=usd, caps=CAPS)
+            call_id = self.owners[owner].reserve(role, "k", tokens=tokens, usd=usd, caps=self.caps)
         except BudgetExhausted:
-            near = abs(sum(c for _, _, c in self.counted.values()) + usd - 0.5) < 1e-9  # sums of floats
+            near = self.caps.exceeded(role, n_calls, n_tokens, total_usd + 1e-9) is not None  # sums of floats
             assert not fits or near
             return
         assert fits
         self.open[call_id] = (owner, role)
         self.counted[call_id] = (role, tokens, usd)
 
-    @rule(pick=st.integers(0, 30), share=st.floats(0, 1))
+    @rule(
+        owner=st.integers(0, 1),
+        example=st.integers(0, 3),
+        metric=st.sampled_from(["m", "m2"]),
+        outcome=st.sampled_from(OUTCOMES),
+    )
+    def score(self, owner: int, example: int, metric: str, outcome: Outcome) -> None:
+        entered = replace(outcome, example_id=f"e{example}")
+        self.owners[owner].put_outcome("c", metric, entered)
+        self.owners[owner].flush()
+        if outcome.kind != "failed":
+            self.kept.setdefault((metric, entered.example_id), entered)
+
+    @rule(pick=st.integers(0, 30), share=st.floats(0, 1.25))
     def settle(self, pick: int, share: float) -> None:
         if call_id := self._pick(pick):
             owner, role = self.open.pop(call_id)
             _, tokens, usd = self.counted[call_id]
-            n_in, n_out = int(tokens * share / 2), tokens - int(tokens * share / 2) - int(tokens * share / 3)
+            n_in, n_out = int(tokens * share / 2), int(tokens * share) - int(tokens * share / 2)
             took = reply(tokens_in=n_in, tokens_out=n_out)
             self.owners[owner].settle(call_id, took, usd=usd * share, keep_as=f"k{call_id}")
+            self.dearer["tokens"] += max(0, n_in + n_out - tokens)
+            self.dearer["usd"] += max(0.0, usd * share - usd)
             self.counted[call_id] = self.settled[call_id] = (role, n_in + n_out, usd * share)
 
     @rule(pick=st.integers(0, 30), was_billed=st.booleans())
@@ -442,13 +494,21 @@ class LedgerMachine(RuleBasedStateMachine):
     @invariant()
     def no_cap_is_passed_and_nothing_settled_is_forgotten(self) -> None:
         spend = self.owners[1].spend()
-        assert CAPS.exceeded("task", spend.calls.get("task", 0), spend.tokens, spend.cost_usd - 1e-9) is None
-        assert CAPS.exceeded("proposer", spend.calls.get("proposer", 0), 0, 0) is None
+        assert spend.calls.get("task", 0) <= self.most["calls"]
+        assert spend.calls.get("proposer", 0) <= 3
+        assert spend.tokens <= self.most["tokens"] + self.dearer["tokens"]
+        assert spend.cost_usd <= self.most["usd"] + self.dearer["usd"] + 1e-9
         assert spend.tokens >= sum(tokens for _, tokens, _ in self.settled.values())
         assert spend.cost_usd >= sum(usd for _, _, usd in self.settled.values()) - 1e-9
         with self.engine.connect() as connection:
             kept = set(connection.execute(sa.select(reply_table.c.key)).scalars())
         assert kept == {f"k{call_id}" for call_id in self.settled}
+
+    @invariant()
+    def the_first_outcome_stays_and_failures_are_not_kept(self) -> None:
+        for metric in ("m", "m2"):
+            expected = {example: outcome for (each, example), outcome in self.kept.items() if each == metric}
+            assert self.owners[0].outcomes("c", metric) == expected
 
     def _pick(self, pick: int) -> int | None:
         calls = sorted(self.open)
@@ -463,7 +523,7 @@ def run_machine(engine: sa.Engine, *, n_runs: int, n_steps: int) -> None:
 
 
 def test_the_ledger_adds_up_whatever_happens(journal: Journal) -> None:
-    """In any order of reservations, ends, deaths and adoptions: totals are sums, caps hold, nothing settled is lost."""
+    """Reservations, ends, scores, deaths and new caps in any order: totals are sums, caps hold, nothing is lost."""
     run_machine(journal.engine, n_runs=40, n_steps=25)
 
 

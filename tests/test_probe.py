@@ -28,17 +28,29 @@ FACTS = ProbeFacts(
 @pytest.mark.parametrize(
     ("changes", "decision", "said"),
     [
-        ({}, "go", "50 points are left above your prompt, and a gain of 8"),
+        ({}, "go", "may find 17 of the 50 points that are left above your prompt, and a gain of 8"),
         ({"read_share": 0.4, "unread_reason": "is cut"}, "stop", "only 40.0% of the replies can be read (is cut)"),
         ({"seed": 0.99, "with_examples": 0.9}, "stop", "nothing left to gain"),
         ({"leaked_share": 0.5}, "stop", "an input is the answer"),
         ({"contradictory_share": 0.3}, "stop", "contradict"),
         ({"seed": 0.0, "with_examples": 0.0, "constant": 0.0}, "another metric", "every answer scores 0"),
+        (
+            {"seed": 0.0, "with_examples": 0.0, "expected": 1.0},
+            "stop",
+            "the model cannot do this, or the prompt does not",
+        ),
+        ({"expected": 0.1}, "another metric", "the expected answers themselves score 10.0%"),
         ({"constant": 0.95, "seed": 0.2}, "another metric", "macro_f1"),
-        ({"constant": 0.95, "seed": 0.2, "is_mean": False}, "go", "points are left"),
+        ({"constant": 0.95, "seed": 0.2, "is_mean": False}, "go", "points that are left"),
         ({"metric_noise": 0.3}, "another metric", "scored again moves by 0.30"),
         ({"n_test": 20}, "more data", "20 test rows prove a gain of 31 points"),
-        ({"seed": 0.9, "with_examples": 0.9}, "more data", "about 785 test rows would do"),
+        ({"seed": 0.9, "with_examples": 0.9}, "more data", "about 874 test rows would do"),
+        ({"seed": 0.38, "with_examples": 0.45}, "stop", "neither your prompt nor four examples do better than always"),
+        ({"seed": 0.38, "with_examples": None}, "stop", "your prompt does no better than always"),
+        ({"seed": 0.38, "with_examples": None, "constant": None}, "go", "points that are left"),
+        ({"seed": 0.1, "with_examples": 0.1}, "go", "may find 30 of the 90 points"),
+        ({"seed": 0.0, "with_examples": 0.5, "constant": 0.1}, "go", "may find 27 of the 100 points"),
+        ({"seed": 0.02, "with_examples": 0.08, "constant": 0.01}, "more data", "a good search may find 3"),
         ({"n_test": 20, "read_share": 0.1}, "stop", "can be read"),
     ],
 )
@@ -51,10 +63,18 @@ def test_the_advice_follows_from_the_facts(changes: dict[str, Any], decision: st
 
 
 def test_more_rows_prove_smaller_gains() -> None:
-    """Four times the rows prove half the gain; the rows asked for would prove half of the head-room."""
+    """Four times the rows prove half the gain; the rows asked for would prove the likely gain."""
     assert replace(FACTS, n_test=1200).smallest_gain == pytest.approx(FACTS.smallest_gain / 2)
     few = replace(FACTS, n_test=20)
-    assert replace(few, n_test=few.n_test_wanted).smallest_gain <= few.head_room / 2
+    assert replace(few, n_test=few.n_test_wanted).smallest_gain <= few.likely_gain
+
+
+def test_a_likely_gain_is_smaller_near_the_ends() -> None:
+    """Twice the odds is 17 points from a half, and few from next to nothing or next to all; labels set the limit."""
+    gains = [replace(FACTS, seed=seed, with_examples=seed, constant=0.0).likely_gain for seed in (0.05, 0.5, 0.95)]
+    assert gains == pytest.approx([0.1 / 1.05 - 0.05, 1 / 6, 1.9 / 1.95 - 0.95])
+    disputed = replace(FACTS, seed=0.9, with_examples=0.9, contradictory_share=0.14)
+    assert disputed.likely_gain == pytest.approx(0.03)
 
 
 def folder_with(tmp_path: Path, url: str, rows: list[dict[str, Any]], **changes: Any) -> Path:
@@ -95,8 +115,8 @@ def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
         done = probe(folder, "--json")
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert "The probe makes 72 task calls and one proposer call" in " ".join(done.stderr.split())
-        assert len(server.calls) == 73
+        assert "The probe makes 104 task calls and one proposer call" in " ".join(done.stderr.split())
+        assert len(server.calls) == 105
     assert found["advice"] == "go"
     facts = found["facts"]
     assert 0.2 < facts["seed"] < 0.8

@@ -49,10 +49,10 @@ def test_each_command_is_understood(line: str) -> None:
 
 
 def test_the_help_lists_commands_as_they_are_used() -> None:
-    """`optimizer --help` begins with `init`, leaves no command out, and no line of it is cut."""
+    """`optimizer --help` begins with how to begin, leaves no command out, and no line of it is cut."""
     shown = app.get_help(click.Context(app, terminal_width=80)).partition("Commands:\n")[2].partition("\n\n")[0]
     names = [line.split()[0] for line in shown.splitlines()]
-    assert names[:3] == ["init", "check", "run"]
+    assert names[:4] == ["example", "init", "check", "run"]
     assert set(names) == set(app.commands)
     assert "..." not in shown
 

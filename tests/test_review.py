@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from optimizer.candidate import Candidate, Part
-from optimizer.commands_review import review_study, suggest_prompt, text_of
+from optimizer.commands_review import review_study, suggest_prompt
 from optimizer.config import Config
 from optimizer.errors import ConfigError, StudyError
 from optimizer.job import open_job
@@ -22,6 +22,7 @@ from optimizer.records import StudyView, TrialRecord
 from optimizer.review import differences, finalists
 from optimizer.run import run
 from optimizer.saved import open_saved
+from optimizer.text_files import text_of
 from optimizer.wishes import reworded
 from optimizer.words import visible
 from tests.fake_server import Body, FakeServer
@@ -152,7 +153,7 @@ def test_what_cannot_be_done_is_one_line(
     observer = After(1, lambda: _refusals(tmp_path, capsys))
     study(tmp_path, server.url, observer)
     assert observer.done
-    with pytest.raises(StudyError, match="is finished and its test rows are used; start a new one"):
+    with pytest.raises(StudyError, match="is finished and its test rows are used; begin another one"):
         suggested(tmp_path)()
     with pytest.raises(StudyError, match="finished"):
         _review(tmp_path, vetoed=(1,))

@@ -95,6 +95,21 @@ def test_the_worst_group_can_be_the_score() -> None:
     assert metric.version != open_metric(config("accuracy")).version
 
 
+@pytest.mark.parametrize(("n_unread", "is_same", "said"), [(2, False, ""), (20, False, "the new"), (25, True, "your")])
+def test_a_verdict_says_when_replies_are_no_answers(n_unread: int, is_same: bool, said: str) -> None:
+    """A low score means something else when the replies could not be read; a few unread ones are not worth a word."""
+    unread = [Outcome(example_id=row.id, kind="unparsed", error="no 'team' in the reply") for row in ROWS[:n_unread]]
+    answered = [*unread, *outcomes(set())[n_unread:]]
+    verdict = judge(
+        open_metric(config("accuracy")), ROWS, seed=answered, winner=answered, is_same=is_same, confidence=0.95,
+        rng=np.random.default_rng(1),
+    )  # fmt: skip
+    told = (
+        f"But {n_unread} of {len(ROWS)} replies to {said} prompt cannot be read as an answer (no 'team' in the reply)"
+    )
+    assert (told in verdict.reason) == bool(said)
+
+
 def candidate(text: str) -> Candidate:
     return Candidate(parts=(Part(predictor="answer", instructions=text),))
 

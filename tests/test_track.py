@@ -14,7 +14,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import given
@@ -38,8 +38,9 @@ from optimizer.track import (
 )
 from optimizer.track.mlflow_view import MlflowView
 from optimizer.track.note import fenced, study_note
-from optimizer.track.outbox import WAITING, Entry, EntryKind
+from optimizer.track.outbox import WAITING, Entry, EntryKind, is_settled
 from optimizer.track.points import final_points, study_points, trial_points
+from optimizer.track.traces import sampled
 from optimizer.track.tracker import grouped, show
 
 # MLflow uses parts of SQLAlchemy that are on their way out.
@@ -559,6 +560,22 @@ def test_groups_keep_the_order_of_their_entries() -> None:
     assert [[entry.id for entry in group] for group in grouped(entries, n=9)] == [[0], [1, 2, 3], [4], [5], [6]]
 
 
+def test_a_study_is_settled_once_its_end_was_shown(engine: Engine) -> None:
+    """Before any entry, with one that waits, and after a kill between verdict and mark there is something to show."""
+    assert not is_settled(engine, "mine")
+    outbox = Outbox(engine, "mine")
+    assert not is_settled(engine, "mine")
+    for kind, is_done, expected in (("trial", True, False), ("finish", False, False), ("finish", True, True)):
+        outbox.add(cast(EntryKind, kind))
+        for entry in outbox.waiting() if is_done else ():
+            outbox.mark(entry)
+        assert is_settled(engine, "mine") == expected
+    Outbox(engine, "other").add("trial")
+    assert is_settled(engine, "mine")
+    outbox.add("start")
+    assert not is_settled(engine, "mine")
+
+
 def test_a_database_keeps_its_identity(engine: Engine, tmp_path: Path) -> None:
     """Reopening gives the same id, another database another one: a new study under an old name is a new run."""
     other = create_engine(f"sqlite:///{tmp_path / 'other.db'}")
@@ -810,9 +827,12 @@ def test_the_ui_serves_runs_and_artifacts(projection: Projection) -> None:
         assert text is not None
         assert text.decode() == render(MERGED)
 
-        remote = replace(projection, uri=f"http://127.0.0.1:{port}", experiment="remote", storage_id="4fa4")
+        remote = replace(projection, uri=f"http://127.0.0.1:{port}", experiment="remote", storage_id="4fa4", n_traces=2)
         assert rebuild(make_view(), remote) == rebuild(make_view(), remote)
         assert len(runs_of(remote)) == 8
+        place = client_of(remote).get_experiment_by_name("remote").experiment_id
+        traces = client_of(remote).search_traces(locations=[place], include_spans=False)
+        assert len(traces) == min(2, len(sampled(make_view(), remote))) > 0
         assert len(versions_of(remote)) == 1
     finally:
         os.killpg(server.pid, signal.SIGTERM)

@@ -229,7 +229,7 @@ def hook(request: pytest.FixtureRequest) -> Iterator[Hook]:
 @pytest.mark.slow
 @pytest.mark.parametrize("hook", [True, False], indirect=True, ids=["answers", "hangs"])
 def test_a_message_is_sent_when_a_study_pauses_and_when_it_ends(
-    hook: Hook, folder: Path, monkeypatch: pytest.MonkeyPatch
+    hook: Hook, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The address gets one message a pause and one at the end, without keys; a deaf address changes nothing."""
     monkeypatch.setattr("optimizer.notify.TIMEOUT_S", 0.5)
@@ -246,8 +246,11 @@ def test_a_message_is_sent_when_a_study_pauses_and_when_it_ends(
         write(folder, settings)
         with pytest.raises(Paused, match="API key"):
             study(folder)
+        show_status("fruit", folder / "runs")
+        said = capsys.readouterr()
         broken.clear()
         study(folder)
+    assert "Incorrect API key provided" in said.out
     assert [body["state"] for body in hook.bodies] == ["paused", "finished"]
     assert hook.bodies[0]["stop_reason"] == "provider_auth"
     assert "sk-canary" not in json.dumps(hook.bodies)

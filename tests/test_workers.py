@@ -19,14 +19,18 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from optimizer.crew import Crew
 from optimizer.errors import ConfigError
 from optimizer.file_systems import file_system_of
+from optimizer.journal import Journal, open_engine
 from optimizer.records import StudyView
+from optimizer.roster import lines, workers
 from optimizer.saved import open_saved
 from optimizer.workers import require_server
 from tests.fake_server import Body, FakeServer
 from tests.faults import write_study
 from tests.test_main_job import answer, command
+from tests.test_secrets import forms
 
 MODEL_S = 0.02
 
@@ -223,6 +227,56 @@ def test_a_restart_of_the_database_server_is_waited_out(
         view = finished(tmp_path / "one")
         assert (view.state, len(view.trials)) == ("finished", 8)
         assert model.repeated == {}
+
+
+def test_status_names_the_workers_and_what_they_have_in_hand(database: str) -> None:
+    """The eldest comes first, trials are counted from 1 as everywhere, and who has left is not named."""
+    journals = [Journal(open_engine(database), "fruit", owner=f"host{i}:7") for i in range(2)]
+    crews = [Crew(journal) for journal in journals]
+    crews[1].take(4)
+    crews[1].take(2)
+    assert [line.partition(";")[0] for line in lines(workers(journals[0]))] == [
+        "worker host0:7, the eldest: no trial in hand",
+        "worker host1:7: trials 3, 5",
+    ]
+    for crew, journal in zip(crews, journals, strict=True):
+        crew.close()
+        assert all(each.name != crew._id.rpartition(":")[0] for each in workers(journals[0]))
+        if journal is not journals[0]:
+            journal.engine.dispose()
+    journals[0].engine.dispose()
+
+
+PASSWORD = "canary/password of a+database"
+
+
+@pytest.mark.slow
+def test_the_password_of_the_database_is_found_nowhere(tmp_path: Path, database: str) -> None:
+    """One that stands in the configuration is used, and no file, output, table or MLflow store holds it."""
+    whole = sa.engine.make_url(database).set(password=PASSWORD)
+    away = whole.difference_update_query(["host"]).set(host="127.0.0.1", port=9)
+    output = b""
+    with FakeServer(answer) as server:
+        for url, args, code in (
+            (whole, ["run", "study.yaml"], 0),
+            (whole, ["status", "fruit"], 0),
+            (away, ["run", "study.yaml", "--debug"], 2),
+        ):
+            storage = url.render_as_string(hide_password=False)
+            shape: dict[str, Any] = {"trials": 2, "rows": 10, "tracking": {"enabled": True}}
+            write_study(tmp_path, server.url, storage=storage, **shape)
+            done = subprocess.run(command(*args), cwd=tmp_path, capture_output=True, timeout=240)
+            output += done.stdout + done.stderr
+            assert done.returncode == code, done.stderr.decode()
+    names = [name for (name,) in rows(database, "SELECT tablename FROM pg_tables WHERE schemaname = 'public'")]
+    tables = "".join(str(rows(database, f'SELECT t::text FROM "{name}" t')) for name in names)
+    files = {path: path.read_bytes() for path in (tmp_path / "runs").rglob("*") if path.is_file()}
+    assert {"study.json", "log.txt", "mlflow.db", "config.json"} <= {path.name for path in files}
+    assert "study" in names
+    for form in forms(PASSWORD):
+        assert form not in output
+        assert form not in tables.encode()
+        assert [str(path) for path, content in files.items() if form in content] == []
 
 
 @pytest.mark.parametrize("storage", [None, "sqlite:////tmp/here.db"])

@@ -55,6 +55,21 @@ def replies(constraint: Constraint) -> tuple[str, ...]:
     return tuple(texts)
 
 
+def structured_outputs(constraint: Constraint) -> dict[str, object]:
+    """Return the field of this name that a vLLM server takes; empty without a constraint.
+
+    Source: vLLM documentation, "Structured Outputs" (0.12): `choice`, `json` and `grammar`, the last in the notation of
+    xgrammar, which is GBNF.
+    """
+    if not constraint:
+        return {}
+    if choices := replies(constraint):
+        return {"choice": list(choices)}
+    if schema := only_json(constraint):
+        return {"json": json.loads(schema)}
+    return {"grammar": gbnf(constraint)}
+
+
 def _rule(piece: Piece) -> str:
     match piece:
         case Text(text):

@@ -16,7 +16,7 @@ from optimizer.caps import Caps
 from optimizer.crash_points import crash_point
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
 from optimizer.journal import Journal
-from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply, tokens_at_most
+from optimizer.lm.backend import MAX_REPLY_CHARS, AttemptError, Backend, CallRequest, Reply, tokens_at_most
 from optimizer.lm.flow import AWAY, Flow, ahead
 from optimizer.lm.pricing import Pricing, require_prices
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
@@ -29,7 +29,6 @@ PROBE = CallRequest(messages=(Message("user", "Answer with the word: ready"),), 
 
 logger = logging.getLogger(__name__)
 
-MAX_REPLY_CHARS = 1_000_000
 PAUSE_REASONS = {"auth": "provider_auth", "billing": "provider_quota"}
 GRACE_S = 15.0  # for replies that are on their way when the run stops
 WHOLE_MODEL = ("rate_limit", "unavailable")  # failures that say nothing about the request
@@ -81,7 +80,7 @@ class Model:
 
     def key(self, request: CallRequest) -> str:
         """Name of this call in the journal: everything that the reply depends on."""
-        return content_hash({"backend": self.backend.identity, "request": _request_json(request)})
+        return content_hash({"backend": self.backend.identity, "request": request.to_json()})
 
     def call(self, request: CallRequest) -> Reply:
         """Return the reply, from the journal if it is there.
@@ -124,7 +123,7 @@ class Model:
                     continue
                 if reply is None:
                     continue
-                if _is_usable(reply) or self.backend.is_local or was_odd:
+                if reply.is_usable or self.backend.is_local or was_odd:
                     return self._of_fair_size(reply)
                 was_odd = True  # empty, declined or endless: hosted models do that now and then, so once more
 
@@ -204,6 +203,26 @@ class Model:
             return None  # it spoke, or nobody may ask: then the calls themselves find out
         return None
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Let no call of this thread wait for others: somebody looks on."""
+        yield
+
+    def hurry(self) -> None:
+        """The search is over; what is asked from now on is for the verdict, which must stand in time."""
+
+    def final_s(self) -> float | None:
+        """Seconds that finalists and final test are expected to take, None where single calls tell."""
+        return None
+
+    def close(self) -> None:
+        """Stop, and wait for what works in the background."""
+        self.stop()
+
+    def paused_by(self, error: AttemptError) -> Paused:
+        """Let no other call of this model try either, and return what to raise."""
+        return self._paused(PAUSE_REASONS.get(error.kind, "provider"), str(error))
+
     def raise_if_stopped(self) -> None:
         """Raise `Paused` once the run is told to stop."""
         if self._stop.is_set():
@@ -237,7 +256,7 @@ class Model:
         """Enter what a call took, and its reply under `key` if that is given; both are durable on return."""
         crash_point("reply")
         usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
-        self._journal.settle(call_id, reply, usd=usd, keep_as=key if _is_valid(reply) else None)
+        self._journal.settle(call_id, reply, usd=usd, keep_as=key if reply.is_valid else None)
         crash_point("commit")
         return reply
 
@@ -275,25 +294,3 @@ class Model:
         self._stop.set()
         self._flow.wake()
         return Paused(*self._stopped_by)
-
-
-def _is_valid(reply: Reply) -> bool:
-    """Whether a reply may be used again: complete and usable."""
-    return reply.finish_reason == "stop" and _is_usable(reply)
-
-
-def _is_usable(reply: Reply) -> bool:
-    return reply.finish_reason != "filtered" and bool(reply.text.strip()) and len(reply.text) <= MAX_REPLY_CHARS
-
-
-def _request_json(request: CallRequest) -> dict[str, object]:
-    return {
-        "messages": [[message.role, message.content] for message in request.messages],
-        "max_tokens": request.max_tokens,
-        "temperature": float(request.temperature),
-        "stop": list(request.stop),
-        "constraint": [
-            [type(each).__name__, {name: getattr(each, name) for name in each.__slots__}] for each in request.constraint
-        ],
-        "sample": request.sample,
-    }

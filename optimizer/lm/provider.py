@@ -20,7 +20,7 @@ from optimizer.config import LM
 from optimizer.errors import ConfigError
 from optimizer.lm.attempts import Attempts, GivenUp
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
-from optimizer.lm.grammar import only_json
+from optimizer.lm.grammar import only_json, structured_outputs
 from optimizer.lm.keys import read_key
 from optimizer.lm.native import native_engine
 from optimizer.lm.provider_errors import attempt_error, secrets_in
@@ -55,14 +55,15 @@ class ProviderBackend:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         secrets: tuple[str, ...] = (),
         sends_schema: bool = False,
+        is_vllm: bool = False,
         owns_lm: bool = True,
     ) -> None:
         self.identity = identity
         self._lm = lm
         self._timeout_s = timeout_s
-        self._secrets = secrets
+        self.secrets = secrets
         remember(*secrets)
-        self._sends_schema = sends_schema
+        self._sends_schema, self._is_vllm = sends_schema, is_vllm
         self._owns_lm = owns_lm
         self._native = native_engine(lm)
         self._attempts: Attempts[CallRequest, Reply] = Attempts(self._attempt)
@@ -92,13 +93,14 @@ class ProviderBackend:
 
     def _attempt(self, request: CallRequest) -> Reply:
         try:
-            response = self._response(self._request(request))
+            response = self._response(self.request_of(request))
         except errors.DSPyError as error:
             # Not chained: the original's text may repeat the key.
-            raise attempt_error(error, self._secrets) from None
+            raise attempt_error(error, self.secrets) from None
         except (ValueError, TypeError) as error:  # refused before anything was sent
             raise AttemptError("invalid_request", str(error)) from None
-        return _reply(request, response, self._secrets)
+        at_most = tokens_at_most(*(message.content for message in request.messages))
+        return reply_of(response, self.secrets, tokens_in_at_most=at_most)
 
     def _response(self, request: lm15.Request) -> lm15.Response:
         if self._native is not None:
@@ -110,16 +112,19 @@ class ProviderBackend:
         with quiet():
             return cast(lm15.Response, self._lm(request))
 
-    def _request(self, request: CallRequest) -> lm15.Request:
+    def request_of(self, request: CallRequest, *, model: str | None = None) -> lm15.Request:
+        """Return the call in DSPy's terms; `model` as an endpoint calls it, where no router takes its prefix away."""
         for message in request.messages:
             message.content.encode()  # half a character cannot be sent
         is_reasoning = REASONING_MODELS.match(self._lm.model) is not None
         schema = only_json(request.constraint) if self._sends_schema else None
+        guided = structured_outputs(request.constraint) if self._is_vllm else None
         config = lm15.Config(
             max_tokens=request.max_tokens,
             temperature=None if is_reasoning else request.temperature,
             stop=() if is_reasoning else request.stop[:MAX_STOPS],
             response_format={"type": "json_schema", "name": "reply", "schema": json.loads(schema)} if schema else None,
+            extensions={"structured_outputs": guided} if guided else None,
         )
         system = "\n\n".join(message.content for message in request.messages if message.role == "system")
         turns = tuple(
@@ -127,7 +132,7 @@ class ProviderBackend:
             for message in request.messages
             if message.role != "system"
         )
-        return lm15.Request(model=self._lm.model, messages=turns, system=system or None, config=config)
+        return lm15.Request(model=model or self._lm.model, messages=turns, system=system or None, config=config)
 
 
 def open_provider(settings: LM) -> ProviderBackend:
@@ -146,10 +151,11 @@ def open_provider(settings: LM) -> ProviderBackend:
         raise ConfigError(f"lm: model {settings.model!r}: {str(error).splitlines()[0]}") from error
     return ProviderBackend(
         lm,
-        identity=_identity(settings.model, settings.api_base),
+        identity=_identity(settings.model, settings.api_base) + ("+guided" if settings.guided == "vllm" else ""),
         timeout_s=settings.timeout,
         secrets=secrets_in(lm.kwargs),
         sends_schema=settings.api_base is None,
+        is_vllm=settings.guided == "vllm",
     )
 
 
@@ -175,7 +181,8 @@ def listed_price(model: str) -> tuple[float | None, float | None]:
     return price_in, price_out
 
 
-def _reply(request: CallRequest, response: lm15.Response, secrets: Iterable[str]) -> Reply:
+def reply_of(response: lm15.Response, secrets: Iterable[str], *, tokens_in_at_most: int) -> Reply:
+    """Return what came back, or raise `AttemptError` when that is nothing."""
     usage = response.usage
     refusal = next((part.text for part in response.message.parts if isinstance(part, lm15.RefusalPart)), None)
     text = response.text or refusal or ""
@@ -185,7 +192,7 @@ def _reply(request: CallRequest, response: lm15.Response, secrets: Iterable[str]
     text = text.encode("utf-8", "replace").decode()  # half a surrogate pair is valid JSON, but no text
     tokens_in, tokens_out = usage.input_tokens, usage.output_tokens
     if tokens_in is None or tokens_out is None:
-        tokens_in = tokens_at_most(*(message.content for message in request.messages))
+        tokens_in = tokens_in_at_most
         tokens_out = tokens_at_most(text)
     elif usage.total_tokens is not None:  # some providers report thinking in the total only
         tokens_out = max(tokens_out, usage.total_tokens - tokens_in)

@@ -15,7 +15,6 @@ from optimizer import insight
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
-from optimizer.report import figures
 from optimizer.report.limits import limits
 from optimizer.word_diff import word_diff
 from optimizer.words import STOP_WORDS, code_parts, count, duration, money, operator_words, percent, points
@@ -73,6 +72,8 @@ def figures_of(material: Material) -> Mapping[str, str]:
 
 
 def _drawn(material: Material) -> dict[str, str]:
+    from optimizer.report import figures  # matplotlib takes half a second to import, and most runs draw nothing
+
     view = material.view
     drawn = {
         "progress": figures.progress_figure(insight.progress(view)),
@@ -83,6 +84,8 @@ def _drawn(material: Material) -> dict[str, str]:
 
 
 def _content(material: Material) -> dict[str, Any]:
+    from optimizer.report import figures
+
     view, verdict = material.view, material.view.verdict
     seed, best = material.clean(material.render(view.seed)), material.clean(material.render(view.best))
     drawn = {name: Markup(svg) for name, svg in figures_of(material).items()}  # ours, see `figures`

@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Sequence
 from typing import Literal, NamedTuple, cast
 
-from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text, func, insert, select, update
+from sqlalchemy import Column, Engine, Integer, MetaData, Table, Text, func, insert, inspect, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 EntryKind = Literal["start", "trial", "finish"]
@@ -76,6 +76,17 @@ class Outbox:
         query = select(func.count()).where(_outbox.c.study == self._study, _outbox.c.done == done)
         with self._engine.connect() as connection:
             return connection.execute(query).scalar_one()
+
+
+def is_settled(engine: Engine, study: str) -> bool:
+    """Whether everything up to the end of a study has been shown or given up. Reads only."""
+    if not inspect(engine).has_table(_outbox.name):
+        return False
+    rows = select(_outbox.c.kind, _outbox.c.done).where(_outbox.c.study == study)
+    with engine.connect() as connection:
+        last = connection.execute(rows.order_by(_outbox.c.id.desc()).limit(1)).one_or_none()
+        waiting = connection.execute(rows.where(_outbox.c.done == WAITING).limit(1)).one_or_none()
+    return last is not None and last.kind == "finish" and waiting is None
 
 
 def storage_id(engine: Engine) -> str:

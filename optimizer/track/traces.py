@@ -40,7 +40,10 @@ def sampled(view: StudyView, projection: Projection) -> list[Pair]:
 def write_traces(view: StudyView, projection: Projection, *, uri: str, experiment_id: str, run_id: str) -> int:
     """Write the sampled rows and return how many there are. Writing them again changes nothing."""
     from mlflow.entities import Trace, TraceData, TraceInfo, TraceLocation, TraceState
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
     from mlflow.tracing.client import TracingClient
+    from mlflow.tracing.utils import TraceJSONEncoder
+    from mlflow.tracing.utils.artifact_utils import get_artifact_uri_for_trace
 
     client, chosen = TracingClient(uri), sampled(view, projection)
     start_ms = round(1000 * max((t.started_s + t.duration_s for t in view.trials), default=0.0))
@@ -60,7 +63,9 @@ def write_traces(view: StudyView, projection: Projection, *, uri: str, experimen
             tags={"mlflow.traceName": "final comparison", "optimizer.flip": pair.flip, "optimizer.study": view.name},
         )
         trace = Trace(client.start_trace(info), TraceData(spans=spans))
-        client._upload_trace_data(trace.info, trace.data)
+        # `TracingClient` would look for the artifacts of a server at the process's own default store.
+        place = get_artifact_repository(get_artifact_uri_for_trace(trace.info), tracking_uri=uri)
+        place.upload_trace_data(json.dumps(trace.data.to_dict(), cls=TraceJSONEncoder, ensure_ascii=False))
     return len(chosen)
 
 

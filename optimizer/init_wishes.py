@@ -1,0 +1,47 @@
+"""What a person asked `optimizer init` for, and the command line that asks for the same again."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What a person said, by flag or answer; None and empty stand for: propose something.
+
+    Attributes:
+        goal: may be `@FILE` until it is used; so may `prompt`.
+    """
+
+    data: str | None = None
+    goal: str | None = None
+    inputs: tuple[str, ...] = ()
+    outputs: tuple[str, ...] = ()
+    prompt: str | None = None
+    name: str | None = None
+    config: Path | None = None
+    model: str | None = None
+    api_base: str | None = None
+    api_key_env: str | None = None
+    sheet: str | None = None
+    is_private: bool = False
+
+    def as_flags(self) -> str:
+        """The command line that says the same, to go on from after a break."""
+        flags = [
+            ("--sheet", self.sheet),
+            *(("--input", name) for name in self.inputs),
+            *(("--output", name) for name in self.outputs),
+            ("--goal", self.goal),
+            ("--prompt", self.prompt),
+            ("--model", self.model),
+            ("--api-base", self.api_base),
+            ("--api-key-env", self.api_key_env),
+            ("--name", self.name),
+            ("--config", None if self.config is None else str(self.config)),
+        ]
+        words = [*([self.data] if self.data else [])]
+        words += [word for flag, value in flags if value is not None for word in (flag, value)]
+        return shlex.join(["optimizer", "init", *words, *(["--private"] if self.is_private else [])])
