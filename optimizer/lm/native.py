@@ -7,9 +7,14 @@ no short cut, and `dspy.LM` is called as it is.
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import importlib
+import os
+
 import dspy
 from dspy import lm15
-from dspy.clients.backend_selection import select_backend
+from dspy.clients.backend_selection import BackendSelection, select_backend
 from dspy.clients.engines.lm15_engine import LM15Engine, timeouts_for
 from dspy.utils import exceptions as errors
 
@@ -21,11 +26,8 @@ def native_engine(lm: dspy.LM) -> LM15Engine | None:
     told = [each for each in dspy.settings.callbacks if not type(each).__module__.startswith("mlflow.")]
     if told or type(lm) is not dspy.LM or lm.callbacks or not isinstance(lm.engine, str):
         return None
-    try:
-        selection = select_backend(lm)
-    except (lm15.LM15Error, errors.LMError):
-        return None  # the call itself says it better
-    if not selection.native or selection.resolution.declared:
+    selection = _selection(lm)
+    if selection is None or not selection.native or selection.resolution.declared:
         return None
     clients, provider = selection.clients, selection.resolution.provider
     url = clients.get("api_base") or clients.get("base_url")
@@ -36,3 +38,27 @@ def native_engine(lm: dspy.LM) -> LM15Engine | None:
         max_connections=MAX_CONNECTIONS,
     )
     return LM15Engine(config, model_type=lm.model_type)
+
+
+def needs_litellm(lm: dspy.LM) -> bool:
+    """Whether DSPy sends this model's calls with LiteLLM."""
+    selection = _selection(lm) if isinstance(lm.engine, str) else None
+    return selection is not None and not selection.native
+
+
+@functools.cache
+def load_litellm() -> None:
+    """Import LiteLLM, with the price list that it brings along instead of one fetched from the network.
+
+    It takes seconds, on a busy machine half a minute: no call's time limit should have to hold for it, too.
+    """
+    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    with contextlib.suppress(ImportError):  # the call itself says it better
+        importlib.import_module("litellm")
+
+
+def _selection(lm: dspy.LM) -> BackendSelection | None:
+    try:
+        return select_backend(lm)
+    except (lm15.LM15Error, errors.LMError):
+        return None  # the call itself says it better

@@ -22,7 +22,7 @@ from optimizer.lm.attempts import Attempts, GivenUp
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
 from optimizer.lm.grammar import only_json, structured_outputs
 from optimizer.lm.keys import read_key
-from optimizer.lm.native import native_engine
+from optimizer.lm.native import load_litellm, native_engine, needs_litellm
 from optimizer.lm.provider_errors import attempt_error, secrets_in
 from optimizer.quiet import quiet
 from optimizer.redaction import redacted, remember
@@ -65,10 +65,12 @@ class ProviderBackend:
         remember(*secrets)
         self._sends_schema, self._is_vllm = sends_schema, is_vllm
         self._owns_lm = owns_lm
-        self._native = native_engine(lm)
+        self._native, self._needs_litellm = native_engine(lm), needs_litellm(lm)
         self._attempts: Attempts[CallRequest, Reply] = Attempts(self._attempt)
 
     def complete(self, request: CallRequest) -> Reply:
+        if self._needs_litellm:
+            load_litellm()
         try:
             return self._attempts.answer(request, timeout_s=self._timeout_s)
         except GivenUp as error:
