@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import importlib
-import os
 
 import dspy
 from dspy import lm15
@@ -48,11 +47,7 @@ def needs_litellm(lm: dspy.LM) -> bool:
 
 @functools.cache
 def load_litellm() -> None:
-    """Import LiteLLM, with the price list that it brings along instead of one fetched from the network.
-
-    It takes seconds, on a busy machine half a minute: no call's time limit should have to hold for it, too.
-    """
-    os.environ.setdefault("LITELLM_LOCAL_MODEL_COST_MAP", "True")
+    """Import LiteLLM. On a busy machine that takes up to half a minute, which no call's time limit should hold."""
     with contextlib.suppress(ImportError):  # the call itself says it better
         importlib.import_module("litellm")
 
