@@ -17,7 +17,7 @@ from optimizer.config import Config
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = "quickstart"
 TASKS = (
-    QUICKSTART, "snips", "ii_first_letter", "ii_larger_animal", "ii_negation", "restaurant8k", "sms_spam", "bbh_boolean"
+    QUICKSTART, "snips", "ii_first_letter", "ii_larger_animal", "ii_negation", "restaurant8k", "sms_spam"
 )  # fmt: skip
 MAX_TOKENS = {"label": 16, "text": 32}
 
