@@ -97,5 +97,6 @@ class MetricError(OptimizerError):
 
 def did_you_mean(word: str, allowed: Iterable[str]) -> str:
     """Return ` Did you mean 'x'?` for the nearest allowed word, or an empty string."""
-    near = difflib.get_close_matches(word, list(allowed), n=1, cutoff=0.6)
-    return f" Did you mean {near[0]!r}?" if near else ""
+    near = difflib.get_close_matches(word, list(allowed), n=3, cutoff=0.6)
+    swapped = [each for each in near if sorted(each) == sorted(word)]  # two letters that changed places
+    return f" Did you mean {(swapped or near)[0]!r}?" if near else ""

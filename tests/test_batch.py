@@ -52,6 +52,12 @@ def asked(*texts: str) -> dict[str, CallRequest]:
     return {text: CallRequest(messages=(Message("user", text),), max_tokens=20) for text in texts}
 
 
+@pytest.fixture(autouse=True)
+def _some_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client of the endpoint wants one, whatever it is."""
+    monkeypatch.setenv("OPENAI_API_KEY", "no key")
+
+
 class Bench:
     """A batch model on a server, over a journal in a file."""
 
@@ -60,7 +66,6 @@ class Bench:
         caps = changes.pop("caps", Caps(calls={}, tokens=None, usd=None))
         left_s = changes.pop("left_s", lambda: None)
         settings = TaskLM(model="openai/task", api_base=server.url, mode="batch", batch=Batch(**{**FAST, **changes}))
-        os.environ["OPENAI_API_KEY"] = "no key"
         backend = open_backend(settings)
         self.journal = Journal(open_engine(self.url), "s", owner="test")
         self.waited: list[str] = []
