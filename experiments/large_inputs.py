@@ -150,7 +150,7 @@ def made_study(folder: Path, n_trials: int) -> Path:
     leave_pointer(job.run_dir, storage=None, folder=folder)
     journal = Journal(open_engine(job.storage_url, is_durable=False), "fruit", owner="made")
     open_record(journal, job, seed_candidate(job))
-    storage = open_storage(job.storage_url, is_durable=False)
+    storage = open_storage(job.storage_url)
     sa.event.listen(storage.engine, "connect", lambda each, _: each.execute("PRAGMA synchronous=OFF"))
     storage.engine.dispose()
     study = optuna.create_study(storage=storage, study_name="fruit", direction="maximize")

@@ -75,11 +75,14 @@ class Candidate:
     format: str = "plain"
     reasoning: Reasoning = "predict"
     temperature: float = 0.0
+    _id: str = field(default="", init=False, repr=False, compare=False)
 
     @property
     def id(self) -> str:
         """Twelve hex digits that name this content."""
-        return content_hash(self.to_json(), n_chars=12)
+        if not self._id:  # asked for at every call
+            object.__setattr__(self, "_id", content_hash(self.to_json(), n_chars=12))
+        return self._id
 
     @property
     def n_demos(self) -> int:

@@ -99,7 +99,7 @@ class Crew(Alone):
         self._local = threading.local()
         self._closing = threading.Event()
         self._beaten_at = time.monotonic()
-        journal.is_fenced = True
+        journal.fence()
         with storage_errors(), self._engine.begin() as connection:
             row = {"id": self._id, "study": self._study, "beat_at": NOW}
             connection.execute(sa.insert(worker_table).values(**row))

@@ -5,12 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import sqlite3
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from optimizer.drivers import require_driver
 from optimizer.errors import ConfigError, OptimizerError, Paused
@@ -78,6 +77,7 @@ ledger_table = sa.Table(
     sa.Column("tokens_in", sa.Integer, nullable=False),
     sa.Column("tokens_out", sa.Integer, nullable=False),
     sa.Column("usd", sa.Float, nullable=False),
+    sa.Index("ledger_of_trial", "study", "trial"),
 )
 # What the ledger adds up to, kept beside it: a cap is checked on every call.
 spend_table = sa.Table(
@@ -182,12 +182,17 @@ def is_shared(url: str) -> bool:
     return url.startswith("postgresql")
 
 
-def prepare_postgresql(engine: sa.Engine) -> None:
-    """End transactions whose process was suspended or cut off, so that its locks do not hold up everybody."""
+def prepare_postgresql(engine: sa.Engine, *, is_durable: bool = True) -> None:
+    """End transactions whose process was suspended or cut off, so that its locks do not hold up everybody.
+
+    Args:
+        is_durable: whether a commit waits for the disk. One that does brings all earlier ones along.
+    """
 
     def set_limits(connection: Any, _record: object) -> None:
         cursor = connection.cursor()
         cursor.execute(f"SET idle_in_transaction_session_timeout = {int(1000 * IDLE_S)}")
+        cursor.execute(f"SET synchronous_commit = {'on' if is_durable else 'off'}")
         cursor.close()
         connection.commit()
 
@@ -207,12 +212,6 @@ def prepare_sqlite(engine: sa.Engine, *, is_durable: bool) -> None:
 
     sa.event.listen(engine, "connect", set_pragmas)
     engine.dispose()
-
-
-def insert_or_ignore(connection: sa.Connection, table: sa.Table, values: Mapping[str, object]) -> None:
-    """Insert a row unless its key is there already."""
-    insert = postgresql.insert if connection.dialect.name == "postgresql" else sqlite.insert
-    connection.execute(insert(table).values(**values).on_conflict_do_nothing())
 
 
 @contextmanager

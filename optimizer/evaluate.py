@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
+from queue import Empty, SimpleQueue
 
 from optimizer.ahead import Ahead, Gathering
 from optimizer.candidate import Candidate, Example, Fields
@@ -19,7 +21,7 @@ from optimizer.lm.model import Model
 from optimizer.metrics import Metric, score
 from optimizer.program import Answer, Complete, Program, Refused
 from optimizer.records import Outcome
-from optimizer.redaction import redact
+from optimizer.redaction import known_secrets, redact, redacted
 
 MAX_ERROR_CHARS = 500
 
@@ -64,7 +66,8 @@ class Evaluator:
         self._journal = journal
         self._crew = crew or Alone()
         self._on_outcome = on_outcome or (lambda: None)
-        self._lanes = _lanes(model, concurrency)
+        self._n_threads = model.n_threads(concurrency) if concurrency > 1 else 1
+        self._lanes = _lanes(model, self._n_threads)
         self._pause: Paused | None = None
         self._lock = threading.Lock()
         self._busy = Busy()
@@ -81,27 +84,28 @@ class Evaluator:
             BudgetExhausted: a cap is reached. Calls that were under way have ended, finished outcomes are kept.
             Paused: the model cannot be used. Likewise, and no later call is made: all threads get this same error.
         """
-        kept = self._journal.outcomes(candidate.id, self._metric.version)
+        candidate_id, metric, secrets = candidate.id, self._metric.version, known_secrets()
+        kept = self._journal.outcomes(candidate_id, metric)
         missing = {example.id: example for example in examples if example.id not in kept}
 
         def evaluate(example: Example, complete: Complete) -> Outcome:
             with self._model.billed_to(trial):
-                outcome = self._evaluate(candidate, example, complete)
-            self._journal.put_outcome(candidate.id, self._metric.version, outcome)
+                outcome = self._evaluate(candidate, example, complete, secrets)
+            self._journal.put_outcome(candidate_id, metric, outcome)
             self._on_outcome()
             return outcome
 
-        def evaluate_all(rows: Sequence[Example]) -> list[Outcome]:
+        def evaluate_all(rows: Sequence[Example]) -> dict[str, Outcome]:
             with self._model.billed_to(trial):
                 complete = self._complete(candidate, rows)
-            return self._map(lambda example: evaluate(example, complete), rows)
+            return self._mapped(lambda example: evaluate(example, complete), rows)
 
         started, n_rows = time.monotonic(), len(missing)
         with self._one_pause():
             if self._crew.is_shared:
                 kept |= self._shared_out(candidate, missing, evaluate_all)
             else:
-                kept |= {outcome.example_id: outcome for outcome in evaluate_all(list(missing.values()))}
+                kept |= evaluate_all(list(missing.values()))
         with self._lock:
             self._busy.add(time.monotonic() - started, n_rows=n_rows)
         return [kept[example.id] for example in examples]
@@ -115,7 +119,10 @@ class Evaluator:
         return ahead.complete
 
     def _shared_out(
-        self, candidate: Candidate, missing: dict[str, Example], evaluate: Callable[[Sequence[Example]], list[Outcome]]
+        self,
+        candidate: Candidate,
+        missing: dict[str, Example],
+        evaluate: Callable[[Sequence[Example]], dict[str, Outcome]],
     ) -> dict[str, Outcome]:
         """Evaluate what no other worker or thread has in hand, and wait for what they make of the rest."""
         found: dict[str, Outcome] = {}
@@ -125,7 +132,7 @@ class Evaluator:
                 known = self._journal.outcomes(candidate.id, self._metric.version)
                 found |= {example_id: known[example_id] for example_id in missing if example_id in known}
                 todo = [example for example in missing.values() if example.id in mine and example.id not in found]
-                found |= {outcome.example_id: outcome for outcome in evaluate(todo)}
+                found |= evaluate(todo)
             finally:
                 self._crew.end_lease(candidate.id, mine)
             missing = {example_id: example for example_id, example in missing.items() if example_id not in found}
@@ -152,23 +159,32 @@ class Evaluator:
             self._model.stop()
             raise self._pause from None
 
+    def _mapped(self, evaluate: Callable[[Example], Outcome], examples: Sequence[Example]) -> dict[str, Outcome]:
+        """Evaluate in parallel and return outcomes by example id; they are durable, also when an error is raised."""
+        try:
+            return {outcome.example_id: outcome for outcome in self._map(evaluate, examples)}
+        finally:
+            self._journal.flush()
+
     def _map(self, evaluate: Callable[[Example], Outcome], examples: Sequence[Example]) -> list[Outcome]:
         """Evaluate in parallel. After an error nothing new begins; the first one is raised once the rest has ended."""
         if not self._lanes:
             return [evaluate(example) for example in examples]
         errors: list[BaseException] = []
 
-        def unless_failed(example: Example) -> Outcome | None:
-            if errors:
-                return None
-            try:
-                return evaluate(example)
-            except BaseException as error:
-                errors.append(error)
-                raise
+        def work(share: Iterator[Example]) -> list[Outcome]:
+            outcomes = []
+            for example in share:
+                if errors:
+                    break
+                try:
+                    outcomes.append(evaluate(example))
+                except BaseException as error:
+                    errors.append(error)
+                    raise
+            return outcomes
 
-        lanes = self._lanes
-        futures = [lanes[i % len(lanes)].submit(unless_failed, example) for i, example in enumerate(examples)]
+        futures = [lane.submit(work, share) for lane, share in self._shares(examples)]
         try:
             wait(futures, return_when=FIRST_EXCEPTION)
         except BaseException as error:  # the user's Ctrl-C reaches this thread only
@@ -179,12 +195,24 @@ class Evaluator:
                 self._model.stop()  # calls that wait to be tried again end at once
             wait(futures)
             raise errors[0]
-        return [outcome for future in futures if (outcome := future.result()) is not None]
+        return [outcome for future in futures for outcome in future.result()]
 
-    def _evaluate(self, candidate: Candidate, example: Example, complete: Complete) -> Outcome:
+    def _shares(self, examples: Sequence[Example]) -> Iterator[tuple[ThreadPoolExecutor, Iterator[Example]]]:
+        """Yield who evaluates what: each lane its own examples, or the threads of one pool whatever comes next."""
+        if len(self._lanes) > 1:
+            for i, lane in enumerate(self._lanes):
+                yield lane, iter(examples[i :: len(self._lanes)])
+            return
+        queue: SimpleQueue[Example] = SimpleQueue()
+        for example in examples:
+            queue.put(example)
+        for _ in range(min(self._n_threads, len(examples))):
+            yield self._lanes[0], _drained(queue)
+
+    def _evaluate(self, candidate: Candidate, example: Example, complete: Complete, secrets: Sequence[str]) -> Outcome:
         try:
             answer = self._program.run(candidate, example.inputs, complete)
-            return self._scored(example, answer)
+            return self._scored(example, answer, secrets)
         except UnreadableReply as error:
             reason, text = (*map(str, error.args), "", "")[:2]
             return Outcome(example_id=example.id, kind="unparsed", text=text, error=_one_line(reason))
@@ -193,7 +221,7 @@ class Evaluator:
         except (CallError, MetricError, ProgramError) as error:
             return Outcome(example_id=example.id, kind="failed", error=_one_line(f"{type(error).__name__}: {error}"))
 
-    def _scored(self, example: Example, answer: Answer) -> Outcome:
+    def _scored(self, example: Example, answer: Answer, secrets: Sequence[str]) -> Outcome:
         result = score(self._metric, example, answer.fields)
         return Outcome(
             example_id=example.id,
@@ -201,7 +229,7 @@ class Evaluator:
             score=result.value,
             answer=_with_reasoning(answer),
             text=answer.text,
-            feedback=None if result.feedback is None else redact(result.feedback),
+            feedback=None if result.feedback is None else redacted(result.feedback, secrets),
         )
 
 
@@ -214,7 +242,14 @@ def _one_line(text: str) -> str:
     return redact(" ".join(text.split()))[:MAX_ERROR_CHARS]
 
 
-def _lanes(model: Model, concurrency: int) -> list[ThreadPoolExecutor]:
+def _drained(queue: SimpleQueue[Example]) -> Iterator[Example]:
+    """Yield what is left of a queue that several threads share."""
+    with contextlib.suppress(Empty):
+        while True:
+            yield queue.get_nowait()
+
+
+def _lanes(model: Model, n_threads: int) -> list[ThreadPoolExecutor]:
     """Return a thread for each engine of a local model, else one pool; nothing when calls are made one at a time.
 
     Examples are dealt to lanes in turn, so each engine sees the same calls in the same order in every run. What it has
@@ -226,4 +261,4 @@ def _lanes(model: Model, concurrency: int) -> list[ThreadPoolExecutor]:
             ThreadPoolExecutor(1, thread_name_prefix=f"evaluate-{i}", initializer=backend.use_lane, initargs=(i,))
             for i in range(backend.n_lanes)
         ]
-    return [ThreadPoolExecutor(concurrency, thread_name_prefix="evaluate")] if concurrency > 1 else []
+    return [ThreadPoolExecutor(n_threads, thread_name_prefix="evaluate")] if n_threads > 1 else []

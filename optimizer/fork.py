@@ -8,7 +8,8 @@ from typing import cast
 import sqlalchemy as sa
 
 from optimizer.candidate import JsonValue, canonical_json
-from optimizer.database import insert_or_ignore, reply_table, storage_errors
+from optimizer.database import reply_table, storage_errors
+from optimizer.statements import insert_or_ignore
 
 MAX_SHOWN_CHARS = 40
 Record = Mapping[str, JsonValue]
@@ -76,6 +77,5 @@ def copy_replies(source: sa.Engine, target: sa.Engine) -> int:
     with storage_errors(), source.connect() as reading:
         rows = [row._asdict() for row in reading.execute(sa.select(reply_table))]
     with storage_errors(), target.begin() as writing:
-        for row in rows:
-            insert_or_ignore(writing, reply_table, row)
+        insert_or_ignore(writing, reply_table, rows)
     return len(rows)

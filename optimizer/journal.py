@@ -1,8 +1,9 @@
 """The durable record of everything paid for: replies, evaluations, and every unit of spend.
 
-It shares the study's database. A call is reserved before it is sent and settled after its reply, each in one
-transaction, so that at any instant the ledger shows at least what the provider bills, and no reply that was
-acknowledged is lost by a kill. Records are JSON text, never pickle. What a record means is decided elsewhere.
+It shares the study's database. A call is reserved before it is sent and settled after its reply, each within one
+transaction (`optimizer.commits` makes one for several), so that at any instant the ledger shows at least what the
+provider bills, and no reply that was acknowledged is lost by a kill. Records are JSON text, never pickle. What a record
+means is decided elsewhere.
 """
 
 from __future__ import annotations
@@ -10,46 +11,36 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
-from typing import NamedTuple, cast, get_args
+from typing import cast
 
 import sqlalchemy as sa
 
 from optimizer.away import patient
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.caps import Caps
+from optimizer.commits import Commits
 from optimizer.database import (
     candidate_table,
     evaluation_table,
-    insert_or_ignore,
     is_shared,
     ledger_table,
     open_engine,
     reply_table,
     require_space,
-    spend_table,
     storage_errors,
     study_table,
     worker_table,
 )
-from optimizer.errors import BudgetExhausted, LostWorker
+from optimizer.ledger import Change, Close, Keep, Ledger, Reserve, reply_from_json
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
+from optimizer.statements import insert_or_ignore
 
 __all__ = ["Caps", "Journal", "open_engine"]
-
-ROLES = cast("tuple[Role, ...]", get_args(Role))
-
-
-class Total(NamedTuple):
-    """What one role has taken so far, open reservations at their worst case included."""
-
-    calls: int = 0
-    tokens_in: int = 0
-    tokens_out: int = 0
-    usd: float = 0.0
+AT_ONCE = 5_000  # rows that are read at a time
+MANY = 500  # trials or candidates: then all are looked at, because databases limit how many can be named
 
 
 class Journal:
@@ -66,8 +57,14 @@ class Journal:
         self.engine = engine
         self.study = study
         self.is_shared = is_shared(engine.url.drivername)
-        self.is_fenced = False  # whether only a living worker may begin a call
         self.owner = f"{owner[:100]}:{secrets.token_hex(4)}"  # process ids come back, in containers always
+        self.ledger = Ledger(study, self.owner)
+        self._commits = Commits(engine, self.ledger.carry_out)
+        self._known = set[str]()  # candidates that are surely in the database
+
+    def fence(self) -> None:
+        """From now on only a living worker may begin a call."""
+        self.ledger.is_fenced = True
 
     # -- the study itself ------------------------------------------------------------------
 
@@ -97,47 +94,77 @@ class Journal:
     ) -> None:
         """Change what is given; `records` are merged key by key."""
         where = study_table.c.name == self.study
-        with self._writing() as connection:
-            row = connection.execute(sa.select(study_table).where(where).with_for_update()).one()
+
+        def change(connection: sa.Connection) -> None:
+            columns = (study_table,) if records else (study_table.c.state,)
+            row = connection.execute(sa.select(*columns).where(where).with_for_update()).one()
             values = {
-                "state": row.state if state is None else state,
-                "stop_reason": row.stop_reason if stop_reason is None else stop_reason,
-                "wall_s": row.wall_s + add_wall_s,
-                "records": json.dumps({**json.loads(row.records), **(records or {})}),
+                "state": state,
+                "stop_reason": stop_reason,
+                "wall_s": study_table.c.wall_s + add_wall_s,
+                "records": json.dumps({**json.loads(row.records), **records}) if records else None,
             }
-            connection.execute(sa.update(study_table).where(where).values(**values))
+            given = {name: value for name, value in values.items() if value is not None}
+            connection.execute(sa.update(study_table).where(where).values(**given))
+
+        self._commits.now(Change(change))
 
     # -- candidates and evaluations ----------------------------------------------------------
 
     @patient
     def put_candidate(self, candidate: Candidate) -> None:
-        self._insert_missing(candidate_table, {"id": candidate.id, "body": json.dumps(candidate.to_json())})
+        if candidate.id not in self._known:
+            self._commits.now(Keep(candidate_table, {"id": candidate.id, "body": json.dumps(candidate.to_json())}))
+            self._known.add(candidate.id)
 
     @patient
     def candidates(self, ids: Iterable[str]) -> dict[str, Candidate]:
         """Return the known ones of the given candidates by id."""
-        query = sa.select(candidate_table).where(candidate_table.c.id.in_(list(ids)))
+        wanted = set(ids)
+        query = sa.select(candidate_table)
+        if len(wanted) < MANY:
+            query = query.where(candidate_table.c.id.in_(sorted(wanted)))
         with self._reading() as connection:
-            return {row.id: Candidate.from_json(json.loads(row.body)) for row in connection.execute(query)}
+            rows = [row for row in connection.execute(query) if row.id in wanted]
+        return {row.id: Candidate.from_json(json.loads(row.body)) for row in rows}
 
-    @patient
     def put_outcome(self, candidate_id: str, metric: str, outcome: Outcome) -> None:
-        """Keep an outcome; `failed` ones are not kept, so that they are tried again."""
+        """Keep an outcome; `failed` ones are not kept, so that they are tried again.
+
+        It is committed with the next call or at `flush`: what it cost is durable already, as the reply behind it.
+        """
         if outcome.kind == "failed":
             return
         key = {"study": self.study, "candidate": candidate_id, "example": outcome.example_id, "metric": metric}
-        self._insert_missing(evaluation_table, {**key, "outcome": json.dumps(asdict(outcome))})
+        body = json.dumps({name: getattr(outcome, name) for name in Outcome.__slots__})
+        self._commits.later(Keep(evaluation_table, {**key, "outcome": body}))
+
+    @patient
+    def flush(self) -> None:
+        """Return once all outcomes are as durable as the database makes them."""
+        self._commits.flush()
 
     @patient
     def outcomes(self, candidate_id: str, metric: str) -> dict[str, Outcome]:
         """Return the kept outcomes of a candidate by example id."""
+        return self.outcomes_of([candidate_id], metric).get(candidate_id, {})
+
+    @patient
+    def outcomes_of(self, candidate_ids: Collection[str], metric: str) -> dict[str, dict[str, Outcome]]:
+        """Return the kept outcomes of candidates by candidate and example id."""
+        if not candidate_ids:
+            return {}
+        self._commits.flush()
         table = evaluation_table.c
-        query = sa.select(table.outcome).where(
-            table.study == self.study, table.candidate == candidate_id, table.metric == metric
-        )
+        query = sa.select(table.candidate, table.outcome).where(table.study == self.study, table.metric == metric)
+        if len(candidate_ids) < MANY:
+            query = query.where(table.candidate.in_(sorted(candidate_ids)))
+        found: dict[str, dict[str, Outcome]] = {}
         with self._reading() as connection:
-            found = [Outcome(**json.loads(row.outcome)) for row in connection.execute(query)]
-        return {outcome.example_id: outcome for outcome in found}
+            for candidate_id, body in connection.execute(query.execution_options(yield_per=AT_ONCE)):
+                outcome = Outcome(**json.loads(body))
+                found.setdefault(candidate_id, {})[outcome.example_id] = outcome
+        return found
 
     # -- calls ---------------------------------------------------------------------------
 
@@ -147,7 +174,7 @@ class Journal:
         query = sa.select(reply_table.c.body).where(reply_table.c.key == key)
         with self._reading() as connection:
             body = connection.execute(query).scalar_one_or_none()
-        return None if body is None else Reply(**json.loads(body))
+        return None if body is None else reply_from_json(body)
 
     @patient
     def reserve(self, role: Role, key: str, *, tokens: int, usd: float, caps: Caps, trial: int | None = None) -> int:
@@ -157,37 +184,27 @@ class Journal:
             BudgetExhausted: it would pass a cap; nothing was entered.
         """
         require_space(self.engine)
-        with self._writing() as connection:
-            totals = self._locked_totals(connection)
-            self._require_worker(connection)
-            tokens_sum = sum(total.tokens_in + total.tokens_out for total in totals.values()) + tokens
-            usd_sum = sum(total.usd for total in totals.values()) + usd
-            if cap := caps.exceeded(role, totals[role].calls + 1, tokens_sum, usd_sum):
-                raise BudgetExhausted(f"{cap} is used up; raise it and run again to continue")
-            self._add(connection, role, Total(1, tokens, 0, usd))
-            row = {"study": self.study, "role": role, "key": key, "state": "reserved", "trial": trial}
-            amounts = {"tokens_in": tokens, "tokens_out": 0, "usd": usd}
-            values = {**row, **amounts, "owner": self.owner, "at": time.time()}
-            insert = sa.insert(ledger_table).values(**values).returning(ledger_table.c.id)
-            return cast(int, connection.execute(insert).scalar_one())
+        entry = Reserve(role, key, tokens=tokens, usd=usd, caps=caps, trial=trial, looks=False)
+        return cast(int, self._commits.now(entry))
+
+    @patient
+    def find_or_reserve(
+        self, role: Role, key: str, *, tokens: int, usd: float, caps: Caps, trial: int | None = None
+    ) -> Reply | int:
+        """Return the kept reply of a call; if there is none, enter the call as `reserve` does and return its id."""
+        require_space(self.engine)
+        entry = Reserve(role, key, tokens=tokens, usd=usd, caps=caps, trial=trial, looks=True)
+        return cast("Reply | int", self._commits.now(entry))
 
     @patient
     def settle(self, call_id: int, reply: Reply, *, usd: float, keep_as: str | None) -> None:
         """Replace a reservation by what the call really took, and keep the reply under `keep_as` if given."""
-        took = Total(1, reply.tokens_in, reply.tokens_out, usd)
-        with self._writing() as connection:
-            if self._close(connection, call_id, "settled", took) and keep_as:
-                insert_or_ignore(connection, reply_table, {"key": keep_as, "body": json.dumps(asdict(reply))})
+        self._commits.now(Close(call_id, "settled", reply=reply, usd=usd, keep_as=keep_as))
 
     @patient
     def release(self, call_id: int, *, was_billed: bool) -> None:
         """End a call without a reply: given back when surely unbilled, else kept as spent (`unknown`)."""
-        open_row = (ledger_table.c.id == call_id) & (ledger_table.c.state == "reserved")
-        with self._writing() as connection:
-            if was_billed:
-                connection.execute(sa.update(ledger_table).where(open_row).values(state="unknown"))
-            else:
-                self._close(connection, call_id, "released", Total())
+        self._commits.now(Close(call_id, "unknown" if was_billed else "released"))
 
     def adopt_orphans(self) -> int:
         """Mark what owners that are gone left reserved as spent, and return how many calls that were.
@@ -204,7 +221,7 @@ class Journal:
     def spend(self) -> Spend:
         """Return what the study has spent so far, open reservations included."""
         with self._reading() as connection:
-            totals = self._totals(connection)
+            totals = self.ledger.totals(connection)
         return Spend(
             calls={role: total.calls for role, total in totals.items() if total.calls},
             tokens_in=sum(total.tokens_in for total in totals.values()),
@@ -220,13 +237,14 @@ class Journal:
         with self._reading() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def spend_of_trials(self) -> dict[int, Spend]:
-        """Return calls, tokens and money by trial number."""
+    def spend_of_trials(self, trials: Sequence[int] | None = None) -> dict[int, Spend]:
+        """Return calls, tokens and money by trial number, of all or of the given ones."""
         table, sums = ledger_table.c, ("tokens_in", "tokens_out", "usd")
         query = (
             sa.select(table.trial, table.role, sa.func.count().label("calls"))
             .add_columns(*(sa.func.sum(table[name]).label(name) for name in sums))
-            .where(table.study == self.study, table.state != "released", table.trial.is_not(None))
+            .where(table.study == self.study, table.state != "released")
+            .where(table.trial.in_(trials) if trials is not None and len(trials) < MANY else table.trial.is_not(None))
             .group_by(table.trial, table.role)
         )
         spends: dict[int, Spend] = {}
@@ -253,46 +271,6 @@ class Journal:
         with storage_errors(), self.engine.begin() as connection:
             yield connection
 
-    def _require_worker(self, connection: sa.Connection) -> None:
-        """Let a worker that others have given up begin no call: they may be making it."""
-        if self.is_fenced:
-            row = sa.select(worker_table.c.seq).where(worker_table.c.id == self.owner)
-            if connection.execute(row).first() is None:
-                raise LostWorker
-
-    def _totals(self, connection: sa.Connection, *, lock: bool = False) -> dict[Role, Total]:
-        query = sa.select(spend_table).where(spend_table.c.study == self.study).order_by(spend_table.c.role)
-        rows = connection.execute(query.with_for_update() if lock else query)
-        return {cast(Role, row.role): Total(row.calls, row.tokens_in, row.tokens_out, row.usd) for row in rows}
-
-    def _locked_totals(self, connection: sa.Connection) -> dict[Role, Total]:
-        """Return the totals of all roles, which nobody else can change before the transaction ends."""
-        totals = self._totals(connection, lock=True)
-        if len(totals) < len(ROLES):
-            for role in ROLES:
-                insert_or_ignore(connection, spend_table, {"study": self.study, "role": role, **Total()._asdict()})
-            totals = self._totals(connection, lock=True)
-        return totals
-
-    def _add(self, connection: sa.Connection, role: str, more: Total) -> None:
-        table = spend_table.c
-        changed = {name: table[name] + amount for name, amount in more._asdict().items()}
-        where = (table.study == self.study) & (table.role == role)
-        connection.execute(sa.update(spend_table).where(where).values(**changed))
-
-    def _close(self, connection: sa.Connection, call_id: int, state: str, took: Total) -> bool:
-        """Move a call to its final state and correct the totals; False if it was there already."""
-        table = ledger_table.c
-        where = (table.id == call_id) & table.state.in_(("reserved", "unknown"))
-        row = connection.execute(sa.select(ledger_table).where(where).with_for_update()).one_or_none()
-        if row is None:
-            return False
-        amounts = {"tokens_in": took.tokens_in, "tokens_out": took.tokens_out, "usd": took.usd}
-        connection.execute(sa.update(ledger_table).where(where).values(state=state, **amounts))
-        tokens_in, tokens_out = took.tokens_in - row.tokens_in, took.tokens_out - row.tokens_out
-        self._add(connection, row.role, Total(took.calls - 1, tokens_in, tokens_out, took.usd - row.usd))
-        return True
-
     def _insert_missing(self, table: sa.Table, values: Mapping[str, object]) -> None:
         with self._writing() as connection:
-            insert_or_ignore(connection, table, values)
+            insert_or_ignore(connection, table, [values])

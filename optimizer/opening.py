@@ -225,7 +225,6 @@ def open_study(job: Job, seed: Candidate, pairs: Pairs, crew: Alone) -> Study:
         operators=job.usable_operators,
         predictors=[part.predictor for part in seed.parts],
         pruner=RacePruner(RaceRule(min_gain=search.min_gain), pairs.get),
-        is_durable=job.is_durable,
         examples_first=job.proposer_backend.style == "completion",
         crew=crew,
     )

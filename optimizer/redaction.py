@@ -6,6 +6,7 @@ Known are environment variables that are named like secrets, and whatever else i
 from __future__ import annotations
 
 import base64
+import functools
 import logging
 import os
 import re
@@ -37,9 +38,14 @@ def redact(text: str) -> str:
 def redacted(text: str, secrets: Iterable[str]) -> str:
     """Mask secrets as they are, URL-quoted or in base64."""
     for secret in secrets:
-        for form in (secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()):
+        for form in _forms(secret):
             text = text.replace(form, "***")
     return text
+
+
+@functools.lru_cache(maxsize=256)
+def _forms(secret: str) -> tuple[str, str, str]:
+    return secret, quote(secret, safe=""), base64.b64encode(secret.encode()).decode()
 
 
 class RedactingFormatter(logging.Formatter):

@@ -129,7 +129,7 @@ def open_saved(runs_dir: Path, name: str | None) -> SavedStudy:
         config=Config.model_validate_json(json.dumps(record["config"])),
         folder=Path(str(pointer["folder"])),
         journal=journal,
-        study=optuna.load_study(study_name=chosen, storage=open_storage(url, is_durable=False)),
+        study=optuna.load_study(study_name=chosen, storage=open_storage(url)),
     )
 
 

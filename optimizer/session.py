@@ -32,7 +32,7 @@ from optimizer.propose import Rejection
 from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
 from optimizer.race import FIRST_BLOCKS, race_rows
-from optimizer.records import DevEstimate, Outcome, StudyView, TrialRecord, Verdict
+from optimizer.records import DevEstimate, Outcome, StudyView, Verdict
 from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.rounds import next_size
@@ -41,7 +41,7 @@ from optimizer.stops import stop_reason
 from optimizer.study import PERSON, Ticket
 from optimizer.tracking import open_tracker
 from optimizer.verdict import dev_estimate
-from optimizer.view import read_view, trial_records
+from optimizer.view import Records, read_view
 from optimizer.wishes import suggestions
 
 logger = logging.getLogger(__name__)
@@ -62,6 +62,7 @@ class Session:
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
         self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
+        self._records = Records(opened.journal, job.metric.version)
         self.known = Known([example.id for example in self.splits.dev])
         self.elite = self.known.elite
         try:
@@ -81,7 +82,7 @@ class Session:
         if self.crew.is_shared:
             with self.deciding():
                 return
-        for trial in trial_records(self.journal, self.study.trials(), metric=self.job.metric.version):
+        for trial in self._records.of(self.study.trials()):
             if trial.state == "running":
                 continue
             crash_point("resume")
@@ -193,22 +194,24 @@ class Session:
         search, n_dev = self.job.config.search, len(self.splits.dev)
         progress = len(self.known.memory.trials) / search.trials
         n_rows = race_rows(n_races=n_races, block=search.block, n_dev=n_dev, progress=progress)
-        with self._deepening:
+        if not self._deepening.acquire(blocking=False):
+            return  # another thread is at it; what is still missing then comes with the next trial
+        try:
             if self.elite.incumbent is not None and n_rows > self.elite.n_raced:
                 self.score(self.elite.incumbent, self.splits.dev[self.elite.n_raced : n_rows])
+        finally:
+            self._deepening.release()
 
     def should_drop(self, ticket: Ticket, candidate: Candidate, outcomes: Sequence[Outcome]) -> bool:
         """Enter a block of outcomes, report it to Optuna, and ask the pruner."""
         with self._lock:
             self.known.enter(candidate, outcomes)
-            n_scored = self.known.n_scored(candidate)
-            if n_scored not in self.study.trials()[ticket.number].intermediate_values:  # a trial that is taken up again
-                ticket.trial.report(self.elite.gain(candidate), step=n_scored)
+            self.study.report(ticket, self.elite.gain(candidate), step=self.known.n_scored(candidate))
             incumbent = self.elite.incumbent
             if incumbent is None or incumbent == candidate or not self.job.config.search.racing:
                 return False
             self._opened.pairs[ticket.number] = self.elite.race_values(candidate)
-            return bool(ticket.trial.should_prune())
+            return self.study.should_prune(ticket)
 
     def tell(self, ticket: Ticket, proposal: Proposal, *, state: str, reason: str, duration_s: float) -> None:
         """Finish a trial, and keep the best prompt on disk when it changed."""
@@ -338,7 +341,7 @@ class Session:
         return render(self.job.program, candidate)
 
     def view(self) -> StudyView:
-        return read_view(self.journal, self.study.trials())
+        return read_view(self.journal, self.study.trials(), self._records)
 
     # -- bookkeeping ----------------------------------------------------------------------------------
 
@@ -360,7 +363,7 @@ class Session:
         )
 
     def _after_trial(self, number: int, *, is_best: bool) -> None:
-        trial = self._trial_record(number)
+        trial = self._records.of([self.study.trials()[number]])[0]
         self.known.learn(trial)
         if is_best and self.elite.incumbent is not None:
             self._keep(self.elite.incumbent)
@@ -371,10 +374,6 @@ class Session:
     def _keep(self, best: Candidate) -> None:
         self.journal.update_study(records={"best": best.to_json()})
         save_best(self.job.run_dir, self.view(), self.render(best))
-
-    def _trial_record(self, number: int) -> TrialRecord:
-        trial = self.study.trials()[number]
-        return trial_records(self.journal, [trial], metric=self.job.metric.version)[0]
 
     @property
     def seconds_per_row(self) -> float | None:

@@ -77,7 +77,6 @@ class Study:
         operators: Sequence[str],
         predictors: Sequence[str],
         pruner: RacePruner,
-        is_durable: bool,
         examples_first: bool = False,
         crew: Alone | None = None,
     ) -> None:
@@ -88,7 +87,8 @@ class Study:
         self.pruner = pruner
         self._crew = crew or Alone()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._storage = open_storage(url, is_durable=is_durable)
+        self._n_changes, self._read = 0, (-1, list[FrozenTrial]())  # trials, and the number of changes before the look
+        self._storage = open_storage(url)
         self._study = optuna.create_study(
             storage=self._storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
         )
@@ -100,17 +100,29 @@ class Study:
             for name in names:
                 if name not in known:
                     self._study.enqueue_trial({}, user_attrs={"start": name})
+            self._n_changes += 1
+
+    def report(self, ticket: Ticket, value: float, step: int) -> None:
+        """Enter a trial's value after so many examples; a step that a killed process entered stays."""
+        if step not in self.trials()[ticket.number].intermediate_values:
+            ticket.trial.report(value, step=step)
+
+    def should_prune(self, ticket: Ticket) -> bool:
+        """Ask the pruner. It has its own values: what was reported is not read back from the database for it."""
+        return self.pruner.prune(self._study, self.trials()[ticket.number])
 
     def put_first(self, name: str) -> None:
         """Let the next trial be this start, once, ahead of all that are queued: it looks like one that was cut off."""
         if not any(trial.user_attrs.get("start") == name for trial in self.trials()):
             state = TrialState.RUNNING
             self._study.add_trial(optuna.trial.create_trial(state=state, user_attrs={"start": name}))
+            self._n_changes += 1
 
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
             self._study.enqueue_trial({"change": "examples" if name == EXAMPLES else "words", "operator": name})
+            self._n_changes += 1
 
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
@@ -123,6 +135,7 @@ class Study:
         made_by = PERSON if start and start.startswith(PERSON) else "start"
         recipe = Recipe(operator=made_by) if start else self._recipe(trial)
         trial.set_user_attr("recipe", json.dumps(asdict(recipe)))
+        self._n_changes += 1
         return Ticket(number=trial.number, start=start, recipe=recipe, trial=trial)
 
     def tell(self, ticket: Ticket, state: TrialState, value: float | None, facts: Mapping[str, JsonValue]) -> None:
@@ -130,10 +143,15 @@ class Study:
         for key, fact in facts.items():
             ticket.trial.set_user_attr(key, fact)
         self._study.tell(ticket.number, value if state == TrialState.COMPLETE else None, state=state)
+        self._n_changes += 1
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials in order of number."""
-        return self._study.get_trials(deepcopy=False)
+        """Return all trials in order of number; read again only after a change where other processes make none."""
+        n_changes, (n_then, trials) = self._n_changes, self._read
+        if self._crew.is_shared or n_then != n_changes:
+            trials = self._study.get_trials(deepcopy=False)
+            self._read = n_changes, trials
+        return trials
 
     def close(self) -> None:
         """Close the connections to the database."""
@@ -213,12 +231,16 @@ def demo_sizes(max_demos: int) -> tuple[int, ...]:
     return tuple(sorted({max(1, max_demos // share) for share in (1, 2, 4)}))
 
 
-def open_storage(url: str, *, is_durable: bool) -> optuna.storages.RDBStorage:
-    """Open Optuna's RDB storage with the same SQLite settings as the journal."""
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """Open Optuna's RDB storage with the journal's settings, but for this: its commits do not wait for the disk.
+
+    A trial takes dozens of commits. A power cut can lose the last of them, in order; the trial is then carried out
+    again, with the replies of the journal, which are on the disk before they are used.
+    """
     if not url.startswith("sqlite"):
         return _open_postgresql(url)
     storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
-    prepare_sqlite(storage.engine, is_durable=is_durable)
+    prepare_sqlite(storage.engine, is_durable=False)
     return storage
 
 
@@ -227,5 +249,5 @@ def _open_postgresql(url: str) -> optuna.storages.RDBStorage:
     engine = sa.create_engine(url, poolclass=sa.NullPool)
     with making_tables(engine):
         storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    prepare_postgresql(storage.engine)
+    prepare_postgresql(storage.engine, is_durable=False)
     return storage

@@ -8,7 +8,6 @@ from typing import Any, cast
 
 from optuna.trial import FrozenTrial, TrialState
 
-from optimizer.bulk import outcomes_by_candidate
 from optimizer.candidate import Candidate, Fields, JsonValue
 from optimizer.errors import StudyError
 from optimizer.journal import Journal
@@ -25,7 +24,6 @@ from optimizer.records import (
 )
 from optimizer.records import TrialState as OurState
 
-MANY = 50  # of so many trials all outcomes are read at once
 STATES: Mapping[TrialState, OurState] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -34,7 +32,28 @@ STATES: Mapping[TrialState, OurState] = {
 }
 
 
-def read_view(journal: Journal, trials: list[FrozenTrial]) -> StudyView:
+class Records:
+    """The trials of a study as records. One that has ended never changes, so it is read once. Safe to use from all
+    threads.
+
+    Args:
+        metric: version of the metric whose outcomes are read.
+    """
+
+    def __init__(self, journal: Journal, metric: str) -> None:
+        self._journal, self._metric = journal, metric
+        self._ended: dict[int, TrialRecord] = {}
+
+    def of(self, trials: list[FrozenTrial]) -> tuple[TrialRecord, ...]:
+        """Return the records of trials that have begun, in the given order."""
+        new = [trial for trial in trials if trial.number not in self._ended]
+        read = {record.number: record for record in trial_records(self._journal, new, metric=self._metric)}
+        self._ended |= {trial.number: read[trial.number] for trial in new if trial.state.is_finished()}
+        found = (self._ended.get(trial.number) or read.get(trial.number) for trial in trials)
+        return tuple(record for record in found if record is not None)
+
+
+def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | None = None) -> StudyView:
     """Put the study's record, its trials and its spend together.
 
     Raises:
@@ -53,7 +72,7 @@ def read_view(journal: Journal, trials: list[FrozenTrial]) -> StudyView:
         facts=cast(Fields, record["facts"]),
         seed=seed,
         best=best,
-        trials=trial_records(journal, trials, metric=str(record["metric_version"])),
+        trials=(records or Records(journal, str(record["metric_version"]))).of(trials),
         dev=DevEstimate(**cast(Any, record["dev"])) if record.get("dev") else None,
         verdict=verdict_from_json(cast(Fields, record["verdict"])) if record.get("verdict") else None,
         spend=journal.spend(),
@@ -65,11 +84,11 @@ def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -
     """Turn Optuna's trials into ours, with candidates, outcomes and spend from the journal."""
     started = [trial for trial in trials if trial.state != TrialState.WAITING]
     ids = {str(trial.user_attrs["candidate"]) for trial in started if "candidate" in trial.user_attrs}
-    candidates, spends = journal.candidates(ids), journal.spend_of_trials()
-    if len(started) > MANY:
-        known = outcomes_by_candidate(journal, metric)
-    else:
-        known = {candidate_id: journal.outcomes(candidate_id, metric) for candidate_id in ids}
+    if not started:
+        return ()
+    candidates, spends = journal.candidates(ids), journal.spend_of_trials([trial.number for trial in started])
+    scored = {str(trial.user_attrs["candidate"]) for trial in started if trial.user_attrs.get("scored")}
+    known = journal.outcomes_of(scored & set(candidates), metric)
     return tuple(trial_record(trial, known, candidates, spends) for trial in started)
 
 

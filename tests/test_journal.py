@@ -19,12 +19,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
-from optimizer.bulk import outcomes_by_candidate
 from optimizer.candidate import Candidate, Part
 from optimizer.caps import Caps
 from optimizer.database import ledger_table, prepare_sqlite, reply_table
 from optimizer.errors import BudgetExhausted, Paused
-from optimizer.journal import Journal, open_engine
+from optimizer.journal import MANY, Journal, open_engine
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
 
@@ -57,11 +56,12 @@ def states(journal: Journal) -> list[str]:
         return list(connection.execute(sa.select(ledger_table.c.state).order_by(ledger_table.c.id)).scalars())
 
 
-def test_all_outcomes_at_once_are_those_of_each_candidate(journal: Journal) -> None:
-    """Reading a long study at once gives what reading candidate by candidate gives, of one metric alone."""
+@pytest.mark.parametrize("missing", [(), tuple(map(str, range(MANY)))])
+def test_all_outcomes_at_once_are_those_of_each_candidate(missing: tuple[str, ...], journal: Journal) -> None:
+    """Reading candidates together, few or many, gives what reading one by one gives, of one metric alone."""
     for candidate, example, metric in itertools.product(("a", "b"), ("x", "y", "z"), ("m1", "m2")):
         journal.put_outcome(candidate, metric, Outcome(example_id=example, kind="scored", score=0.5, text=metric))
-    found = outcomes_by_candidate(journal, "m1")
+    found = journal.outcomes_of(["a", "b", *missing], "m1")
     assert found == {candidate: journal.outcomes(candidate, "m1") for candidate in ("a", "b")}
     assert {len(each) for each in found.values()} == {3}
 
@@ -448,6 +448,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def score(self, owner: int, example: int, metric: str, outcome: Outcome) -> None:
         entered = replace(outcome, example_id=f"e{example}")
         self.owners[owner].put_outcome("c", metric, entered)
+        self.owners[owner].flush()
         if outcome.kind != "failed":
             self.kept.setdefault((metric, entered.example_id), entered)
 

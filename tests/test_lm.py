@@ -761,29 +761,39 @@ def test_a_borrowed_model_keeps_its_connections_cache_and_retries(server: FakeSe
 
 @pytest.mark.slow
 def test_the_other_route_to_a_provider_does_not_retry_either(server: FakeServer) -> None:
-    """Where DSPy goes through LiteLLM each attempt is one request too, and errors keep their kinds."""
+    """Where DSPy goes through LiteLLM each attempt is one request too, and errors keep their kinds.
+
+    LiteLLM is imported outside the time that a call has.
+    """
     server.script(error(500), rate_limited(retry_after=2), reset(), error(401, "wrong"), reply("fine"))
     script = """
-import sys
+import sys, threading
 from optimizer.config import LM
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, CallRequest
 from optimizer.prompt import Message
 
+class Importers:
+    names = []
+    def find_spec(self, name, path=None, target=None):
+        if name == "litellm":
+            self.names.append(threading.current_thread().name)
+
+sys.meta_path.insert(0, Importers())
 backend = open_backend(LM(model="openai/fake", api_base=sys.argv[1], timeout=20.0))
 for _ in range(5):
     try:
         print(backend.complete(CallRequest(messages=(Message("user", "q"),), max_tokens=9)).text)
     except AttemptError as error:
         print(error.kind)
-print("litellm" in sys.modules)
+print("litellm" in sys.modules, Importers.names[0])
 """
     environment = {**os.environ, "OPENAI_BASE_URL": server.url}  # sends DSPy that way
     found = subprocess.run(
         [sys.executable, "-c", script, server.url], env=environment, capture_output=True, text=True, timeout=120
     )
     assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines() == ["server", "rate_limit", "server", "auth", "fine", "True"]
+    assert found.stdout.splitlines() == ["server", "rate_limit", "server", "auth", "fine", "True MainThread"]
     assert len(server.calls) == 5
 
 

@@ -41,7 +41,6 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
         operators=("rewrite", "demos"),
         predictors=("answer",),
         pruner=RacePruner(RaceRule(), no_pair),
-        is_durable=False,
     )
     study.enqueue_starts(["seed", "plain words"])
     for score in SCORES:

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
@@ -541,8 +542,17 @@ def test_trials_that_gather_are_shown_together(
         looks += 1
         return view if looks > 1 else replace(view, trials=())
 
+    find, has_shown_all = Outbox.waiting, threading.Event()
+
+    def waiting(outbox: Outbox) -> Sequence[Entry]:
+        found = find(outbox)
+        if not found:
+            has_shown_all.set()
+        return found
+
+    monkeypatch.setattr(Outbox, "waiting", waiting)
     tracker = Tracker.start(engine=engine, study=view.name, projection=projection, read_view=read_view)
-    wait_for(lambda: tracker.status == "up to date")
+    assert has_shown_all.wait(60)
     for row in view.trials:
         tracker.trial_finished(row.number)
     assert tracker.status.startswith("7 waiting")

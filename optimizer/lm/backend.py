@@ -12,6 +12,7 @@ from typing import Literal, Protocol
 from optimizer.prompt import Constraint, Message
 
 FinishReason = Literal["stop", "length", "filtered"]
+MAX_REPLY_CHARS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +30,19 @@ class CallRequest:
     constraint: Constraint = ()
     sample: int = 0
 
+    def to_json(self) -> dict[str, object]:
+        return {
+            "messages": [[message.role, message.content] for message in self.messages],
+            "max_tokens": self.max_tokens,
+            "temperature": float(self.temperature),
+            "stop": list(self.stop),
+            "constraint": [
+                [type(each).__name__, {name: getattr(each, name) for name in each.__slots__}]
+                for each in self.constraint
+            ],
+            "sample": self.sample,
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reply:
@@ -38,6 +52,16 @@ class Reply:
     finish_reason: FinishReason
     tokens_in: int
     tokens_out: int
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether it says something, of a size that can be kept."""
+        return self.finish_reason != "filtered" and bool(self.text.strip()) and len(self.text) <= MAX_REPLY_CHARS
+
+    @property
+    def is_valid(self) -> bool:
+        """Whether it may be used again: complete and usable."""
+        return self.finish_reason == "stop" and self.is_usable
 
 
 class AttemptError(Exception):

@@ -23,7 +23,6 @@ from optimizer.errors import BudgetExhausted, Paused
 from optimizer.lm.backend import AttemptError, CallRequest, Reply, tokens_at_most
 from optimizer.lm.batch_endpoint import BatchEndpoint, BatchState, is_answer
 from optimizer.lm.batch_store import BatchStore, ClosedRow, OpenBatch, PlannedRow
-from optimizer.lm.model import is_valid
 from optimizer.lm.pricing import Pricing
 
 logger = logging.getLogger(__name__)
@@ -81,7 +80,7 @@ class Prices:
         if isinstance(found, AttemptError):
             return ClosedRow(key=key, is_billed=found.is_billed)
         usd = self.share * self.pricing.usd(found.tokens_in, found.tokens_out)
-        return ClosedRow(key=key, reply=found, usd=usd, is_kept=is_valid(found))
+        return ClosedRow(key=key, reply=found, usd=usd, is_kept=found.is_valid)
 
 
 class Carrier:

@@ -19,7 +19,7 @@ from optimizer.lm.batch import Clerk, Terms
 from optimizer.lm.batch_carrier import NO_ROOM, AskLive, Found, Prices, Wish
 from optimizer.lm.batch_endpoint import BatchEndpoint
 from optimizer.lm.batch_store import BatchStore
-from optimizer.lm.model import Model, is_usable
+from optimizer.lm.model import Model
 from optimizer.lm.pricing import Pricing
 from optimizer.lm.retry import RetryPolicy
 
@@ -96,7 +96,7 @@ class BatchModel(Model):
 
     def _good(self, key: str) -> Reply | None:
         found = self.known(key)
-        return found if found is not None and is_usable(found) else None
+        return found if found is not None and found.is_usable else None
 
     def fetch(self, requests: Mapping[str, CallRequest]) -> dict[str, Reply | CallError | None]:
         """Return what came of requests by key; None for those that are to be asked one by one.
@@ -128,7 +128,7 @@ class BatchModel(Model):
                 raise self.paused_by(found)
             return not found.is_retryable or n_tries >= MAX_TRIES
         if isinstance(found, Reply):
-            return is_usable(found) or n_tries > 1  # hosted models are odd now and then, so once more
+            return found.is_usable or n_tries > 1  # hosted models are odd now and then, so once more
         return isinstance(found, AskLive)
 
     def _final(self, found: Found) -> Reply | CallError | None:

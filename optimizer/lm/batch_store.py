@@ -5,30 +5,21 @@ A row here is a reservation in the ledger, too. The tables are made when a study
 
 from __future__ import annotations
 
-import json
 import secrets
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
 
 from optimizer.away import patient
 from optimizer.caps import Caps
-from optimizer.database import (
-    insert_or_ignore,
-    ledger_table,
-    making_tables,
-    metadata,
-    reply_table,
-    require_space,
-    storage_errors,
-    worker_table,
-)
+from optimizer.database import making_tables, metadata, require_space, storage_errors, worker_table
 from optimizer.errors import BudgetExhausted
-from optimizer.journal import Journal, Total
+from optimizer.journal import Journal
+from optimizer.ledger import Close, Reserve, reply_from_json, reply_json
 from optimizer.lm.backend import Reply
 
 State = Literal["planned", "uploaded", "created", "ended"]
@@ -118,8 +109,26 @@ class BatchStore:
         """
         tag, at, owner = secrets.token_hex(12), time.time(), self._journal.owner
         require_space(self._engine)
+        entries = [
+            Reserve(
+                "task",
+                row.key,
+                tokens=row.tokens_in + row.tokens_out,
+                usd=row.usd,
+                caps=caps,
+                trial=row.trial,
+                looks=False,
+            )
+            for row in rows
+        ]
         with storage_errors(), self._engine.begin() as connection:
-            fitting, refusal = self._reserve(connection, rows, caps, at)
+            self._journal.ledger.carry_out(connection, entries)
+            fitting = {
+                row.key: SentRow(cast(int, entry.result), row.tokens_in)
+                for row, entry in zip(rows, entries, strict=True)
+                if entry.error is None
+            }
+            refusal = _refusal(entries)
             if not fitting:
                 return None, refusal
             values = {"study": self._journal.study, "owner": owner, "at": at, "tag": tag, "state": "planned"}
@@ -131,42 +140,6 @@ class BatchStore:
             ]
             connection.execute(sa.insert(row_table), entered)
         return OpenBatch(id=number, tag=tag, owner=owner, state="planned", at=at, rows=fitting), refusal
-
-    def _reserve(
-        self, connection: sa.Connection, rows: Sequence[PlannedRow], caps: Caps, at: float
-    ) -> tuple[dict[str, SentRow], BudgetExhausted | None]:
-        """As the journal's `reserve`, for many calls in one transaction."""
-        journal, refusal = self._journal, None
-        totals = journal._locked_totals(connection)
-        journal._require_worker(connection)
-        n_calls, usd = totals["task"].calls, sum(total.usd for total in totals.values())
-        tokens = sum(total.tokens_in + total.tokens_out for total in totals.values())
-        fitting: list[PlannedRow] = []
-        for row in rows:
-            tokens, usd = tokens + row.tokens_in + row.tokens_out, usd + row.usd
-            if cap := caps.exceeded("task", n_calls + len(fitting) + 1, tokens, usd):
-                refusal = BudgetExhausted(f"{cap} is used up; raise it and run again to continue")
-                break
-            fitting.append(row)
-        if not fitting:
-            return {}, refusal
-        n_tokens, n_usd = sum(row.tokens_in + row.tokens_out for row in fitting), sum(row.usd for row in fitting)
-        journal._add(connection, "task", Total(len(fitting), n_tokens, 0, n_usd))
-        base = {"study": journal.study, "role": "task", "state": "reserved", "owner": journal.owner, "at": at}
-        insert = sa.insert(ledger_table).returning(ledger_table.c.id, sort_by_parameter_order=True)
-        calls = [
-            {
-                **base,
-                "key": r.key,
-                "trial": r.trial,
-                "tokens_in": r.tokens_in + r.tokens_out,
-                "tokens_out": 0,
-                "usd": r.usd,
-            }
-            for r in fitting
-        ]
-        numbers = connection.execute(insert, calls).scalars().all()
-        return {row.key: SentRow(n, row.tokens_in) for row, n in zip(fitting, numbers, strict=True)}, refusal
 
     @patient
     def move(self, batch: OpenBatch, state: State, *, file_id: str = "", batch_id: str = "") -> None:
@@ -182,25 +155,13 @@ class BatchStore:
         table = row_table.c
         where = (table.batch == batch.id) & (table.key == sa.bindparam("row_key"))
         with storage_errors(), self._engine.begin() as connection:
-            for row in closed:
-                self._close(connection, batch.rows[row.key].call_id, row)
-            bodies = [(row.key, None if row.reply is None else json.dumps(asdict(row.reply))) for row in closed]
+            self._journal.ledger.carry_out(connection, [_close(batch.rows[row.key].call_id, row) for row in closed])
+            bodies = [(row.key, None if row.reply is None else reply_json(row.reply)) for row in closed]
             values = [{"row_key": key, "row_body": body} for key, body in bodies]
             update = sa.update(row_table).where(where).values(state=DONE, body=sa.bindparam("row_body"))
             connection.execute(update, values)
         for row in closed:
             batch.rows.pop(row.key, None)
-
-    def _close(self, connection: sa.Connection, call_id: int, row: ClosedRow) -> None:
-        if row.reply is not None:
-            took = Total(1, row.reply.tokens_in, row.reply.tokens_out, row.usd)
-            if self._journal._close(connection, call_id, "settled", took) and row.is_kept:
-                insert_or_ignore(connection, reply_table, {"key": row.key, "body": json.dumps(asdict(row.reply))})
-        elif row.is_billed:
-            is_open = (ledger_table.c.id == call_id) & (ledger_table.c.state == "reserved")
-            connection.execute(sa.update(ledger_table).where(is_open).values(state="unknown"))
-        else:
-            self._journal._close(connection, call_id, "released", Total())
 
     @patient
     def reply(self, key: str) -> Reply | None:
@@ -214,7 +175,7 @@ class BatchStore:
         )
         with self._reading() as connection:
             body = connection.execute(query).scalar_one_or_none()
-        return None if body is None else Reply(**json.loads(body))
+        return None if body is None else reply_from_json(body)
 
     @patient
     def open_batches(self, keys: Collection[str] | None = None) -> list[OpenBatch]:
@@ -246,3 +207,18 @@ class BatchStore:
 def _batch(row: Mapping[Any, Any]) -> OpenBatch:
     kept = {name: row[name] for name in ("id", "tag", "owner", "state", "file_id", "batch_id", "at")}
     return OpenBatch(**kept)
+
+
+def _refusal(entries: Sequence[Reserve]) -> BudgetExhausted | None:
+    """Return what keeps calls out of the ledger, if any are; a worker that others have given up begins none."""
+    errors = [entry.error for entry in entries if entry.error is not None]
+    for error in errors:
+        if not isinstance(error, BudgetExhausted):
+            raise error
+    return cast("BudgetExhausted | None", next(iter(errors), None))
+
+
+def _close(call_id: int, row: ClosedRow) -> Close:
+    if row.reply is None:
+        return Close(call_id, "unknown" if row.is_billed else "released")
+    return Close(call_id, "settled", reply=row.reply, usd=row.usd, keep_as=row.key if row.is_kept else None)

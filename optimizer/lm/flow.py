@@ -1,5 +1,8 @@
 """How many calls a model gets at once: fewer while it limits the rate, none but a probe while it is away.
 
+To enter a call and its reply in the ledger takes milliseconds of disk. A few more calls than may be in flight are let
+in, so that the next one is entered when a place becomes free: the model does not wait for the disk.
+
 Additive increase, multiplicative decrease, as in congestion control; one cut for each episode of rate limits, because
 all calls in flight hear of the same one. Source: Chiu and Jain (1989), doi:10.1016/0169-7552(89)90019-6.
 """
@@ -19,6 +22,11 @@ LIMITED = "rate_limit"
 AWAY = ("server", "transport", "timeout", "unavailable", "unexpected")
 
 
+def ahead(limit: float) -> int:
+    """How many calls are entered ahead of those that may be in flight."""
+    return int(limit) // 4
+
+
 class Flow:
     """The calls of one model. Safe to use from all threads.
 
@@ -29,9 +37,10 @@ class Flow:
     def __init__(self, max_in_flight: int | None, clock: Callable[[], float]) -> None:
         self._max = max_in_flight
         self._clock = clock
-        self._changed = threading.Condition()
+        lock = threading.RLock()
+        self._changed, self._door, self._room = (threading.Condition(lock) for _ in range(3))
         self._limit = float(max_in_flight or 0)
-        self._n_in_flight = 0
+        self._n_in_flight = self._n_let_in = 0
         self._episode_ends_at = float("-inf")
         self._n_failed_in_row = 0
         self._failing_since = 0.0  # when the first of that row failed
@@ -49,25 +58,42 @@ class Flow:
         return self._away_since
 
     @contextmanager
+    def let_in(self, stop: threading.Event) -> Iterator[None]:
+        """Wait until one more call may be entered, or until the run stops; it is in until its reply is there."""
+        with self._door:
+            self._door.wait_for(lambda: stop.is_set() or self._may_enter())
+            self._n_let_in += 1
+        try:
+            yield
+        finally:
+            with self._door:
+                self._n_let_in -= 1
+                self._door.notify()
+
+    @contextmanager
     def slot(self, stop: threading.Event) -> Iterator[None]:
         """Wait until one more call may be in flight, or until the run stops."""
-        with self._changed:
-            self._changed.wait_for(lambda: stop.is_set() or self._has_room())
+        with self._room:
+            self._room.wait_for(lambda: stop.is_set() or self._has_room())
             self._n_in_flight += 1
         try:
             yield
         finally:
-            with self._changed:
+            with self._room:
                 self._n_in_flight -= 1
-                self._changed.notify_all()
+                self._room.notify()
 
     def answered(self) -> None:
         """Note a reply: the model is there, and may take a little more."""
         with self._changed:
-            self._n_failed_in_row, self._away_since = 0, None
-            if self._max is not None and self._clock() >= self._episode_ends_at:
+            self._n_failed_in_row = 0
+            if self._away_since is not None:
+                self._away_since = None
+                self.wake()
+            if self._max is not None and self._limit < self._max and self._clock() >= self._episode_ends_at:
                 self._limit = min(self._max, self._limit + 1 / max(1.0, self._limit))
-            self._changed.notify_all()
+                self._door.notify()
+                self._room.notify()
 
     def failed(self, error: AttemptError, *, is_suspect: bool) -> None:
         """Note a failure: a rate limit cuts, once an episode; a row of others means that the model may be away.
@@ -94,7 +120,11 @@ class Flow:
     def wake(self) -> None:
         """Let all that wait here look again."""
         with self._changed:
-            self._changed.notify_all()
+            for condition in (self._changed, self._door, self._room):
+                condition.notify_all()
+
+    def _may_enter(self) -> bool:
+        return self._max is None or self._n_let_in < max(1, int(self._limit)) + ahead(self._limit)
 
     def _has_room(self) -> bool:
         return self._max is None or self._n_in_flight < max(1, int(self._limit))

@@ -10,15 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 
 from optimizer.candidate import content_hash
 from optimizer.caps import Caps
 from optimizer.crash_points import crash_point
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
 from optimizer.journal import Journal
-from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply, tokens_at_most
-from optimizer.lm.flow import AWAY, Flow
+from optimizer.lm.backend import MAX_REPLY_CHARS, AttemptError, Backend, CallRequest, Reply, tokens_at_most
+from optimizer.lm.flow import AWAY, Flow, ahead
 from optimizer.lm.pricing import Pricing, require_prices
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
 from optimizer.prompt import Message
@@ -30,7 +29,6 @@ PROBE = CallRequest(messages=(Message("user", "Answer with the word: ready"),), 
 
 logger = logging.getLogger(__name__)
 
-MAX_REPLY_CHARS = 1_000_000
 PAUSE_REASONS = {"auth": "provider_auth", "billing": "provider_quota"}
 GRACE_S = 15.0  # for replies that are on their way when the run stops
 WHOLE_MODEL = ("rate_limit", "unavailable")  # failures that say nothing about the request
@@ -82,7 +80,7 @@ class Model:
 
     def key(self, request: CallRequest) -> str:
         """Name of this call in the journal: everything that the reply depends on."""
-        return content_hash({"backend": self.backend.identity, "request": _request_json(request)})
+        return content_hash({"backend": self.backend.identity, "request": request.to_json()})
 
     def call(self, request: CallRequest) -> Reply:
         """Return the reply, from the journal if it is there.
@@ -92,9 +90,11 @@ class Model:
             BudgetExhausted: a cap would be passed.
             Paused: the model cannot be used until a person acts or it is back, or the run is stopping.
         """
-        key = self.key(request)
-        kept = self._journal.find_reply(key)
-        return kept if kept is not None else self._attempt_until_settled(key, request)
+        return self._attempt_until_settled(self.key(request), request)
+
+    def n_threads(self, concurrency: int) -> int:
+        """Threads that keep so many calls in flight, while others enter calls and replies in the journal."""
+        return concurrency if self._flow.limit is None else concurrency + 2 * ahead(concurrency)
 
     def in_flight_s(self) -> list[float]:
         """Seconds for which each call has waited for its reply."""
@@ -117,25 +117,37 @@ class Model:
                     self._sit_out(history)
                     deadline = self._retry.clock() + self._retry.retry_for_s
                 try:
-                    with self._flow.slot(self._stop):
-                        self.raise_if_stopped()
-                        reply = self._noted_attempt(key, request, history)
+                    reply = self._noted_attempt(key, request, history)
                 except AttemptError as error:
                     self._give_up_or_wait(error, history, deadline)
                     continue
-                self._flow.answered()
-                history.answered()
-                if is_usable(reply) or self.backend.is_local or was_odd:
+                if reply is None:
+                    continue
+                if reply.is_usable or self.backend.is_local or was_odd:
                     return self._of_fair_size(reply)
                 was_odd = True  # empty, declined or endless: hosted models do that now and then, so once more
 
-    def _noted_attempt(self, key: str, request: CallRequest, history: CallHistory) -> Reply:
+    def _noted_attempt(self, key: str, request: CallRequest, history: CallHistory) -> Reply | None:
+        """Make one attempt in its turn; None when the model went away before that came."""
         try:
-            return self._attempt(key, request)
+            with self._flow.let_in(self._stop):
+                self.raise_if_stopped()
+                entered = self._enter(key, request, looks=True)
+                if isinstance(entered, Reply):
+                    return entered
+                with self._flow.slot(self._stop):
+                    if self._stop.is_set() or self._flow.away_since is not None:
+                        self._journal.release(entered, was_billed=False)
+                        self.raise_if_stopped()
+                        return None
+                    reply = self._send(entered, request)
         except AttemptError as error:
             history.failed(f"{error.kind}: {error}")
             self._flow.failed(error, is_suspect=history.is_suspect)
             raise
+        self._flow.answered()
+        history.answered()
+        return self._settled(entered, key, reply)
 
     def _sit_out(self, history: CallHistory) -> None:
         """Wait until the model is back. One call looks after it; the others cost the provider nothing.
@@ -180,7 +192,9 @@ class Model:
     def _probe(self) -> str | None:
         """Ask for a word. Return None if the model is there, else what went wrong."""
         try:
-            self._attempt(None, PROBE)
+            call_id = self._enter(self.key(PROBE), PROBE, looks=False)
+            assert isinstance(call_id, int)
+            self._settled(call_id, None, self._send(call_id, PROBE))
         except AttemptError as error:
             if error.is_fatal:
                 raise self._paused(PAUSE_REASONS.get(error.kind, "provider"), str(error)) from error
@@ -214,29 +228,35 @@ class Model:
         if self._stop.is_set():
             raise Paused(*self._stopped_by)
 
-    def _attempt(self, key: str | None, request: CallRequest) -> Reply:
-        """Make one metered attempt; its reply is kept under `key` if that is given."""
+    def _enter(self, key: str, request: CallRequest, *, looks: bool) -> Reply | int:
+        """Reserve a call and return its id, or the reply that the journal has of it if that should be looked for."""
         tokens_in = tokens_at_most(*(message.content for message in request.messages))
-        call_id = self._journal.reserve(
+        reserve = self._journal.find_or_reserve if looks else self._journal.reserve
+        return reserve(
             self.role,
-            key or self.key(request),
+            key,
             tokens=tokens_in + request.max_tokens,
             usd=self._pricing.usd(tokens_in, request.max_tokens),
             caps=self._caps,
             trial=getattr(self._local, "trial", None),
         )
+
+    def _send(self, call_id: int, request: CallRequest) -> Reply:
         crash_point("reserve")
         self._sent_at[call_id] = time.monotonic()
         try:
-            reply = self.backend.complete(request)
+            return self.backend.complete(request)
         except AttemptError as error:
             self._journal.release(call_id, was_billed=error.is_billed)
             raise
         finally:
             del self._sent_at[call_id]
+
+    def _settled(self, call_id: int, key: str | None, reply: Reply) -> Reply:
+        """Enter what a call took, and its reply under `key` if that is given; both are durable on return."""
         crash_point("reply")
         usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
-        self._journal.settle(call_id, reply, usd=usd, keep_as=key if is_valid(reply) else None)
+        self._journal.settle(call_id, reply, usd=usd, keep_as=key if reply.is_valid else None)
         crash_point("commit")
         return reply
 
@@ -274,25 +294,3 @@ class Model:
         self._stop.set()
         self._flow.wake()
         return Paused(*self._stopped_by)
-
-
-def is_valid(reply: Reply) -> bool:
-    """Whether a reply may be used again: complete and usable."""
-    return reply.finish_reason == "stop" and is_usable(reply)
-
-
-def is_usable(reply: Reply) -> bool:
-    """Whether a reply says something, of a size that can be kept."""
-    return reply.finish_reason != "filtered" and bool(reply.text.strip()) and len(reply.text) <= MAX_REPLY_CHARS
-
-
-def _request_json(request: CallRequest) -> dict[str, object]:
-    pieces = [[type(piece).__name__, asdict(piece)] for piece in request.constraint]
-    return {
-        "messages": [[message.role, message.content] for message in request.messages],
-        "max_tokens": request.max_tokens,
-        "temperature": float(request.temperature),
-        "stop": list(request.stop),
-        "constraint": pieces,
-        "sample": request.sample,
-    }

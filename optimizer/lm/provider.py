@@ -2,26 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 from collections.abc import Iterable
-from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
-from threading import Thread, Timer
-from typing import Any, Literal, cast
+from threading import Timer
+from typing import Literal, cast
 from urllib.parse import urlsplit
 
 import dspy
 from dspy import lm15
+from dspy.clients.errors import error_boundary
 from dspy.clients.model_metadata import model_info
 from dspy.utils import exceptions as errors
 
 from optimizer.config import LM
 from optimizer.errors import ConfigError
+from optimizer.lm.attempts import Attempts, GivenUp
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
 from optimizer.lm.grammar import only_json, structured_outputs
 from optimizer.lm.keys import read_key
+from optimizer.lm.native import load_litellm, native_engine, needs_litellm
 from optimizer.lm.provider_errors import attempt_error, secrets_in
 from optimizer.quiet import quiet
 from optimizer.redaction import redacted, remember
@@ -64,54 +65,59 @@ class ProviderBackend:
         remember(*secrets)
         self._sends_schema, self._is_vllm = sends_schema, is_vllm
         self._owns_lm = owns_lm
-        self._abandoned: Future[None] = Future()
+        self._native, self._needs_litellm = native_engine(lm), needs_litellm(lm)
+        self._attempts: Attempts[CallRequest, Reply] = Attempts(self._attempt)
 
     def complete(self, request: CallRequest) -> Reply:
-        future: Future[Reply] = Future()
-        Thread(target=self._work, args=(request, future), name="attempt", daemon=True).start()
-        either: tuple[Future[Any], ...] = (future, self._abandoned)
-        done = wait(either, self._timeout_s, FIRST_COMPLETED).done
-        if future in done:
-            return future.result()
-        message = "given up because the run stops" if done else f"no complete reply within {self._timeout_s:g} s"
-        raise AttemptError("timeout", message, is_retryable=True, is_billed=True)
+        if self._needs_litellm:
+            load_litellm()
+        try:
+            return self._attempts.answer(request, timeout_s=self._timeout_s)
+        except GivenUp as error:
+            late = f"no complete reply within {self._timeout_s:g} s"
+            message = "given up because the run stops" if error.is_told else late
+            raise AttemptError("timeout", message, is_retryable=True, is_billed=True) from None
 
     def use_lane(self, lane: int) -> None:
         """The provider distributes its calls itself."""
 
     def abandon(self, after_s: float) -> None:
-        def end() -> None:
-            with contextlib.suppress(InvalidStateError):  # told twice
-                self._abandoned.set_result(None)
-
-        timer = Timer(after_s, end)
+        timer = Timer(after_s, self._attempts.abandon)
         timer.daemon = True
         timer.start()
 
     def close(self) -> None:
+        self._attempts.close()
+        if self._native is not None:
+            self._native.close()
         if self._owns_lm:
             self._lm.close()
 
-    def _work(self, request: CallRequest, future: Future[Reply]) -> None:
-        try:
-            future.set_result(self._attempt(request))
-        except BaseException as error:
-            future.set_exception(error)
-
     def _attempt(self, request: CallRequest) -> Reply:
-        with quiet():
-            try:
-                response = cast(lm15.Response, self._lm(self.request_of(request)))
-            except errors.DSPyError as error:
-                # Not chained: the original's text may repeat the key.
-                raise attempt_error(error, self.secrets) from None
-            except (ValueError, TypeError) as error:  # refused before anything was sent
-                raise AttemptError("invalid_request", str(error)) from None
+        try:
+            response = self._response(self.request_of(request))
+        except errors.DSPyError as error:
+            # Not chained: the original's text may repeat the key.
+            raise attempt_error(error, self.secrets) from None
+        except (ValueError, TypeError) as error:  # refused before anything was sent
+            raise AttemptError("invalid_request", str(error)) from None
         at_most = tokens_at_most(*(message.content for message in request.messages))
         return reply_of(response, self.secrets, tokens_in_at_most=at_most)
 
+    def _response(self, request: lm15.Request) -> lm15.Response:
+        if self._native is not None:
+            try:
+                with error_boundary(self._lm.model, unexpected=True):
+                    return cast(lm15.Response, self._native.complete(request))
+            except errors.LMUnsupportedFeatureError:  # found before anything is sent: DSPy may know another way
+                self._native = None
+        with quiet():
+            return cast(lm15.Response, self._lm(request))
+
     def request_of(self, request: CallRequest, *, model: str | None = None) -> lm15.Request:
         """Return the call in DSPy's terms; `model` as an endpoint calls it, where no router takes its prefix away."""
+        for message in request.messages:
+            message.content.encode()  # half a character cannot be sent
         is_reasoning = REASONING_MODELS.match(self._lm.model) is not None
         schema = only_json(request.constraint) if self._sends_schema else None
         guided = structured_outputs(request.constraint) if self._is_vllm else None
