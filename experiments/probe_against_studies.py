@@ -20,6 +20,7 @@ from optimizer.advice import Advice, ProbeFacts, advise
 from optimizer.probe import plan, probe
 from optimizer.records import StudyView, Verdict
 from optimizer.run import run
+from optimizer.summary import final_test_json
 
 # Chosen before any of them was probed: five on which a model of this size has room, three near the constant answer.
 TASKS = (
@@ -62,15 +63,7 @@ def _probed(facts: ProbeFacts, advice: Advice) -> dict[str, object]:
 def _studied(view: StudyView, verdict: Verdict) -> dict[str, object]:
     return {
         "verdict": verdict.decision,
-        "test": {
-            "n": verdict.n,
-            "seed": verdict.seed_score,
-            "winner": verdict.winner_score,
-            "difference": verdict.difference,
-            "low": verdict.low,
-            "high": verdict.high,
-            "p_value": verdict.p_value,
-        },
+        "test": final_test_json(verdict),
         "trials": len(view.trials),
         "task_calls": view.spend.calls.get("task", 0),
     }

@@ -37,6 +37,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest import mock
 
 from experiments.latency_server import LABELS, LatencyServer, answer_of
 
@@ -415,21 +416,21 @@ def trial_costs(folder: Path, n: int, *, n_more: int) -> dict[str, float]:
     from optimizer.job import open_job
     from optimizer.observe import Observer
     from optimizer.session import Session
-    from optimizer.track import mlflow_view
+    from optimizer.track.mlflow_view import MlflowView
 
     path = grown(folder, n)
     found = json.loads(path.read_text())
     found["search"]["trials"] = n + 2 * n_more
     found["tracking"] = {"enabled": True}
-    mlflow_view.MlflowView._search = lambda *_args: []  # type: ignore[method-assign]
-    real = mlflow_view.MlflowView.__init__
+    real = MlflowView.__init__
 
-    def without_server(self: Any, projection: Any) -> None:
+    def without_server(self: MlflowView, projection: Any) -> None:
         real(self, projection)
-        self._client = Uncounted()
+        vars(self)["_client"] = Uncounted()
 
-    mlflow_view.MlflowView.__init__ = without_server  # type: ignore[method-assign]
-    with LatencyServer(0.0) as server:
+    nothing_found = mock.patch.object(MlflowView, "_search", return_value=[])
+    no_server = mock.patch.object(MlflowView, "__init__", without_server)
+    with nothing_found, no_server, LatencyServer(0.0) as server:
         found["lm"]["task"]["api_base"] = found["lm"]["proposer"]["api_base"] = server.url
         path.write_text(json.dumps(found))
         job = open_job(load_config(path), folder=path.parent, runs_dir=path.parent / "runs")
@@ -457,7 +458,6 @@ def trial_costs(folder: Path, n: int, *, n_more: int) -> dict[str, float]:
             cpus.append(time.process_time() - cpu_s)
         session.close()
         job.close()
-    mlflow_view.MlflowView.__init__ = real  # type: ignore[method-assign]
     return {
         "ask_ms": median([1000 * each for each in asks], 2),
         "tell_ms": median([1000 * each for each in tells], 2),
@@ -612,8 +612,11 @@ def embedded(given: argparse.Namespace) -> Figures:
             tokens[0] += reply.tokens_in + reply.tokens_out
             return reply
 
-        backend.complete = noted  # type: ignore[method-assign]
-        with tempfile.TemporaryDirectory() as folder, bench(Path(folder), backend, n + 8, concurrency=1) as ready:
+        with (
+            mock.patch.object(backend, "complete", noted),
+            tempfile.TemporaryDirectory() as folder,
+            bench(Path(folder), backend, n + 8, concurrency=1) as ready,
+        ):
             ready.evaluator.outcomes(ready.candidate, ready.examples[n:])
             asked.clear()
             tokens[0] = 0

@@ -37,7 +37,7 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
         "winner_prompt": prompts[view.best.id],
         "verdict": verdict.decision if verdict else None,
         "dev": {key: asdict(dev)[key] for key in ("n", "seed", "winner", "low", "high")} if dev else None,
-        "test": _test_json(verdict) if verdict else None,
+        "test": final_test_json(verdict) if verdict else None,
         "calls": {role: calls.get(role, 0) for role in ("task", "proposer", "judge")},
         "tokens": view.spend.tokens,
         "cost_usd": view.spend.cost_usd,
@@ -46,7 +46,8 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
     }
 
 
-def _test_json(verdict: Verdict) -> dict[str, JsonValue]:
+def final_test_json(verdict: Verdict) -> dict[str, JsonValue]:
+    """Return the figures of the final test."""
     return {
         "n": verdict.n,
         "seed": verdict.seed_score,

@@ -7,9 +7,6 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.track import Projection
-from optimizer.track.mlflow_view import MlflowView
-
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -18,12 +15,6 @@ if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
 @pytest.fixture(scope="session")
 def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite store with MLflow's tables: making one takes seconds, copying it does not."""
-    path = tmp_path_factory.mktemp("store") / "mlflow.db"
-    projection = Projection(
-        uri=f"sqlite:///{path}",
-        artifact_root=path.parent / "artifacts",
-        storage_id="0",
-        render=lambda candidate: candidate.id,
-    )
-    assert MlflowView(projection).locate("nothing") is None
-    return path
+    from tests import fault_kills  # imports most of the program, which few tests need
+
+    return fault_kills.empty_store(tmp_path_factory.mktemp("store"))

@@ -15,6 +15,7 @@ import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +31,10 @@ MOMENTS = [(2, 0), (2, 60_000), (20, 300_000), (35, 0), (35, 8_000), (60, 0), (6
 
 
 @contextmanager
-def small_disk(place: Path) -> Iterator[Path | None]:
+def small_disk(place: Path, *, n_bytes: int = DISK_BYTES) -> Iterator[Path | None]:
     """A file system of a few megabytes; None where none may be mounted."""
     place.mkdir(parents=True)
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(place)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={n_bytes}", "tmpfs", str(place)]
     if subprocess.run(command, capture_output=True, check=False).returncode:
         yield None
         return
@@ -52,16 +53,16 @@ def fill(disk: Path, *, leave: int) -> None:
 
 
 class At:
-    """Answers like the fruit model, and does something once, at one call."""
+    """A model that does something once, at one call."""
 
-    def __init__(self, n_call: int, act: Callable[[], object]) -> None:
-        self.n_left, self.act = n_call, act
+    def __init__(self, n_call: int, act: Callable[[], object], answer: Callable[[Body], str] = answer) -> None:
+        self.n_left, self.act, self.answer = n_call, act, answer
 
     def __call__(self, body: Body) -> str:
         self.n_left -= 1
         if self.n_left == 0:
             self.act()
-        return answer(body)
+        return self.answer(body)
 
 
 class Filling:
@@ -162,7 +163,7 @@ def full_disk(folder: Path, moments: Sequence[tuple[int, int]] = MOMENTS) -> Fig
             with small_disk(place / "disk") as disk:
                 if disk is None:
                     return {"skipped": "no file system can be mounted here"}
-                act = At(n_call, lambda disk=disk, leave=leave: fill(disk, leave=leave))  # type: ignore[misc]
+                act = At(n_call, partial(fill, disk, leave=leave))
                 filling.study(place, disk, act, floor=0)
                 track_here(disk)
     return filling.figures()

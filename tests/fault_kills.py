@@ -113,7 +113,10 @@ class Killing:
                 kept = now
                 if now:
                     assert n_in_ledger(database) >= len(server.calls), "the ledger shows less than the bill"
-                del plan[:was_killed]  # a moment that did not come is the next study's
+                if was_killed:
+                    del plan[:1]
+                elif crash is not None:  # a moment that did not come is the next study's, and comes sooner there
+                    plan[0] = (crash[0], crash[1] // 2) if crash[0] == "time" else crash
             self._check_whole(place / "runs")
             n_twice = n_paid_twice(server)
             assert n_twice <= n_kills * self.concurrency, f"{n_twice} calls paid twice in {n_kills} kills"

@@ -10,11 +10,12 @@ import subprocess
 import sys
 import threading
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
+from unittest import mock
 
 from optimizer.saved import open_saved
 from optimizer.track import Tracker, free_port, ui_command
@@ -23,6 +24,7 @@ from optimizer.track.points import final_points, study_points
 from optimizer.tracking import saved_projection
 from tests.fake_server import Body, FakeServer
 from tests.faults import Figures, answer, outline, run_here, write_study
+from tests.servers import wait_until_up
 
 UP_S = 400.0
 
@@ -44,7 +46,7 @@ class MlflowServer:
             self.process = subprocess.Popen(
                 command, cwd=self.folder, stdout=log, stderr=log, env={**os.environ, **extra}, start_new_session=True
             )
-        wait_until_up(f"{self.url}/health", self.process, self.folder / "server.log")
+        wait_until_up(f"{self.url}/health", self.process, self.folder / "server.log", timeout_s=UP_S)
 
     def kill(self) -> None:
         """End the server and its workers, as by `kill -9`."""
@@ -58,19 +60,6 @@ class MlflowServer:
                 return int(connection.execute("SELECT COUNT(*) FROM runs").fetchone()[0])
         except sqlite3.OperationalError:
             return 0
-
-
-def wait_until_up(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    """Return once a server answers; its last words are the error if it ends."""
-    ends_at = time.monotonic() + UP_S
-    while True:
-        assert process.poll() is None, log.read_text()[-2000:]
-        try:
-            with urllib.request.urlopen(url, timeout=2):
-                return
-        except OSError:
-            assert time.monotonic() < ends_at
-            time.sleep(0.2)
 
 
 class Permits:
@@ -97,16 +86,13 @@ def timed_marks() -> Iterator[list[float]]:
     took: list[float] = []
     whole = Tracker._add
 
-    def timed(self: Tracker, *args: object) -> None:
+    def timed(*args: Any) -> None:
         started = time.monotonic()
-        whole(self, *args)  # type: ignore[arg-type]
+        whole(*args)
         took.append(time.monotonic() - started)
 
-    Tracker._add = timed  # type: ignore[method-assign, assignment]
-    try:
+    with mock.patch.object(Tracker, "_add", timed):
         yield took
-    finally:
-        Tracker._add = whole  # type: ignore[method-assign]
 
 
 def shown_once(runs_dir: Path, store: Path) -> Figures:

@@ -14,7 +14,7 @@ from optimizer.addresses import passwords_in, without_password
         ("postgresql://me:pa/s@db:5432/n", "postgresql://me@db:5432/n", {"pa/s", "pa%2Fs"}),
         ("postgresql://db/n?user=me&password=xyz", "postgresql://db/n?user=me", {"xyz"}),
         ("postgresql://me@db/n", "postgresql://me@db/n", set()),
-        ("postgresql://postgres:@/n?host=/tmp/x", "postgresql://postgres:@/n?host=/tmp/x", set()),
+        ("postgresql://postgres:@/n?host=/run/x", "postgresql://postgres:@/n?host=/run/x", set()),
         ("http://me:token@host:5000/path", "http://host:5000/path", {"me", "token"}),
         ("https://token@host", "https://host", {"token"}),
         ("http://host:5000", "http://host:5000", set()),

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +16,10 @@ import pytest
 from optimizer.report import report_html
 from optimizer.track import Projection, free_port, ui_command
 from optimizer.track.mlflow_view import MlflowView
+from tests.servers import serving
 from tests.test_morning_in_mlflow import projection as projection
 from tests.test_report import material
-from tests.test_track import runs_of, wait_for
+from tests.test_track import runs_of
 
 pytestmark = [
     pytest.mark.slow,
@@ -42,29 +41,13 @@ def browser() -> Iterator[Any]:
 
 
 @pytest.fixture(scope="module")
-def server(projection: Projection) -> Iterator[str]:
+def server(projection: Projection, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """MLflow's UI on the study, as `optimizer ui` starts it."""
     port = free_port(preferred=0)  # the usual one may be another server's by the time that ours is up
     command, extra = ui_command(projection.uri, port=port, artifact_root=projection.artifact_root)
-    process = subprocess.Popen(
-        command, env={**os.environ, **extra}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
-    base = f"http://127.0.0.1:{port}"
-
-    def is_up() -> bool:
-        assert process.poll() is None
-        try:
-            with urllib.request.urlopen(f"{base}/health", timeout=5) as response:
-                return bool(response.status == 200)
-        except OSError:
-            return False
-
-    try:
-        wait_for(is_up, timeout_s=180)
-        yield base
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
+    url = f"http://127.0.0.1:{port}"
+    with serving(command, f"{url}/health", log=tmp_path_factory.mktemp("server") / "log.txt", env=extra):
+        yield url
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import urllib.request
 from collections.abc import Iterator
@@ -17,9 +16,9 @@ from optimizer.config import Search
 from optimizer.race import FloatArray, RaceRule
 from optimizer.study import RacePruner, Study
 from optimizer.track import free_port
+from tests.servers import serving
 from tests.test_browser import browser as browser
 from tests.test_browser import page as page
-from tests.test_track import wait_for
 
 pytestmark = pytest.mark.slow
 SCORES = (0.4, 0.7, 0.5)
@@ -55,31 +54,15 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture(scope="module")
-def dashboard(database: str) -> Iterator[str]:
+def dashboard(database: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The dashboard as its users start it, on a study's database."""
     pytest.importorskip("optuna_dashboard", reason="optuna-dashboard is not installed")
     port = free_port(preferred=0)
     program = Path(sys.executable).parent / "optuna-dashboard"
-    process = subprocess.Popen(
-        [str(program), database, "--port", str(port), "--server", "wsgiref"],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    command = [str(program), database, "--port", str(port), "--server", "wsgiref"]
     base = f"http://127.0.0.1:{port}"
-
-    def is_up() -> bool:
-        assert process.poll() is None
-        try:
-            return bool(read(f"{base}/api/studies"))
-        except OSError:
-            return False
-
-    try:
-        wait_for(is_up, timeout_s=180)
+    with serving(command, f"{base}/api/studies", log=tmp_path_factory.mktemp("dashboard") / "log.txt"):
         yield base
-    finally:
-        process.terminate()
-        process.wait(timeout=20)
 
 
 def read(url: str) -> Any:

@@ -34,7 +34,7 @@ from optimizer.propose.gate import HeldOut, check
 from optimizer.propose.memory import Memory
 from optimizer.propose.rows import MAX_ROW_CHARS, fence, key_of, pick_rows, show_row
 from optimizer.propose.starts import diverse_starts
-from optimizer.records import DEMO_PICKS, Outcome, Recipe, TrialRecord, TrialState
+from optimizer.records import DEMO_PICKS, DemoPick, Outcome, Recipe, TrialRecord, TrialState
 
 LABELS = ("bug", "wish", "praise")
 TASK = Task(
@@ -553,9 +553,9 @@ def labels_of_demos(candidate: Candidate) -> Counter[str]:
 
 
 @pytest.mark.parametrize("pick", DEMO_PICKS)
-def test_every_pick_gives_different_train_rows_without_repeats(pick: str) -> None:
+def test_every_pick_gives_different_train_rows_without_repeats(pick: DemoPick) -> None:
     """Whatever the pick, demonstrations are train rows, none twice, and not the parent's own list."""
-    recipe = replace(MULTI_RECIPE, demo_pick=pick)  # type: ignore[arg-type]
+    recipe = replace(MULTI_RECIPE, demo_pick=pick)
     for seed in range(12):
         candidate = BUILT_IN["demos"].parse("", context_of(recipe=recipe, seed=seed))
         ids = [demo.example_id for demo in candidate.part("sort").demos]
@@ -567,9 +567,9 @@ def test_every_pick_gives_different_train_rows_without_repeats(pick: str) -> Non
 @pytest.mark.parametrize(
     ("pick", "n"), [("fresh", 4), ("swap", 2), ("add", 3), ("drop", 1), ("shuffle", 2), ("bootstrap", 4)]
 )
-def test_picks_change_the_number_of_demonstrations_as_named(pick: str, n: int) -> None:
+def test_picks_change_the_number_of_demonstrations_as_named(pick: DemoPick, n: int) -> None:
     """Fresh and bootstrapped sets have the recipe's size; the others move by at most one."""
-    recipe = replace(MULTI_RECIPE, demo_pick=pick)  # type: ignore[arg-type]
+    recipe = replace(MULTI_RECIPE, demo_pick=pick)
     assert BUILT_IN["demos"].parse("", context_of(recipe=recipe)).n_demos == n
 
 
@@ -595,9 +595,9 @@ def test_bootstrap_takes_right_answers_with_their_reasoning() -> None:
 
 
 @pytest.mark.parametrize("pick", ["swap", "drop", "shuffle", "add"])
-def test_a_pick_that_the_parent_cannot_follow_gives_a_fresh_set(pick: str) -> None:
+def test_a_pick_that_the_parent_cannot_follow_gives_a_fresh_set(pick: DemoPick) -> None:
     """A parent has no demonstrations to exchange, or no room for another: the trial is used all the same."""
-    recipe = replace(MULTI_RECIPE, demo_pick=pick, n_demos=3)  # type: ignore[arg-type]
+    recipe = replace(MULTI_RECIPE, demo_pick=pick, n_demos=3)
     context = context_of(parent=PARENT.with_demos("sort", []), recipe=recipe)
     assert BUILT_IN["demos"].parse("", replace(context, max_demos=0)).n_demos == 3
 

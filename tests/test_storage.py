@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import json
 import os
 import sqlite3
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +20,9 @@ from optimizer.files import write_atomically
 from optimizer.job import open_job
 from optimizer.records import StudyView
 from optimizer.run import run
-from tests.fake_server import Body, FakeServer
+from tests import fault_disk
+from tests.fake_server import FakeServer
+from tests.fault_disk import At, fill
 from tests.test_main_job import answer, config, labelled_rows, write
 
 DISK_BYTES = 8 * 2**20
@@ -45,23 +46,10 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[StudyView, int]:
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of a few megabytes; skipped where none may be mounted."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", place], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("no file system can be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", place], check=True)
-
-
-def fill(disk: Path, *, leave: int) -> None:
-    """Take all the space of a disk but some bytes."""
-    with contextlib.suppress(OSError), (disk / "ballast").open("wb", buffering=0) as ballast:
-        while ballast.write(b"x" * 65536):
-            pass
-    os.truncate(disk / "ballast", max(0, (disk / "ballast").stat().st_size - leave))
+    with fault_disk.small_disk(tmp_path / "disk", n_bytes=DISK_BYTES) as disk:
+        if disk is None:
+            pytest.skip("no file system can be mounted here")
+        yield disk
 
 
 def study(folder: Path, server: FakeServer, runs_dir: Path, **search: Any) -> StudyView:
@@ -77,19 +65,6 @@ def study(folder: Path, server: FakeServer, runs_dir: Path, **search: Any) -> St
         return run(job)
     finally:
         job.close()
-
-
-class At:
-    """Answers like the fruit model, and does something once, at one call."""
-
-    def __init__(self, n_call: int, act: Callable[[], object]) -> None:
-        self.n_left, self.act = n_call, act
-
-    def __call__(self, body: Body) -> str:
-        self.n_left -= 1
-        if self.n_left == 0:
-            self.act()
-        return answer(body)
 
 
 def assert_best_is_whole(run_dir: Path) -> None:
@@ -114,7 +89,7 @@ def test_a_full_disk_pauses_the_study_wherever_it_is_met(
     monkeypatch.setattr(database, "MIN_FREE_BYTES", 0)  # else the run stops before any writer fails
     undisturbed, n_calls = whole
     runs = small_disk / "runs"
-    with FakeServer(At(n_call, lambda: fill(small_disk, leave=leave))) as server:
+    with FakeServer(At(n_call, lambda: fill(small_disk, leave=leave), answer)) as server:
         with pytest.raises(Paused, match=r"storage: .*(full|No space|I/O)") as paused:
             study(folder, server, runs)
         assert paused.value.reason == "storage"
@@ -141,7 +116,7 @@ def test_a_read_only_disk_pauses_the_study(folder: Path, small_disk: Path, monke
     """A disk that has become read-only between two runs is one line, and nothing is sent."""
     monkeypatch.setattr(database, "MIN_FREE_BYTES", 0)
     runs = small_disk / "runs"
-    with FakeServer(At(30, lambda: fill(small_disk, leave=0))) as server:
+    with FakeServer(At(30, lambda: fill(small_disk, leave=0), answer)) as server:
         with pytest.raises(Paused):
             study(folder, server, runs)
         (small_disk / "ballast").unlink()
@@ -159,7 +134,7 @@ def test_a_best_prompt_that_cannot_be_written_pauses_and_is_mended(folder: Path)
     """The prompt that stood there stays, and the next run writes the one that is missing."""
     run_dir = folder / "runs/fruit"
     block = run_dir / "best_prompt.txt.previous"
-    with FakeServer(At(30, block.mkdir)) as server:
+    with FakeServer(At(30, block.mkdir, answer)) as server:
         with pytest.raises(Paused, match=r"storage: .*cannot be written"):
             study(folder, server, folder / "runs")
         assert_best_is_whole(run_dir)
@@ -187,7 +162,7 @@ def test_a_locked_database_pauses_the_study(folder: Path, monkeypatch: pytest.Mo
         holder.execute("BEGIN IMMEDIATE")
         holders.append(holder)
 
-    with FakeServer(At(30, lock)) as server:
+    with FakeServer(At(30, lock, answer)) as server:
         with pytest.raises(Paused, match=r"storage: .*locked"):
             study(folder, server, folder / "runs")
         assert len(server.calls) == 30

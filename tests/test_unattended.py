@@ -80,7 +80,9 @@ def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(
         pid = int(re.findall(r"as process (\d+)", said)[0])
         assert os.getsid(pid) == pid  # no terminal's end reaches it
         assert gate.reached.wait(60)
-        told = optimizer(folder, "status", "fruit")
+        told, until = "", time.monotonic() + 60
+        while "\ntrial " not in told and time.monotonic() < until:  # the file says every two seconds what is going on
+            told = optimizer(folder, "status", "fruit")
         assert "running" in told
         assert re.search(rf"process {pid} on .*\ntrial \d+: .*\nverdict expected: ", told)
         assert "no call has failed" in told

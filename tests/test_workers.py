@@ -279,7 +279,7 @@ def test_the_password_of_the_database_is_found_nowhere(tmp_path: Path, database:
         assert [str(path) for path, content in files.items() if form in content] == []
 
 
-@pytest.mark.parametrize("storage", [None, "sqlite:////tmp/here.db"])
+@pytest.mark.parametrize("storage", [None, "sqlite:///here.db"])
 def test_workers_on_a_file_are_refused_with_a_word_on_postgresql(storage: str | None) -> None:
     """SQLite is for one process; the message says what is needed instead."""
     with pytest.raises(ConfigError, match=r"storage: .*SQLite file.*postgresql\+psycopg://"):
