@@ -53,8 +53,9 @@ def _probed(facts: ProbeFacts, advice: Advice) -> dict[str, object]:
     figures = {
         name: getattr(facts, name)
         for name in (
-            "n_rows", "n_test", "seed", "with_examples", "constant", "read_share", "noise", "spread", "n_pairs",
-            "contradictory_share", "leaked_share", "is_skilled", "likely_gain", "smallest_gain",
+            "n_rows", "n_test", "seed", "with_examples", "constant", "luck", "luck_with_examples", "read_share",
+            "noise", "spread", "n_pairs", "contradictory_share", "leaked_share", "is_skilled", "likely_gain",
+            "smallest_gain",
         )
     }  # fmt: skip
     return {"advice": advice.decision, "reasons": list(advice.reasons), "probe": figures}

@@ -25,6 +25,7 @@ MIN_EXPECTED = 0.5  # score of the expected answers below which the metric, not 
 UNEVEN = 0.9  # share of the constant answer from which a mean of hits says little
 ODDS_GAIN = 2.0  # by how much a good search multiplies the odds of a right answer: the usual size in published runs
 PRIOR_SPREAD, PRIOR_ROWS = 0.5, 20.0  # belief about paired differences before any row, and how many rows it is worth
+EPSILON = 1e-9  # sums of floats in another order
 POWER = 1.96 + 0.84  # 95% confidence, found four times out of five
 
 
@@ -37,6 +38,13 @@ class Unsettled:
     answers: tuple[str, ...]
 
 
+class Luck(NamedTuple):
+    """Mean and standard deviation of the scores of some answers, dealt out to the rows at random again and again."""
+
+    mean: float
+    spread: float
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbeFacts:
     """What a probe counted. Scores and shares are in [0, 1].
@@ -45,6 +53,7 @@ class ProbeFacts:
         with_examples: score of the seed with a few examples; None when the study allows none.
         expected: score of the expected answers themselves; None when it cannot be had for free.
         constant: score of always giving the most frequent answer; None when it cannot be had for free.
+        luck: what the seed's answers score by chance, None when it cannot be had for free; likewise `with_examples`.
         noise: mean standard deviation of one row's score when the model answers it again.
         metric_noise: the same for one and the same answer, scored again; above 0 for judges only.
         spread: standard deviation of the paired difference between the two prompts, over `n_pairs` rows.
@@ -68,6 +77,8 @@ class ProbeFacts:
     n_repeated: int
     contradictory_share: float
     leaked_share: float
+    luck: Luck | None = None
+    luck_with_examples: Luck | None = None
     expected: float | None = None
     overlap: int = 0
     near_copies: str = ""
@@ -87,11 +98,14 @@ class ProbeFacts:
 
     @property
     def is_skilled(self) -> bool:
-        """Whether a prompt did better than the constant answer, by more than one standard error of the rows asked."""
-        if self.constant is None:
-            return True
-        share = (self.n_rows * self.constant + 1) / (self.n_rows + 2)
-        return self.best - self.constant > math.sqrt(share * (1 - share) / self.n_rows)
+        """Whether the answers have to do with their rows: a prompt beat its own answers, dealt out at random.
+
+        By more than one standard deviation of those deals. A prompt that leans to one label is often below the constant
+        answer, and still knows something.
+        """
+        scores = ((self.seed, self.luck), (self.with_examples, self.luck_with_examples))
+        known = [(score, luck) for score, luck in scores if score is not None and luck is not None]
+        return not known or any(score > luck.mean + luck.spread + EPSILON for score, luck in known)
 
     @property
     def likely_gain(self) -> float:
@@ -169,7 +183,7 @@ def _objections(facts: ProbeFacts) -> Iterator[Reason]:
     if facts.best == 0 and facts.read_share >= MIN_READ:
         yield _why_nothing_right(facts)
         return
-    if not facts.is_skilled and (facts.constant or 0.0) - facts.seed < facts.smallest_gain:
+    if not facts.is_skilled:
         yield Reason("stop", _why_unskilled(facts))
         return
     if facts.is_mean and facts.constant is not None and facts.constant > UNEVEN:
@@ -200,12 +214,12 @@ def _why_nothing_right(facts: ProbeFacts) -> Reason:
 
 
 def _why_unskilled(facts: ProbeFacts) -> str:
-    tried = "your prompt does" if facts.with_examples is None else "neither your prompt nor four examples do"
-    verb = "no better" if facts.with_examples is None else "better"
-    return (
-        f"{tried} {verb} than always giving the same answer ({percent(facts.best)} against {percent(facts.constant)}); "
-        "the inputs may not hold what decides, or the model is too weak: try a larger one on the same rows"
-    )
+    found = f"your prompt scores {percent(facts.seed)}, and {percent(facts.luck.mean if facts.luck else None)}"
+    found += " with its answers dealt out to the rows at random"
+    if facts.with_examples is not None and facts.luck_with_examples is not None:
+        by_luck = percent(facts.luck_with_examples.mean)
+        found += f" (with four examples {percent(facts.with_examples)} and {by_luck})"
+    return f"{found}; the inputs may not hold what decides, or the model is too weak: try a larger one on the same rows"
 
 
 def _why_go(facts: ProbeFacts) -> str:

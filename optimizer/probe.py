@@ -6,6 +6,7 @@ advises. Deliberately writes nothing: what it learns is printed, the study start
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optimizer.advice import ProbeFacts, Unsettled
+from optimizer.advice import Luck, ProbeFacts, Unsettled
 from optimizer.candidate import Candidate, Demo, Example, Fields
 from optimizer.errors import ConfigError, MetricError, ProgramError
 from optimizer.formats import UnreadableReply
@@ -31,6 +32,7 @@ MAX_REPEATED = 8  # rows that are asked again
 N_DRAWS = 3
 DRAW_TEMPERATURE = 0.7  # of the repeated draws: shows what the model hesitates between
 N_EXAMPLES = 4
+N_DEALS = 40  # times that answers are dealt out to other rows
 MAX_FAILED_SHARE = 0.2
 MAX_QUESTIONS = 3
 
@@ -177,13 +179,14 @@ def _facts(job: Job, planned: Plan, plain: list[Asked], shown: list[Asked], draw
     ]
     seed = _score(job, planned.rows, plain)
     unread = [each.note for each in (*plain, *shown) if not each.is_read and each.value is not None]
-    constant = _constant(job)
     return ProbeFacts(
         n_rows=len(planned.rows),
         n_test=job.n_test,
         seed=seed if seed is not None else 0.0,
         with_examples=_score(job, planned.rows, shown),
-        constant=constant,
+        constant=_constant(job, planned.rows),
+        luck=_luck(job, planned.rows, plain),
+        luck_with_examples=_luck(job, planned.rows, shown),
         expected=_expected(job, planned.rows),
         is_mean=job.metric.is_mean,
         read_share=1 - len(unread) / max(1, len(plain) + len(shown)),
@@ -221,18 +224,44 @@ def _expected(job: Job, rows: Sequence[Example]) -> float | None:
     return job.metric.aggregate(rows, [row.outputs for row in rows], values)
 
 
-def _constant(job: Job) -> float | None:
-    """What always giving the most frequent answer would score on dev, by the study's own metric."""
+def _constant(job: Job, rows: Sequence[Example]) -> float | None:
+    """What always giving dev's most frequent answer would score on some rows, by the study's own metric."""
     answers = [row.outputs for row in job.splits.dev]
     texts = [fields_text(answer) for answer in answers]
     common = answers[max(range(len(texts)), key=lambda i: texts.count(texts[i]))]
     if job.judge_backend is not None:  # a judge would have to be paid for this
         return None
     try:
-        values = np.array([score(job.metric, row, common).value for row in job.splits.dev])
+        values = np.array([score(job.metric, row, common).value for row in rows])
     except MetricError:
         return None
-    return job.metric.aggregate(job.splits.dev, [common] * len(values), values)
+    return job.metric.aggregate(rows, [common] * len(values), values)
+
+
+def _luck(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> Luck | None:
+    """What the same answers score when they are dealt out to the rows at random: a skill is what is above that."""
+    known = [(row, each) for row, each in zip(rows, asked, strict=False) if each.value is not None]
+    if not known or job.judge_backend is not None:  # a judge would have to be paid for this
+        return None
+    examples, given = [row for row, _ in known], [each for _, each in known]
+
+    @functools.cache
+    def value(i: int, answer: str) -> float:
+        each = by_text[answer]
+        return score(job.metric, examples[i], each.answer).value if each.is_read else 0.0
+
+    texts = [fields_text(each.answer) if each.is_read else "" for each in given]
+    by_text = dict(zip(texts, given, strict=True))
+    rng = np.random.default_rng(job.config.search.seed)
+    scores = []
+    try:
+        for _ in range(N_DEALS):
+            dealt = [texts[j] for j in rng.permutation(len(texts))]
+            values = np.array([value(i, answer) for i, answer in enumerate(dealt)])
+            scores.append(job.metric.aggregate(examples, [by_text[answer].answer for answer in dealt], values))
+    except MetricError:
+        return None
+    return Luck(mean=float(np.mean(scores)), spread=float(np.std(scores)))
 
 
 def _noise(draws: list[list[Asked]]) -> float:

@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 import yaml
 
-from optimizer.advice import ProbeFacts, advise
+from optimizer.advice import Luck, ProbeFacts, advise
 from tests.fake_server import Body, FakeServer
 from tests.test_main_job import FRUIT, config, labelled_rows
 
+UNKNOWN = {"luck": None, "luck_with_examples": None}
 FACTS = ProbeFacts(
     n_rows=24, n_test=300, seed=0.5, with_examples=0.6, constant=0.4, is_mean=True, read_share=1.0, unread_reason="",
     noise=0.1, metric_noise=0.0, spread=0.5, n_pairs=24, unsettled=(), n_repeated=8, contradictory_share=0.0,
-    leaked_share=0.0,
+    leaked_share=0.0, luck=Luck(mean=0.35, spread=0.08), luck_with_examples=Luck(mean=0.35, spread=0.08),
 )  # fmt: skip
 
 
@@ -45,12 +46,14 @@ FACTS = ProbeFacts(
         ({"metric_noise": 0.3}, "another metric", "scored again moves by 0.30"),
         ({"n_test": 20}, "more data", "20 test rows prove a gain of 31 points"),
         ({"seed": 0.9, "with_examples": 0.9}, "more data", "about 874 test rows would do"),
-        ({"seed": 0.38, "with_examples": 0.45}, "stop", "neither your prompt nor four examples do better than always"),
-        ({"seed": 0.38, "with_examples": None}, "stop", "your prompt does no better than always"),
-        ({"seed": 0.38, "with_examples": None, "constant": None}, "go", "points that are left"),
-        ({"seed": 0.1, "with_examples": 0.1}, "go", "may find 30 of the 90 points"),
+        ({"seed": 0.38, "with_examples": 0.42}, "stop", "at random (with four examples 42.0% and 35.0%); the inputs"),
+        ({"seed": 0.38, "with_examples": None}, "stop", "scores 38.0%, and 35.0% with its answers dealt out to the"),
+        ({"seed": 0.38, "with_examples": 0.5, "constant": 0.6}, "go", "points that are left"),
+        ({"seed": 0.38, "with_examples": None, **UNKNOWN}, "go", "points that are left"),
+        ({"seed": 0.1, "with_examples": 0.1}, "stop", "your prompt scores 10.0%, and 35.0% with its answers dealt out"),
+        ({"seed": 0.1, "with_examples": 0.45}, "go", "may find 30 of the 90 points"),
         ({"seed": 0.0, "with_examples": 0.5, "constant": 0.1}, "go", "may find 27 of the 100 points"),
-        ({"seed": 0.02, "with_examples": 0.08, "constant": 0.01}, "more data", "a good search may find 3"),
+        ({"seed": 0.02, "with_examples": 0.08, "constant": 0.01, **UNKNOWN}, "more data", "a good search may find 3"),
         ({"n_test": 20, "read_share": 0.1}, "stop", "can be read"),
     ],
 )
@@ -71,9 +74,10 @@ def test_more_rows_prove_smaller_gains() -> None:
 
 def test_a_likely_gain_is_smaller_near_the_ends() -> None:
     """Twice the odds is 17 points from a half, and few from next to nothing or next to all; labels set the limit."""
-    gains = [replace(FACTS, seed=seed, with_examples=seed, constant=0.0).likely_gain for seed in (0.05, 0.5, 0.95)]
+    alike = replace(FACTS, constant=0.0, luck=None, luck_with_examples=None)
+    gains = [replace(alike, seed=seed, with_examples=seed).likely_gain for seed in (0.05, 0.5, 0.95)]
     assert gains == pytest.approx([0.1 / 1.05 - 0.05, 1 / 6, 1.9 / 1.95 - 0.95])
-    disputed = replace(FACTS, seed=0.9, with_examples=0.9, contradictory_share=0.14)
+    disputed = replace(alike, seed=0.9, with_examples=0.9, contradictory_share=0.14)
     assert disputed.likely_gain == pytest.approx(0.03)
 
 
@@ -126,6 +130,7 @@ def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
     facts = found["facts"]
     assert 0.2 < facts["seed"] < 0.8
     assert 0.2 < facts["constant"] < 0.5
+    assert facts["luck"][0] < facts["seed"] - facts["luck"][1]
     assert facts["unsettled"]
     assert all("plum" in each["shown"] for each in facts["unsettled"])
     assert found["questions"] == ["Who packs boxes of plums?", "Is a lime green when ripe?"]
@@ -139,9 +144,10 @@ def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
     [
         (right, 400, "stop", "nothing left to gain"),
         (lambda _: "well, who knows", 400, "stop", "can be read"),
+        (lambda _: "red", 400, "stop", "with its answers dealt out to the rows at random"),
         (wrong_about_limes, 60, "more data", "test rows would do"),
     ],
-    ids=["perfect", "unreadable", "few rows"],
+    ids=["perfect", "unreadable", "one answer", "few rows"],
 )
 def test_a_probe_advises_against_a_lost_night(
     tmp_path: Path, answer: Callable[[Body], str], n: int, advice: str, said: str
