@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import cast
+from typing import Any, cast
 
 import optuna
 import sqlalchemy as sa
+from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optimizer.candidate import JsonValue, Reasoning, content_hash
@@ -26,6 +27,7 @@ from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
 Lookup = Callable[[int], tuple[FloatArray, FloatArray] | None]
 EXAMPLES = "demos"  # the operator that changes the worked examples of a prompt; all others change its words
 PERSON = "person"  # how the names of starts begin that a person gave
+MEMORY = 250  # trials: from here on Optuna's TPE counts no more than 25 of them among the good ones
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
@@ -58,6 +60,45 @@ class RacePruner(optuna.pruners.BasePruner):
         decision = self._rule.decide(*pair)
         self.reasons[trial.number] = decision.reason
         return decision.action == "drop"
+
+
+class LatestTPE(optuna.samplers.TPESampler):
+    """Optuna's TPE on the latest trials: it looks at each of them for each parameter, and what paid early may not now.
+
+    Args:
+        study: read for the trials instead of the one that Optuna hands over.
+    """
+
+    def __init__(self, study: LatestTrials, *, seed: int, constant_liar: bool) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            super().__init__(seed=seed, multivariate=True, group=True, constant_liar=constant_liar)
+        self._latest = study
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        del study
+        return super().infer_relative_search_space(self._latest, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        del study
+        return super().sample_relative(self._latest, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        del study
+        return super().sample_independent(self._latest, trial, param_name, param_distribution)
+
+
+class LatestTrials(optuna.Study):
+    """A study that shows its last trials alone."""
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        return super()._get_trials(deepcopy, states, use_cache)[-MEMORY:]
 
 
 class Study:
@@ -185,14 +226,9 @@ class Study:
         seed = int(content_hash([self._search.seed, number], n_chars=8), 16)
         if self._search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            return optuna.samplers.TPESampler(
-                seed=seed,
-                multivariate=True,
-                group=True,
-                constant_liar=self._search.in_flight > 1 or self._crew.is_shared,
-            )
+        is_side_by_side = self._search.in_flight > 1 or self._crew.is_shared
+        latest = LatestTrials(self._study.study_name, self._study._storage)
+        return LatestTPE(latest, seed=seed, constant_liar=is_side_by_side)
 
     def _recipe(self, trial: Trial) -> Recipe:
         """Draw a recipe. Distributions are static, so that the sampler can learn; settings hang on the operator."""

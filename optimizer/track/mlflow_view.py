@@ -237,7 +237,7 @@ class MlflowView:
         Trials are written whole, so that one of their points tells that all are there.
         """
         parent = self._parent_run()
-        new = [(number, points) for number, points in study_points(view) if number not in self._charted]
+        new = list(study_points(view, without=self._charted))
         for start in range(0, len(new), TRIALS_PER_BATCH):
             batch = new[start : start + TRIALS_PER_BATCH]
             self._batch(parent, points=[point for _, points in batch for point in points])

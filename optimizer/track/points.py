@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.records import StudyView, TrialRecord
@@ -46,24 +46,27 @@ def trial_points(trial: TrialRecord, *, block: int) -> tuple[Point, ...]:
     return finite(points)
 
 
-def study_points(view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
-    """Yield (trial number, points of the study's charts after that trial), in trial order.
+def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[tuple[int, tuple[Point, ...]]]:
+    """Yield (trial number, points of the study's charts after that trial), in trial order, but for some trials.
 
     Stops at the first trial that still runs: what came before it may not change any more, what follows may.
     `over_calls/` repeats the charts with calls instead of trials on the axis.
     """
     best: TrialRecord | None = None
-    calls, cost_usd = 0, 0.0
+    best_score = -math.inf
+    calls, cost_usd, began_s = 0, 0.0, start_s(view)
     for trial in sorted(view.trials, key=lambda trial: trial.number):
         if trial.state == "running":
             if view.state == "finished":
                 continue
             return
         calls, cost_usd = calls + trial.task_calls + trial.proposer_calls, cost_usd + trial.cost_usd
-        if trial.state == "complete" and trial.score is not None:
-            best = trial if best is None or trial.score > (best.score or 0.0) else best
+        if trial.state == "complete" and (score := trial.score) is not None and score > best_score:
+            best, best_score = trial, score
+        if trial.number in without:
+            continue
         known = {**_incumbent(best), "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
-        end_ms = max(0, round((trial.started_s + trial.duration_s - start_s(view)) * 1000))
+        end_ms = max(0, round((trial.started_s + trial.duration_s - began_s) * 1000))
         over_calls = known if trial.task_calls + trial.proposer_calls else {}  # a free trial would share its step
         yield (
             trial.number,
@@ -80,11 +83,11 @@ def study_points(view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
 
 def _incumbent(best: TrialRecord | None) -> dict[str, float | None]:
     """Return the best complete score with its own 95% interval; it is not corrected for having been chosen."""
-    if best is None or best.score is None:
+    if best is None or (score := best.score) is None:
         return {}
     n = sum(outcome.value is not None for outcome in best.outcomes)
-    low, high = wilson(best.score * n, n, 0.95)
-    return {"best_dev": best.score, "best_dev_low": low, "best_dev_high": high}
+    low, high = wilson(score * n, n, 0.95)
+    return {"best_dev": score, "best_dev_low": low, "best_dev_high": high}
 
 
 def final_points(view: StudyView) -> tuple[Point, ...]:
