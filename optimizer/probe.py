@@ -6,7 +6,6 @@ advises. Deliberately writes nothing: what it learns is printed, the study start
 
 from __future__ import annotations
 
-import functools
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,17 +13,17 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from optimizer.advice import Luck, ProbeFacts, Unsettled
-from optimizer.candidate import Candidate, Demo, Example, Fields
+from optimizer.advice import ProbeFacts, Unsettled
+from optimizer.candidate import Candidate, Demo, Example
 from optimizer.errors import ConfigError, MetricError, ProgramError
 from optimizer.formats import UnreadableReply
 from optimizer.job import Job
 from optimizer.lm.backend import AttemptError, CallRequest, Reply
 from optimizer.metrics import score
-from optimizer.metrics.values import normalise
+from optimizer.probe_facts import Asked, Plan, facts_of
 from optimizer.program import Refused
-from optimizer.prompt import Message, as_text
-from optimizer.propose.rows import clip, fields_text, pick_rows
+from optimizer.prompt import Message
+from optimizer.propose.rows import pick_rows
 from optimizer.words import visible
 
 MAX_ROWS = 40  # asked with each of the two prompts
@@ -32,29 +31,8 @@ MAX_REPEATED = 8  # rows that are asked again
 N_DRAWS = 3
 DRAW_TEMPERATURE = 0.7  # of the repeated draws: shows what the model hesitates between
 N_EXAMPLES = 4
-N_DEALS = 40  # times that answers are dealt out to other rows
 MAX_FAILED_SHARE = 0.2
 MAX_QUESTIONS = 3
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """What a probe will ask."""
-
-    rows: tuple[Example, ...]
-    repeated: tuple[Example, ...]
-    has_examples: bool
-    n_calls: int  # of the task model, at most
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Asked:
-    """One answer. `value` is None when the call or the metric failed."""
-
-    value: float | None
-    answer: Fields
-    is_read: bool
-    note: str = ""
 
 
 @dataclass(slots=True)
@@ -89,7 +67,7 @@ def probe(job: Job, planned: Plan) -> tuple[ProbeFacts, Spent]:
         asker.ask_all(replace(seed, temperature=DRAW_TEMPERATURE), planned.repeated, sample=i + 1)
         for i in range(N_DRAWS)
     ]
-    return _facts(job, planned, plain, shown, draws), asker.spent
+    return facts_of(job, planned, plain, shown, draws), asker.spent
 
 
 def questions(job: Job, unsettled: Sequence[Unsettled]) -> list[str]:
@@ -169,136 +147,3 @@ def _with_examples(job: Job, seed: Candidate) -> Candidate:
     rng = np.random.default_rng(job.config.search.seed)
     rows = pick_rows(job.splits.train, min(N_EXAMPLES, job.config.search.max_demos), task=job.config.task, rng=rng)
     return seed.with_demos(seed.parts[0].predictor, [Demo.from_example(row) for row in rows])
-
-
-def _facts(job: Job, planned: Plan, plain: list[Asked], shown: list[Asked], draws: list[list[Asked]]) -> ProbeFacts:
-    report, rows = job.splits.report, [*job.splits.dev, *job.splits.test, *job.splits.train]
-    values = [each.value for each in plain if each.value is not None]
-    pairs = [
-        (a.value, b.value) for a, b in zip(plain, shown, strict=False) if a.value is not None and b.value is not None
-    ]
-    seed = _score(job, planned.rows, plain)
-    unread = [each.note for each in (*plain, *shown) if not each.is_read and each.value is not None]
-    return ProbeFacts(
-        n_rows=len(planned.rows),
-        n_test=job.n_test,
-        seed=seed if seed is not None else 0.0,
-        with_examples=_score(job, planned.rows, shown),
-        constant=_constant(job, planned.rows),
-        luck=_luck(job, planned.rows, plain),
-        luck_with_examples=_luck(job, planned.rows, shown),
-        expected=_expected(job, planned.rows),
-        is_mean=job.metric.is_mean,
-        read_share=1 - len(unread) / max(1, len(plain) + len(shown)),
-        unread_reason=unread[0] if unread else "",
-        noise=_noise(draws),
-        metric_noise=_metric_noise(job, planned.repeated, plain),
-        spread=float(np.std([b - a for a, b in pairs])) if pairs else float(np.std(values)),
-        n_pairs=len(pairs) or len(values),
-        unsettled=_unsettled(planned.repeated, draws),
-        n_repeated=len(planned.repeated),
-        contradictory_share=report.n_contradictory / max(1, sum(report.n.values())),
-        leaked_share=sum(map(_is_leaked, rows)) / max(1, len(rows)),
-        overlap=report.n_overlap,
-        near_copies=next((each for each in report.warnings if each.startswith("near-duplicates")), ""),
-    )
-
-
-def _score(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> float | None:
-    """The score of a prompt by the study's own metric, on the rows whose call did not fail; None without any."""
-    known = [(row, each.answer, each.value) for row, each in zip(rows, asked, strict=False) if each.value is not None]
-    if not known:
-        return None
-    examples, answers, values = zip(*known, strict=True)
-    return job.metric.aggregate(examples, answers, np.array(values))
-
-
-def _expected(job: Job, rows: Sequence[Example]) -> float | None:
-    """What the expected answers themselves score: a metric that refuses them measures something else."""
-    if job.judge_backend is not None:  # a judge would have to be paid for this
-        return None
-    try:
-        values = np.array([score(job.metric, row, row.outputs).value for row in rows])
-    except MetricError:
-        return None
-    return job.metric.aggregate(rows, [row.outputs for row in rows], values)
-
-
-def _constant(job: Job, rows: Sequence[Example]) -> float | None:
-    """What always giving dev's most frequent answer would score on some rows, by the study's own metric."""
-    answers = [row.outputs for row in job.splits.dev]
-    texts = [fields_text(answer) for answer in answers]
-    common = answers[max(range(len(texts)), key=lambda i: texts.count(texts[i]))]
-    if job.judge_backend is not None:  # a judge would have to be paid for this
-        return None
-    try:
-        values = np.array([score(job.metric, row, common).value for row in rows])
-    except MetricError:
-        return None
-    return job.metric.aggregate(rows, [common] * len(values), values)
-
-
-def _luck(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> Luck | None:
-    """What the same answers score when they are dealt out to the rows at random: a skill is what is above that."""
-    known = [(row, each) for row, each in zip(rows, asked, strict=False) if each.value is not None]
-    if not known or job.judge_backend is not None:  # a judge would have to be paid for this
-        return None
-    examples, given = [row for row, _ in known], [each for _, each in known]
-
-    @functools.cache
-    def value(i: int, answer: str) -> float:
-        each = by_text[answer]
-        return score(job.metric, examples[i], each.answer).value if each.is_read else 0.0
-
-    texts = [fields_text(each.answer) if each.is_read else "" for each in given]
-    by_text = dict(zip(texts, given, strict=True))
-    rng = np.random.default_rng(job.config.search.seed)
-    scores = []
-    try:
-        for _ in range(N_DEALS):
-            dealt = [texts[j] for j in rng.permutation(len(texts))]
-            values = np.array([value(i, answer) for i, answer in enumerate(dealt)])
-            scores.append(job.metric.aggregate(examples, [by_text[answer].answer for answer in dealt], values))
-    except MetricError:
-        return None
-    return Luck(mean=float(np.mean(scores)), spread=float(np.std(scores)))
-
-
-def _noise(draws: list[list[Asked]]) -> float:
-    """Mean over rows of the standard deviation of one row's score between draws."""
-    by_row = [[each.value for each in row if each.value is not None] for row in zip(*draws, strict=True)]
-    spreads = [float(np.std(known)) for known in by_row if len(known) > 1]
-    return float(np.mean(spreads)) if spreads else 0.0
-
-
-def _metric_noise(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> float:
-    """Score the same answers again; only a judge can come to another result."""
-    if job.judge_backend is None:
-        return 0.0
-    spreads = []
-    for row, each in zip(rows, asked, strict=False):
-        if each.value is not None and each.is_read:
-            try:
-                spreads.append(float(np.std([each.value, score(job.metric, row, each.answer).value])))
-            except (AttemptError, MetricError):
-                continue
-    return float(np.mean(spreads)) if spreads else 0.0
-
-
-def _unsettled(rows: Sequence[Example], draws: list[list[Asked]]) -> tuple[Unsettled, ...]:
-    """Rows that are answered differently from draw to draw, those with most different answers first."""
-    found = []
-    for row, asked in zip(rows, zip(*draws, strict=True), strict=True):
-        answers = {
-            normalise(as_text(fields_text(each.answer))): fields_text(each.answer) for each in asked if each.answer
-        }
-        if len(answers) > 1:
-            shown = tuple(visible(clip(text, 60)) for text in answers.values())
-            found.append(Unsettled(example_id=row.id, shown=visible(clip(fields_text(row.inputs), 80)), answers=shown))
-    return tuple(sorted(found, key=lambda each: -len(each.answers)))
-
-
-def _is_leaked(row: Example) -> bool:
-    """An input that is the answer: a column was left in that nobody will have when it counts."""
-    answers = {normalise(as_text(value)) for value in row.outputs.values()}
-    return any(normalise(as_text(value)) in answers for value in row.inputs.values())

@@ -7,14 +7,12 @@ taken up again under its own number, so a resumed study has the same trials as o
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, cast
+from typing import cast
 
 import optuna
 import sqlalchemy as sa
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optimizer.candidate import JsonValue, Reasoning, content_hash
@@ -23,22 +21,27 @@ from optimizer.crew import Alone
 from optimizer.database import making_tables, prepare_postgresql, prepare_sqlite
 from optimizer.race import FloatArray, RaceRule
 from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
+from optimizer.sampler import LatestTPE, LatestTrials
 
 Lookup = Callable[[int], tuple[FloatArray, FloatArray] | None]
 EXAMPLES = "demos"  # the operator that changes the worked examples of a prompt; all others change its words
 PERSON = "person"  # how the names of starts begin that a person gave
-MEMORY = 250  # trials: from here on Optuna's TPE counts no more than 25 of them among the good ones
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ticket:
-    """One trial to carry out: either a named start, or a recipe."""
+    """One trial to carry out: either a named start, or a recipe.
+
+    Attributes:
+        steps: those that a value was reported for, perhaps by a process that was killed.
+    """
 
     number: int
     start: str | None
     recipe: Recipe
     trial: Trial
+    steps: set[int]
 
 
 class RacePruner(optuna.pruners.BasePruner):
@@ -54,51 +57,16 @@ class RacePruner(optuna.pruners.BasePruner):
 
     def prune(self, study: optuna.Study, trial: FrozenTrial) -> bool:
         del study  # the incumbent is ours, not Optuna's best trial
-        pair = self._lookup(trial.number)
+        return self.drops(trial.number)
+
+    def drops(self, number: int) -> bool:
+        """Whether the trial of this number should end here; why is kept in `reasons`."""
+        pair = self._lookup(number)
         if pair is None:
             return False
         decision = self._rule.decide(*pair)
-        self.reasons[trial.number] = decision.reason
+        self.reasons[number] = decision.reason
         return decision.action == "drop"
-
-
-class LatestTPE(optuna.samplers.TPESampler):
-    """Optuna's TPE on the latest trials: it looks at each of them for each parameter, and what paid early may not now.
-
-    Args:
-        study: read for the trials instead of the one that Optuna hands over.
-    """
-
-    def __init__(self, study: LatestTrials, *, seed: int, constant_liar: bool) -> None:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            super().__init__(seed=seed, multivariate=True, group=True, constant_liar=constant_liar)
-        self._latest = study
-
-    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
-        del study
-        return super().infer_relative_search_space(self._latest, trial)
-
-    def sample_relative(
-        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
-    ) -> dict[str, Any]:
-        del study
-        return super().sample_relative(self._latest, trial, search_space)
-
-    def sample_independent(
-        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
-    ) -> Any:
-        del study
-        return super().sample_independent(self._latest, trial, param_name, param_distribution)
-
-
-class LatestTrials(optuna.Study):
-    """A study that shows its last trials alone."""
-
-    def _get_trials(
-        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
-    ) -> list[FrozenTrial]:
-        return super()._get_trials(deepcopy, states, use_cache)[-MEMORY:]
 
 
 class Study:
@@ -144,13 +112,14 @@ class Study:
             self._n_changes += 1
 
     def report(self, ticket: Ticket, value: float, step: int) -> None:
-        """Enter a trial's value after so many examples; a step that a killed process entered stays."""
-        if step not in self.trials()[ticket.number].intermediate_values:
+        """Enter a trial's value after so many examples; what was entered for a step stays."""
+        if step not in ticket.steps:
             ticket.trial.report(value, step=step)
+            ticket.steps.add(step)
 
     def should_prune(self, ticket: Ticket) -> bool:
         """Ask the pruner. It has its own values: what was reported is not read back from the database for it."""
-        return self.pruner.prune(self._study, self.trials()[ticket.number])
+        return self.pruner.drops(ticket.number)
 
     def put_first(self, name: str) -> None:
         """Let the next trial be this start, once, ahead of all that are queued: it looks like one that was cut off."""
@@ -177,7 +146,8 @@ class Study:
         recipe = Recipe(operator=made_by) if start else self._recipe(trial)
         trial.set_user_attr("recipe", json.dumps(asdict(recipe)))
         self._n_changes += 1
-        return Ticket(number=trial.number, start=start, recipe=recipe, trial=trial)
+        steps = set(orphan.intermediate_values) if orphan else set[int]()
+        return Ticket(number=trial.number, start=start, recipe=recipe, trial=trial, steps=steps)
 
     def tell(self, ticket: Ticket, state: TrialState, value: float | None, facts: Mapping[str, JsonValue]) -> None:
         """Finish a trial. `facts` are kept with it."""
@@ -227,8 +197,7 @@ class Study:
         if self._search.sampler == "random":
             return optuna.samplers.RandomSampler(seed=seed)
         is_side_by_side = self._search.in_flight > 1 or self._crew.is_shared
-        latest = LatestTrials(self._study.study_name, self._study._storage)
-        return LatestTPE(latest, seed=seed, constant_liar=is_side_by_side)
+        return LatestTPE(LatestTrials(self._study, self.trials()), seed=seed, constant_liar=is_side_by_side)
 
     def _recipe(self, trial: Trial) -> Recipe:
         """Draw a recipe. Distributions are static, so that the sampler can learn; settings hang on the operator."""

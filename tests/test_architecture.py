@@ -21,7 +21,7 @@ RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
     "mlflow": {"track", "mlflow_optimizer"},
-    "optuna": {"study", "view", "saved", "session"},
+    "optuna": {"sampler", "study", "view", "saved", "session"},
     "xllamacpp": {"lm"},
     "datasets": {"rows"},
     "rich": {
