@@ -1,4 +1,4 @@
-"""What people hold a study to, applied to an open one: vetoes, groups of rows, limits of price and length.
+"""What people hold a study to, applied to an open one: vetoes, groups of rows, limits of price, length and calls.
 
 The decisions are pure and stand in `rules` and `slices`; here they meet the session's journal, elite and models.
 """
@@ -52,6 +52,12 @@ def evaluate_priced(
     task = session.job.config.lm.task
     usd = (after.cost_usd - before.cost_usd) / ((task.batch.price or 1.0) if task.mode == "batch" else 1.0)
     return outcomes, usd / n_calls * len(candidate.parts) if n_calls else None
+
+
+def scored_by_both(session: Session, examples: Sequence[Example], winner: Candidate) -> list[Example]:
+    """Return the examples on which both seed and winner have an outcome."""
+    kept = session.journal.outcomes_of({session.seed.id, winner.id}, session.job.metric.version)
+    return [row for row in examples if all(row.id in kept.get(each.id, {}) for each in (session.seed, winner))]
 
 
 def held_to_rules(session: Session, verdict: Verdict, winner: Candidate, *, usd_per_row: float | None) -> Verdict:

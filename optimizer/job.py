@@ -23,7 +23,7 @@ from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend, CallRequest
 from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
-from optimizer.privacy import require_local
+from optimizer.privacy import places, require_local
 from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompt import Message, spec_of_task
 from optimizer.propose import Operator, open_operators
@@ -80,9 +80,10 @@ class Job:
         """Refuse a budget that could not be kept, before anything is created or sent.
 
         Raises:
-            ConfigError: no room for a final test, or a money cap without prices.
+            ConfigError: no room for a final test, or spending that nothing could limit.
         """
-        require_prices(self.config.budget.usd, self.prices)
+        elsewhere = {place.role: place.model for place in places(self.config) if not place.is_here}
+        require_prices(self.config.budget, self.prices, elsewhere=elsewhere)
         _ = self.n_test
         if not self.usable_operators:
             raise ConfigError(

@@ -10,12 +10,14 @@ in `optimizer.session`.
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
 from optimizer import held, verdict
-from optimizer.candidate import Candidate
+from optimizer.budget import MIN_TEST_ROWS
+from optimizer.candidate import Candidate, Example
 from optimizer.database import storage_errors
 from optimizer.errors import BudgetExhausted, Paused
 from optimizer.heartbeat import Heartbeat
@@ -23,11 +25,13 @@ from optimizer.job import Job
 from optimizer.notify import tell, webhook_url
 from optimizer.observe import Observer
 from optimizer.propose import Rejection
-from optimizer.records import StudyView, Verdict
+from optimizer.records import Outcome, StudyView, Verdict
 from optimizer.rounds import together
 from optimizer.session import OUT_OF_REACH, Session
 from optimizer.sharing import wait_turn
 from optimizer.study import Ticket
+
+logger = logging.getLogger(__name__)
 
 MAX_FAILED_SHARE = 0.2  # of a block; one odd row is left out of the comparison, a broken model ends the trial
 
@@ -174,13 +178,9 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
     Raises:
         Paused: too many calls failed for a fair comparison.
     """
-    rows = session.splits.test[: session.n_test]
     session.caps.release_reserve()
-    session.observer.final_started(winner, len(rows))
+    rows, old, new, usd_per_row = _tested(session, winner)
     try:
-        if session.job.config.constraints.usd_per_row is None:  # which is measured, of the winner alone
-            together(session, [(session.seed, rows), (winner, rows)])
-        old, (new, usd_per_row) = session.evaluate(session.seed, rows), held.evaluate_priced(session, winner, rows)
         found = verdict.judge(
             session.job.metric,
             rows,
@@ -193,3 +193,24 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
     except verdict.TooManyFailures as error:
         raise Paused("error_rate", f"{error}; mend that and run again to continue") from error
     return held.held_to_rules(session, found, winner, usd_per_row=usd_per_row)
+
+
+def _tested(
+    session: Session, winner: Candidate
+) -> tuple[Sequence[Example], list[Outcome], list[Outcome], float | None]:
+    """Score seed and winner on test rows: rows, both outcomes, and the price of a row.
+
+    Calls that broke count as spent. Where that takes what was kept for the test, the rows that both have count.
+    """
+    rows: Sequence[Example] = session.splits.test[: session.n_test]
+    session.observer.final_started(winner, len(rows))
+    try:
+        if session.job.config.constraints.usd_per_row is None:  # which is measured, of the winner alone
+            together(session, [(session.seed, rows), (winner, rows)])
+        return rows, session.evaluate(session.seed, rows), *held.evaluate_priced(session, winner, rows)
+    except BudgetExhausted as error:
+        both = held.scored_by_both(session, rows, winner)
+        if len(both) < MIN_TEST_ROWS:
+            raise
+        logger.warning("the final test ends with %d of %d rows: %s", len(both), len(rows), error)
+        return both, session.evaluate(session.seed, both), *held.evaluate_priced(session, winner, both)

@@ -24,7 +24,7 @@ import pytest
 import sqlalchemy as sa
 
 from optimizer.caps import Caps
-from optimizer.config import LM
+from optimizer.config import LM, Budget
 from optimizer.database import ledger_table, reply_table
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
 from optimizer.journal import Journal, open_engine
@@ -35,6 +35,7 @@ from optimizer.lm.model import PROBE, Model, Pricing, RetryPolicy, require_price
 from optimizer.lm.provider import ProviderBackend, borrow_provider
 from optimizer.lm.retry import MAX_RETRY_AFTER_S
 from optimizer.prompt import Choice, Json, Message, Text
+from optimizer.records import Role
 from optimizer.redaction import redacted
 from tests.fake_server import (
     Body,
@@ -819,11 +820,24 @@ def test_prices_come_from_the_configuration_then_the_list(backend: Backend) -> N
 
 def test_a_money_cap_needs_prices() -> None:
     """Without a price a cap in dollars would pass everything, so it is refused, naming the keys to set."""
-    prices = {"task": Pricing(per_million=(1.0, 2.0)), "proposer": Pricing(per_million=None)}
+    prices: dict[Role, Pricing] = {
+        "task": Pricing(per_million=(1.0, 2.0)),
+        "proposer": Pricing(per_million=None),
+    }
     with pytest.raises(ConfigError, match=r"budget\.usd: 2\.5 .*lm\.proposer\.price_in, lm\.proposer\.price_out"):
-        require_prices(2.5, prices)  # type: ignore[arg-type]
-    require_prices(None, prices)  # type: ignore[arg-type]
-    require_prices(2.5, {"task": Pricing(per_million=(0.0, 0.0))})
+        require_prices(Budget(usd=2.5), prices, elsewhere={})
+    require_prices(Budget(), prices, elsewhere={"task": "x/y"})
+    require_prices(Budget(usd=2.5), {"task": Pricing(per_million=(0.0, 0.0))}, elsewhere={"task": "x/y"})
+
+
+def test_unknown_prices_need_a_limit_unless_the_model_is_here() -> None:
+    """Nobody's night costs more than they said: a number of calls or tokens, or prices, or a model on this machine."""
+    prices: dict[Role, Pricing] = {"task": Pricing(per_million=None)}
+    with pytest.raises(ConfigError, match=r"'x/y' costs .*set budget\.task_calls, or lm\.task\.price_in"):
+        require_prices(Budget(wall_clock=60), prices, elsewhere={"task": "x/y"})
+    require_prices(Budget(task_calls=100), prices, elsewhere={"task": "x/y"})
+    require_prices(Budget(tokens=100), prices, elsewhere={"task": "x/y"})
+    require_prices(Budget(), prices, elsewhere={})
 
 
 def test_the_price_list_is_the_packaged_one() -> None:

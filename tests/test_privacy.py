@@ -178,7 +178,8 @@ def test_check_says_what_is_personal_and_where_it_would_go(tmp_path: Path) -> No
     write(tmp_path, rows)
     for privacy, base, said in (("open", AWAY, f"sent to lm.task ({AWAY})"), ("local", HERE, "on this machine only")):
         lm = {"task": {"model": "openai/m", "api_base": base}}
-        job = open_job(config(privacy=privacy, lm=lm), folder=tmp_path, runs_dir=tmp_path / "runs")
+        budget = {"task_calls": 400}
+        job = open_job(config(privacy=privacy, lm=lm, budget=budget), folder=tmp_path, runs_dir=tmp_path / "runs")
         out = Console(record=True, width=200)
         print_privacy(out, job)
         text = out.export_text()

@@ -1,11 +1,11 @@
-"""What calls cost, and the refusal of a money cap that could not be kept."""
+"""What calls cost, and the refusal of spending that nothing could limit."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from optimizer.config import LM
+from optimizer.config import LM, Budget
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import Backend
 from optimizer.records import Role
@@ -37,13 +37,24 @@ class Pricing:
         return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
-def require_prices(usd_cap: float | None, prices: Mapping[Role, Pricing]) -> None:
-    """Refuse a money cap that could not be kept.
+def require_prices(budget: Budget, prices: Mapping[Role, Pricing], *, elsewhere: Mapping[str, str]) -> None:
+    """Refuse a money cap that could not be kept, and spending without any limit.
+
+    Args:
+        elsewhere: models that are not on this machine, by role; one that is here costs nobody's money.
 
     Raises:
-        ConfigError: there is a cap and a price is unknown.
+        ConfigError: a price is unknown, and there is a cap in dollars, or none of calls or tokens either.
     """
     unknown = [role for role, pricing in prices.items() if pricing.per_million is None]
-    if usd_cap is not None and unknown:
-        keys = " and ".join(f"lm.{role}.price_in, lm.{role}.price_out" for role in unknown)
-        raise ConfigError(f"budget.usd: {usd_cap:g} cannot be kept without prices; set {keys} (USD per million tokens)")
+    keys = " and ".join(f"lm.{role}.price_in, lm.{role}.price_out" for role in unknown)
+    if budget.usd is not None and unknown:
+        raise ConfigError(
+            f"budget.usd: {budget.usd:g} cannot be kept without prices; set {keys} (USD per million tokens)"
+        )
+    paid = [elsewhere[role] for role in unknown if role in elsewhere]
+    if paid and budget.task_calls is None and budget.tokens is None:
+        raise ConfigError(
+            f"budget: what a call of {paid[0]!r} costs is unknown, and nothing limits the calls; check the name, or "
+            f"set budget.task_calls, or {keys} (USD per million tokens; 0 for a server of your own)"
+        )
