@@ -75,8 +75,10 @@ def test_trials_are_listed_and_sorted_by_score(page: Any, server: str, projectio
     experiment_id, _ = MlflowView(projection).locate("mail-routing") or ("", "")
     page.goto(f"{server}/#/experiments/{experiment_id}/runs?orderByKey=metrics.`score`&orderByAsc=false")
     runs = [run for name, run in runs_of(projection).items() if "score" in run.data.metrics]
-    best = max(runs, key=lambda run: run.data.metrics["score"])
-    page.get_by_text(best.info.run_name, exact=True).first.wait_for()
+    best, *_, worst = sorted(runs, key=lambda run: -run.data.metrics["score"])
+    first, last = (page.get_by_text(run.info.run_name, exact=True).first for run in (best, worst))
+    first.wait_for()
+    assert first.bounding_box()["y"] < last.bounding_box()["y"]
 
 
 def test_trials_are_grouped_by_operator(page: Any, server: str, projection: Projection) -> None:
@@ -100,9 +102,12 @@ def test_two_trials_are_compared(page: Any, server: str, projection: Projection)
 
 
 def test_the_winning_prompt_opens(page: Any, server: str) -> None:
-    """The registered version shows the chat messages of the prompt."""
+    """The registered version shows its alias, and word for word the prompt that won."""
+    words = material().view.best.parts[0].instructions.split(".")[0]
     page.goto(f"{server}/#/prompts/mail-routing")
     page.get_by_text("champion").first.wait_for()
+    page.get_by_text("Version 1").first.click()
+    page.get_by_text(words).first.wait_for()
 
 
 @pytest.mark.parametrize("width", [390, 1280])
