@@ -25,6 +25,7 @@ MIN_EXPECTED = 0.5  # score of the expected answers below which the metric, not 
 UNEVEN = 0.9  # share of the constant answer from which a mean of hits says little
 ODDS_GAIN = 2.0  # by how much a good search multiplies the odds of a right answer: the usual size in published runs
 PRIOR_SPREAD, PRIOR_ROWS = 0.5, 20.0  # belief about paired differences before any row, and how many rows it is worth
+MIN_SKILL = 1.5  # standard deviations above chance, of the best of three prompts: else one in five would be luck
 EPSILON = 1e-9  # sums of floats in another order
 POWER = 1.96 + 0.84  # 95% confidence, found four times out of five
 
@@ -50,7 +51,7 @@ class ProbeFacts:
     """What a probe counted. Scores and shares are in [0, 1].
 
     Attributes:
-        with_examples: score of the seed with a few examples; None when the study allows none.
+        with_examples: score of the seed with `n_examples`, the better of two sets; None when the study allows none.
         expected: score of the expected answers themselves; None when it cannot be had for free.
         constant: score of always giving the most frequent answer; None when it cannot be had for free.
         luck: what the seed's answers score by chance, None when it cannot be had for free; likewise `with_examples`.
@@ -79,6 +80,7 @@ class ProbeFacts:
     leaked_share: float
     luck: Luck | None = None
     luck_with_examples: Luck | None = None
+    n_examples: int = 0
     expected: float | None = None
     overlap: int = 0
     near_copies: str = ""
@@ -100,12 +102,12 @@ class ProbeFacts:
     def is_skilled(self) -> bool:
         """Whether the answers have to do with their rows: a prompt beat its own answers, dealt out at random.
 
-        By more than one standard deviation of those deals. A prompt that leans to one label is often below the constant
+        By more than that varies, see `MIN_SKILL`. A prompt that leans to one label is often below the constant
         answer, and still knows something.
         """
         scores = ((self.seed, self.luck), (self.with_examples, self.luck_with_examples))
         known = [(score, luck) for score, luck in scores if score is not None and luck is not None]
-        return not known or any(score > luck.mean + luck.spread + EPSILON for score, luck in known)
+        return not known or any(score > luck.mean + MIN_SKILL * luck.spread + EPSILON for score, luck in known)
 
     @property
     def likely_gain(self) -> float:
@@ -218,7 +220,7 @@ def _why_unskilled(facts: ProbeFacts) -> str:
     found += " with its answers dealt out to the rows at random"
     if facts.with_examples is not None and facts.luck_with_examples is not None:
         by_luck = percent(facts.luck_with_examples.mean)
-        found += f" (with four examples {percent(facts.with_examples)} and {by_luck})"
+        found += f" (with {facts.n_examples} examples {percent(facts.with_examples)} and {by_luck})"
     return f"{found}; the inputs may not hold what decides, or the model is too weak: try a larger one on the same rows"
 
 

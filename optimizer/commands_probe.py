@@ -76,14 +76,15 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
 
     why = f" ({facts.unread_reason})" if facts.unread_reason else ""
     say("replies", f"{percent(facts.read_share)} can be read{why}")
-    examples = "" if facts.with_examples is None else f", with four examples {percent(facts.with_examples)}"
+    examples = (
+        "" if facts.with_examples is None else f", with {facts.n_examples} examples {percent(facts.with_examples)}"
+    )
     constant = "" if facts.constant is None else f", always the same answer {percent(facts.constant)}"
     say("scores", f"your prompt {percent(facts.seed)}{examples}{constant} (on {facts.n_rows} dev rows)")
     if facts.luck is not None:
-        dealt = (
-            "" if facts.luck_with_examples is None else f", with four examples {percent(facts.luck_with_examples.mean)}"
-        )
-        say("by chance", f"your prompt's answers, dealt out to the rows at random: {percent(facts.luck.mean)}{dealt}")
+        more = facts.luck_with_examples
+        dealt = "" if more is None else f", with {facts.n_examples} examples {percent(more.mean)}"
+        say("by chance", f"the same answers, dealt out to the rows at random: {percent(facts.luck.mean)}{dealt}")
     say("head-room", f"{100 * facts.head_room:.0f} points up to {percent(facts.ceiling)}, the most the labels allow")
     say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
     say("proof", f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points")

@@ -1,7 +1,7 @@
 """`check --probe`: a small number of calls that tell before the night whether it is worth it.
 
-Asks the model on some dev rows with the seed prompt, again with examples, and a few rows several times over; counts and
-advises. Deliberately writes nothing: what it learns is printed, the study starts from nothing as before.
+Asks the model on some dev rows with the seed prompt, again with some and with many examples, and a few rows several
+times over; counts and advises. Deliberately writes nothing: what it learns is printed, the study starts from nothing.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from optimizer.probe_facts import Asked, Plan, facts_of
 from optimizer.program import Refused
 from optimizer.prompt import Message
 from optimizer.propose.rows import pick_rows
+from optimizer.study import demo_sizes
 from optimizer.words import visible
 
 MAX_ROWS = 40  # asked with each of the two prompts
 MAX_REPEATED = 8  # rows that are asked again
 N_DRAWS = 3
 DRAW_TEMPERATURE = 0.7  # of the repeated draws: shows what the model hesitates between
-N_EXAMPLES = 4
 MAX_FAILED_SHARE = 0.2
 MAX_QUESTIONS = 3
 
@@ -48,9 +48,10 @@ def plan(job: Job) -> Plan:
     """Decide which rows are asked, before anything is sent."""
     rows = job.splits.dev[:MAX_ROWS]
     repeated = rows[:MAX_REPEATED]
-    has_examples = job.config.search.max_demos > 0 and len(job.program.specs) == 1
-    n_asked = len(rows) * (2 if has_examples else 1) + len(repeated) * N_DRAWS
-    return Plan(rows=rows, repeated=repeated, has_examples=has_examples, n_calls=n_asked * len(job.program.specs))
+    max_demos = job.config.search.max_demos if len(job.program.specs) == 1 else 0
+    sizes = demo_sizes(max_demos) if max_demos else ()
+    n_asked = len(rows) * (1 + len(sizes)) + len(repeated) * N_DRAWS
+    return Plan(rows=rows, repeated=repeated, sizes=sizes, n_calls=n_asked * len(job.program.specs))
 
 
 def probe(job: Job, planned: Plan) -> tuple[ProbeFacts, Spent]:
@@ -62,7 +63,7 @@ def probe(job: Job, planned: Plan) -> tuple[ProbeFacts, Spent]:
     asker = _Asker(job)
     seed = _seed(job)
     plain = asker.ask_all(seed, planned.rows)
-    shown = asker.ask_all(_with_examples(job, seed), planned.rows) if planned.has_examples else []
+    shown = {n: asker.ask_all(_with_examples(job, seed, n), planned.rows) for n in planned.sizes}
     draws = [
         asker.ask_all(replace(seed, temperature=DRAW_TEMPERATURE), planned.repeated, sample=i + 1)
         for i in range(N_DRAWS)
@@ -142,8 +143,8 @@ def _seed(job: Job) -> Candidate:
     return replace(seed, format=search.formats[0], reasoning=search.reasoning[0], temperature=search.temperatures[0])
 
 
-def _with_examples(job: Job, seed: Candidate) -> Candidate:
-    """The seed with a few examples: the cheapest change that usually helps, so it shows what a search may find."""
-    rng = np.random.default_rng(job.config.search.seed)
-    rows = pick_rows(job.splits.train, min(N_EXAMPLES, job.config.search.max_demos), task=job.config.task, rng=rng)
+def _with_examples(job: Job, seed: Candidate, n: int) -> Candidate:
+    """The seed with examples: the cheapest change that usually helps, so it shows what a search may find."""
+    rng = np.random.default_rng([job.config.search.seed, n])
+    rows = pick_rows(job.splits.train, n, task=job.config.task, rng=rng)
     return seed.with_demos(seed.parts[0].predictor, [Demo.from_example(row) for row in rows])

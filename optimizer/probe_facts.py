@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,7 +28,7 @@ class Plan:
 
     rows: tuple[Example, ...]
     repeated: tuple[Example, ...]
-    has_examples: bool
+    sizes: tuple[int, ...]  # of the sets of examples that the seed is tried with
     n_calls: int  # of the task model, at most
 
 
@@ -42,31 +42,38 @@ class Asked:
     note: str = ""
 
 
-def facts_of(job: Job, planned: Plan, plain: list[Asked], shown: list[Asked], draws: list[list[Asked]]) -> ProbeFacts:
+def facts_of(
+    job: Job, planned: Plan, plain: list[Asked], sets: Mapping[int, list[Asked]], draws: list[list[Asked]]
+) -> ProbeFacts:
     """Count.
 
     Args:
-        plain: answers to the seed prompt, one for each planned row; `shown` likewise, with examples, or empty.
+        plain: answers to the seed prompt, one for each planned row.
+        sets: likewise with examples, by their number; the set that scores most counts.
         draws: answers to the repeated rows, draw by draw.
     """
+    n_examples = max(sets, key=lambda n: _score(job, planned.rows, sets[n]) or 0.0, default=0)
+    shown = sets.get(n_examples, [])
     report, rows = job.splits.report, [*job.splits.dev, *job.splits.test, *job.splits.train]
     values = [each.value for each in plain if each.value is not None]
     pairs = [
         (a.value, b.value) for a, b in zip(plain, shown, strict=False) if a.value is not None and b.value is not None
     ]
     seed = _score(job, planned.rows, plain)
-    unread = [each.note for each in (*plain, *shown) if not each.is_read and each.value is not None]
+    asked = [*plain, *(each for answers in sets.values() for each in answers)]
+    unread = [each.note for each in asked if not each.is_read and each.value is not None]
     return ProbeFacts(
         n_rows=len(planned.rows),
         n_test=job.n_test,
         seed=seed if seed is not None else 0.0,
         with_examples=_score(job, planned.rows, shown),
+        n_examples=n_examples,
         constant=_constant(job, planned.rows),
         luck=_luck(job, planned.rows, plain),
         luck_with_examples=_luck(job, planned.rows, shown),
         expected=_expected(job, planned.rows),
         is_mean=job.metric.is_mean,
-        read_share=1 - len(unread) / max(1, len(plain) + len(shown)),
+        read_share=1 - len(unread) / max(1, len(asked)),
         unread_reason=unread[0] if unread else "",
         noise=_noise(draws),
         metric_noise=_metric_noise(job, planned.repeated, plain),

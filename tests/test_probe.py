@@ -22,7 +22,7 @@ UNKNOWN = {"luck": None, "luck_with_examples": None}
 FACTS = ProbeFacts(
     n_rows=24, n_test=300, seed=0.5, with_examples=0.6, constant=0.4, is_mean=True, read_share=1.0, unread_reason="",
     noise=0.1, metric_noise=0.0, spread=0.5, n_pairs=24, unsettled=(), n_repeated=8, contradictory_share=0.0,
-    leaked_share=0.0, luck=Luck(mean=0.35, spread=0.08), luck_with_examples=Luck(mean=0.35, spread=0.08),
+    leaked_share=0.0, luck=Luck(mean=0.35, spread=0.06), luck_with_examples=Luck(mean=0.35, spread=0.06), n_examples=16,
 )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ FACTS = ProbeFacts(
         ({"metric_noise": 0.3}, "another metric", "scored again moves by 0.30"),
         ({"n_test": 20}, "more data", "20 test rows prove a gain of 31 points"),
         ({"seed": 0.9, "with_examples": 0.9}, "more data", "about 874 test rows would do"),
-        ({"seed": 0.38, "with_examples": 0.42}, "stop", "at random (with four examples 42.0% and 35.0%); the inputs"),
+        ({"seed": 0.38, "with_examples": 0.42}, "stop", "at random (with 16 examples 42.0% and 35.0%); the inputs"),
         ({"seed": 0.38, "with_examples": None}, "stop", "scores 38.0%, and 35.0% with its answers dealt out to the"),
         ({"seed": 0.38, "with_examples": 0.5, "constant": 0.6}, "go", "points that are left"),
         ({"seed": 0.38, "with_examples": None, **UNKNOWN}, "go", "points that are left"),
@@ -124,8 +124,8 @@ def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
         done = probe(folder, "--json")
         assert done.returncode == 0, done.stderr
         found = json.loads(done.stdout)
-        assert "The probe makes 104 task calls and one proposer call" in " ".join(done.stderr.split())
-        assert len(server.calls) == 105
+        assert "The probe makes 144 task calls and one proposer call" in " ".join(done.stderr.split())
+        assert len(server.calls) == 145
     assert found["advice"] == "go"
     facts = found["facts"]
     assert 0.2 < facts["seed"] < 0.8
