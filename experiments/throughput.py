@@ -567,7 +567,7 @@ def kills(given: argparse.Namespace) -> Figures:
     del given
     n_kills, in_flight = 0, 0
     with tempfile.TemporaryDirectory() as name, LatencyServer(0.3) as server, postgres(Path(name)) as new:
-        path = shared_study(Path(name), server.url, new("kills"), trials=40, name="kills")
+        path = shared_study(Path(name), server.url, new("kills"), trials=80, name="kills")
         processes = [start_worker(path, Path(name) / f"machine-{i}") for i in range(4)]
         killed_at = time.perf_counter()
         while any(process.poll() is None for process in processes):

@@ -49,7 +49,7 @@ def plan(job: Job) -> Plan:
     rows = job.splits.dev[:MAX_ROWS]
     repeated = rows[:MAX_REPEATED]
     max_demos = job.config.search.max_demos if len(job.program.specs) == 1 else 0
-    sizes = demo_sizes(max_demos) if max_demos else ()
+    sizes = tuple(sorted({demo_sizes(max_demos)[0], max_demos})) if max_demos else ()
     n_asked = len(rows) * (1 + len(sizes)) + len(repeated) * N_DRAWS
     return Plan(rows=rows, repeated=repeated, sizes=sizes, n_calls=n_asked * len(job.program.specs))
 

@@ -17,11 +17,10 @@ import numpy as np
 
 from optimizer.candidate import Example, Fields, JsonValue, canonical_json, content_hash
 from optimizer.config import Task
-from optimizer.propose.wording import one_line, words_of
+from optimizer.propose.wording import one_line
 
 MAX_ROW_CHARS = 300
 _MARK = re.compile(r"</?\s*(?:data-|instruction\b)[^>\s]*>?", re.IGNORECASE)  # rows cannot open or close our marks
-_HANDFUL = 3  # rows compared for each diverse pick: with many, the picks are the odd ones out
 
 
 def label_field(task: Task) -> str | None:
@@ -59,15 +58,16 @@ def distinct(rows: Sequence[Example]) -> list[Example]:
 
 
 def pick_rows(rows: Sequence[Example], n_rows: int, *, task: Task, rng: np.random.Generator) -> list[Example]:
-    """Pick up to `n_rows` different rows in random order: balanced over labels, or diverse where there is no label.
+    """Pick up to `n_rows` different rows in random order, balanced over labels where there are any.
 
     Label counts differ by at most one unless a label has run out of rows: unlucky demonstrations of one label
-    can pull a small model onto that label.
+    can pull a small model onto that label. Rows that are alike may come together: sets of rows chosen for being
+    different scored no better on any task tried, and the odd ones out scored worse.
     """
     pool = distinct(rows)
     field = label_field(task)
     if field is None:
-        return pick_diverse(pool, n_rows, rng=rng)
+        return [pool[i] for i in rng.permutation(len(pool))[:n_rows]]
     queues = _shuffled_by_label(pool, field, rng)
     picked: list[Example] = []
     while len(picked) < n_rows and queues:
@@ -82,29 +82,6 @@ def _shuffled_by_label(rows: Sequence[Example], field: str, rng: np.random.Gener
     for i in rng.permutation(len(rows)):
         queues[label_of(rows[i].outputs, field)].append(rows[i])
     return dict(queues)
-
-
-def pick_diverse(rows: Sequence[Example], n_rows: int, *, rng: np.random.Generator) -> list[Example]:
-    """Pick up to `n_rows` rows, each the one of a random handful that shares fewest words with those picked."""
-    left = list(rows)
-    picked: list[Example] = []
-    taken: list[frozenset[str]] = []
-    while left and len(picked) < n_rows:
-        handful = rng.permutation(len(left))[:_HANDFUL]
-        bags = [_bag(left[i]) for i in handful]
-        nearest = [max((_overlap(bag, other) for other in taken), default=0.0) for bag in bags]
-        best = int(np.argmin(nearest))
-        picked.append(left.pop(int(handful[best])))
-        taken.append(bags[best])
-    return picked
-
-
-def _bag(row: Example) -> frozenset[str]:
-    return frozenset(words_of(" ".join(value_text(value) for value in (*row.inputs.values(), *row.outputs.values()))))
-
-
-def _overlap(a: frozenset[str], b: frozenset[str]) -> float:
-    return len(a & b) / max(1, len(a | b))
 
 
 def clip(text: str, n_chars: int) -> str:
