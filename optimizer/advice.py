@@ -25,7 +25,7 @@ MIN_EXPECTED = 0.5  # score of the expected answers below which the metric, not 
 UNEVEN = 0.9  # share of the constant answer from which a mean of hits says little
 ODDS_GAIN = 2.0  # by how much a good search multiplies the odds of a right answer: the usual size in published runs
 PRIOR_SPREAD, PRIOR_ROWS = 0.5, 20.0  # belief about paired differences before any row, and how many rows it is worth
-MIN_SKILL = 1.5  # standard deviations above chance, of the best of three prompts: else one in five would be luck
+MIN_SKILL = 1.5  # standard deviations above chance; of three prompts without any, one does it in a fifth of all probes
 EPSILON = 1e-9  # sums of floats in another order
 POWER = 1.96 + 0.84  # 95% confidence, found four times out of five
 

@@ -27,7 +27,7 @@ from optimizer.propose.rows import pick_rows
 from optimizer.study import demo_sizes
 from optimizer.words import visible
 
-MAX_ROWS = 40  # asked with each of the two prompts
+MAX_ROWS = 40  # asked with each prompt
 MAX_REPEATED = 8  # rows that are asked again
 N_DRAWS = 3
 DRAW_TEMPERATURE = 0.7  # of the repeated draws: shows what the model hesitates between

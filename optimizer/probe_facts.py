@@ -99,27 +99,26 @@ def _score(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> float |
 
 def _expected(job: Job, rows: Sequence[Example]) -> float | None:
     """What the expected answers themselves score: a metric that refuses them measures something else."""
-    if job.judge_backend is not None:  # a judge would have to be paid for this
-        return None
-    try:
-        values = np.array([score(job.metric, row, row.outputs).value for row in rows])
-    except MetricError:
-        return None
-    return job.metric.aggregate(rows, [row.outputs for row in rows], values)
+    return _score_of(job, rows, [row.outputs for row in rows])
 
 
 def _constant(job: Job, rows: Sequence[Example]) -> float | None:
-    """What always giving dev's most frequent answer would score on some rows, by the study's own metric."""
+    """What always giving dev's most frequent answer would score on some rows."""
     answers = [row.outputs for row in job.splits.dev]
     texts = [fields_text(answer) for answer in answers]
     common = answers[max(range(len(texts)), key=lambda i: texts.count(texts[i]))]
-    if job.judge_backend is not None:  # a judge would have to be paid for this
+    return _score_of(job, rows, [common] * len(rows))
+
+
+def _score_of(job: Job, rows: Sequence[Example], answers: Sequence[Fields]) -> float | None:
+    """Score answers by the study's own metric; None where it refuses them, or a judge would have to be paid for it."""
+    if job.judge_backend is not None:
         return None
     try:
-        values = np.array([score(job.metric, row, common).value for row in rows])
+        values = np.array([score(job.metric, row, answer).value for row, answer in zip(rows, answers, strict=True)])
     except MetricError:
         return None
-    return job.metric.aggregate(rows, [common] * len(values), values)
+    return job.metric.aggregate(rows, answers, values)
 
 
 def _luck(job: Job, rows: Sequence[Example], asked: Sequence[Asked]) -> Luck | None:

@@ -379,6 +379,15 @@ def test_charts_run_over_trials_and_over_calls() -> None:
     assert "trial_dev" not in charts[3]
 
 
+def test_charts_that_stand_are_left_out_and_change_nothing() -> None:
+    """The points of the other trials are the same, whatever is charted already."""
+    view = make_view()
+    every = dict(study_points(view))
+
+    assert dict(study_points(view, without={0, 1, 4})) == {number: every[number] for number in (2, 3, 5, 6)}
+    assert not list(study_points(view, without=set(every)))
+
+
 def test_charts_wait_for_a_trial_that_still_runs() -> None:
     """What follows a running trial may still move, so its points are held back until the study is over."""
     view = make_view(state="running", verdict=None)

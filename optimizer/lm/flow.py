@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 
 from optimizer.lm.backend import AttemptError
 
@@ -27,6 +27,28 @@ def ahead(limit: float) -> int:
     return int(limit) // 4
 
 
+class Room:
+    """A place for so many calls at once; the others wait. Shares its lock with what decides how many that are."""
+
+    def __init__(self, lock: threading.RLock, has_room: Callable[[int], bool]) -> None:
+        self.changed = threading.Condition(lock)
+        self._has_room = has_room
+        self.n_inside = 0
+
+    @contextmanager
+    def one_more(self, stop: threading.Event) -> Iterator[None]:
+        """Wait until there is room, or until the run stops; it is taken until the end of the block."""
+        with self.changed:
+            self.changed.wait_for(lambda: stop.is_set() or self._has_room(self.n_inside))
+            self.n_inside += 1
+        try:
+            yield
+        finally:
+            with self.changed:
+                self.n_inside -= 1
+                self.changed.notify()
+
+
 class Flow:
     """The calls of one model. Safe to use from all threads.
 
@@ -38,9 +60,9 @@ class Flow:
         self._max = max_in_flight
         self._clock = clock
         lock = threading.RLock()
-        self._changed, self._door, self._room = (threading.Condition(lock) for _ in range(3))
+        self._changed = threading.Condition(lock)
+        self._door, self._slots = Room(lock, self._may_enter), Room(lock, self._may_be_sent)
         self._limit = float(max_in_flight or 0)
-        self._n_in_flight = self._n_let_in = 0
         self._episode_ends_at = float("-inf")
         self._n_failed_in_row = 0
         self._failing_since = 0.0  # when the first of that row failed
@@ -57,31 +79,13 @@ class Flow:
         """When the first call failed that found the model away; None while it answers."""
         return self._away_since
 
-    @contextmanager
-    def let_in(self, stop: threading.Event) -> Iterator[None]:
+    def let_in(self, stop: threading.Event) -> AbstractContextManager[None]:
         """Wait until one more call may be entered, or until the run stops; it is in until its reply is there."""
-        with self._door:
-            self._door.wait_for(lambda: stop.is_set() or self._may_enter())
-            self._n_let_in += 1
-        try:
-            yield
-        finally:
-            with self._door:
-                self._n_let_in -= 1
-                self._door.notify()
+        return self._door.one_more(stop)
 
-    @contextmanager
-    def slot(self, stop: threading.Event) -> Iterator[None]:
+    def slot(self, stop: threading.Event) -> AbstractContextManager[None]:
         """Wait until one more call may be in flight, or until the run stops."""
-        with self._room:
-            self._room.wait_for(lambda: stop.is_set() or self._has_room())
-            self._n_in_flight += 1
-        try:
-            yield
-        finally:
-            with self._room:
-                self._n_in_flight -= 1
-                self._room.notify()
+        return self._slots.one_more(stop)
 
     def answered(self) -> None:
         """Note a reply: the model is there, and may take a little more."""
@@ -92,8 +96,8 @@ class Flow:
                 self.wake()
             if self._max is not None and self._limit < self._max and self._clock() >= self._episode_ends_at:
                 self._limit = min(self._max, self._limit + 1 / max(1.0, self._limit))
-                self._door.notify()
-                self._room.notify()
+                self._door.changed.notify()
+                self._slots.changed.notify()
 
     def failed(self, error: AttemptError, *, is_suspect: bool) -> None:
         """Note a failure: a rate limit cuts, once an episode; a row of others means that the model may be away.
@@ -120,17 +124,17 @@ class Flow:
     def wake(self) -> None:
         """Let all that wait here look again."""
         with self._changed:
-            for condition in (self._changed, self._door, self._room):
+            for condition in (self._changed, self._door.changed, self._slots.changed):
                 condition.notify_all()
 
-    def _may_enter(self) -> bool:
-        return self._max is None or self._n_let_in < max(1, int(self._limit)) + ahead(self._limit)
+    def _may_enter(self, n_inside: int) -> bool:
+        return self.limit is None or n_inside < self.limit + ahead(self._limit)
 
-    def _has_room(self) -> bool:
-        return self._max is None or self._n_in_flight < max(1, int(self._limit))
+    def _may_be_sent(self, n_inside: int) -> bool:
+        return self.limit is None or n_inside < self.limit
 
     def _cut(self, retry_after_s: float) -> None:
         now = self._clock()
         if now >= self._episode_ends_at:
-            self._limit = max(1.0, CUT * min(self._limit, max(1, self._n_in_flight)))
+            self._limit = max(1.0, CUT * min(self._limit, max(1, self._slots.n_inside)))
         self._episode_ends_at = max(self._episode_ends_at, now + max(EPISODE_S, min(retry_after_s, 900.0)))
