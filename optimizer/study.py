@@ -73,8 +73,10 @@ class Study:
     """Ask, report, tell; and read back.
 
     Args:
-        examples_first: let the one operator for examples weigh as much as all those for words. For proposers that
-            continue patterns: what they write is seldom better than what they were given.
+        examples_first: begin with half of the recipes exchanging half of the best prompt's examples, and let examples
+            weigh as much as all operators for words in the others. For proposers that continue patterns: what they
+            write is seldom better than what they were given, and a good set half exchanged stays above the average
+            (`experiments/search_simulation.py`).
     """
 
     def __init__(
@@ -92,7 +94,7 @@ class Study:
         self._search = search
         self._operators = tuple(operators)
         self._predictors = tuple(predictors)
-        self._examples_first = examples_first
+        self._has_refining = examples_first and EXAMPLES in operators and len(operators) > 1
         self.pruner = pruner
         self._crew = crew or Alone()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -131,7 +133,8 @@ class Study:
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
-            self._study.enqueue_trial({"change": "examples" if name == EXAMPLES else "words", "operator": name})
+            change = "examples" if name == EXAMPLES else "words"
+            self._study.enqueue_trial({"aim": "explore", "change": change, "operator": name})
             self._n_changes += 1
 
     def ask(self) -> Ticket:
@@ -202,13 +205,16 @@ class Study:
     def _recipe(self, trial: Trial) -> Recipe:
         """Draw a recipe. Distributions are static, so that the sampler can learn; settings hang on the operator."""
         search = self._search
-        operator = self._operator(trial)
-        parent = str(trial.suggest_categorical("parent", PARENTS))
         predictor = self._predictors[0]
         if len(self._predictors) > 1:
             predictor = str(trial.suggest_categorical("predictor", self._predictors))
+        if self._has_refining and trial.suggest_categorical("aim", ("refine", "explore")) == "refine":
+            n_demos = trial.suggest_categorical("n_demos", demo_sizes(search.max_demos))
+            return Recipe(operator=EXAMPLES, predictor=predictor, n_demos=n_demos, demo_pick="swap")
+        operator = self._operator(trial)
+        parent = str(trial.suggest_categorical("parent", PARENTS))
         recipe = Recipe(operator=operator, parent=parent, predictor=predictor)
-        if operator == "demos":
+        if operator == EXAMPLES:
             n_demos = trial.suggest_categorical("n_demos", demo_sizes(search.max_demos))
             pick = cast(DemoPick, trial.suggest_categorical("demo_pick", DEMO_PICKS))
             return replace(recipe, n_demos=n_demos, demo_pick=pick)
@@ -223,12 +229,11 @@ class Study:
 
     def _operator(self, trial: Trial) -> str:
         """Draw the operator; with `examples_first`, whether to change examples or words comes before."""
-        words = [name for name in self._operators if name != EXAMPLES]
-        if not self._examples_first or not 0 < len(words) < len(self._operators):
+        if not self._has_refining:
             return str(trial.suggest_categorical("operator", self._operators))
         if trial.suggest_categorical("change", ("examples", "words")) == "examples":
             return EXAMPLES
-        return str(trial.suggest_categorical("operator", words))
+        return str(trial.suggest_categorical("operator", [name for name in self._operators if name != EXAMPLES]))
 
 
 def demo_sizes(max_demos: int) -> tuple[int, ...]:

@@ -749,7 +749,7 @@ def test_starts_are_few_different_and_begin_with_the_seed() -> None:
     assert len({name for name, _ in found}) == len({candidate.id for _, candidate in found}) == len(found)
     assert {candidate.format for _, candidate in found} == {"plain", "chat"}
     assert {"", "Sort what users write about the app."} <= {candidate.parts[0].instructions for _, candidate in found}
-    assert {candidate.n_demos for _, candidate in found} == {0, 4, 8}
+    assert {candidate.n_demos for _, candidate in found} == {0, 4, 6, 8}
 
 
 def test_starts_respect_limits_and_what_the_seed_needs() -> None:

@@ -6,6 +6,7 @@ balanced examples already stands; some small models even do best with no instruc
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal, NamedTuple
@@ -23,24 +24,27 @@ _FEW, _MANY = 4, 16
 
 class _Start(NamedTuple):
     text: str  # which wording
-    demos: Literal["none", "few", "many"]
+    demos: Literal["none", "few", "some", "many"]
     format: int  # place in the list of formats, wrapping round
 
 
-# Likely improvements come early, because a short budget sees only the first few. Which rows are shown matters as much
-# as whether any are, so the seed is tried with several draws of them.
+# Likely improvements come early, because a short budget sees only the first few. How many rows are shown, and which,
+# matters as much as whether any are, so the seed is tried with several draws of several sizes.
 _PLAN = (
     _Start("seed", demos="none", format=0),
     _Start("seed", demos="many", format=0),
-    _Start("goal+labels", demos="many", format=0),
     _Start("seed", demos="few", format=0),
+    _Start("goal+labels", demos="many", format=0),
+    _Start("seed", demos="some", format=0),
     _Start("empty", demos="many", format=0),
     _Start("seed", demos="many", format=1),
+    _Start("goal", demos="none", format=0),
+    _Start("seed", demos="few", format=0),
+    _Start("seed", demos="some", format=0),
     _Start("seed", demos="none", format=1),
+    _Start("empty", demos="few", format=0),
     _Start("seed", demos="many", format=0),
     _Start("goal+labels", demos="none", format=0),
-    _Start("goal", demos="none", format=0),
-    _Start("empty", demos="few", format=0),
     _Start("goal", demos="many", format=1),
     _Start("seed", demos="none", format=2),
     _Start("seed", demos="none", format=3),
@@ -109,8 +113,9 @@ def _format_of(plan: _Start, seed: Candidate, formats: Sequence[str]) -> str:
 
 
 def _sizes(task: Task, max_demos: int) -> dict[str, int]:
-    """Return how many rows are few (one for each label, at least four) and many, never more than allowed."""
+    """Return how many rows are few (one for each label, at least four), many, and between, never more than allowed."""
     field = label_field(task)
     n_labels = len(labels_of(task.outputs[field])) if field else 0
     few = min(max_demos, max(_FEW, n_labels))
-    return {"none": 0, "few": few, "many": min(max_demos, max(_MANY, 2 * few))}
+    many = min(max_demos, max(_MANY, 2 * few))
+    return {"none": 0, "few": few, "some": round(math.sqrt(few * many)), "many": many}
