@@ -1,17 +1,16 @@
 """Who works on a study: one process alone, or any number of them that share a PostgreSQL database.
 
-A worker is a row that it stamps every few seconds. When the stamp grows old another worker deletes the row, and with it
-everything that the silent one had in hand: its trials are taken up by others under their own numbers, its leases are
-void, and what it reserved in the ledger counts as spent. A worker that wakes up after that finds no row of its own, may
-begin no further call, and joins again as a new one; replies that reach it late are still entered. The eldest worker
-leads: it alone chooses the winner, makes the final test and writes to MLflow.
+A worker is a row with a sign of life (`optimizer.sign_of_life`). When that fails another worker deletes the row, and
+with it everything that the silent one had in hand: its trials are taken up by others under their own numbers, its
+leases are void, and what it reserved in the ledger counts as spent. A worker that wakes up after that finds no row of
+its own, may begin no further call, and joins again as a new one; replies that reach it late are still entered. The
+eldest worker leads: it alone chooses the winner, makes the final test and writes to MLflow.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import cast
@@ -24,14 +23,11 @@ from optimizer.candidate import content_hash
 from optimizer.database import claim_table, is_away, lease_table, ledger_table, storage_errors, worker_table
 from optimizer.errors import LostWorker
 from optimizer.journal import Journal
+from optimizer.sign_of_life import NOW, SignOfLife
 
 logger = logging.getLogger(__name__)
 
-BEAT_S = 3.0
-TAKE_OVER_S = 45.0  # after so long a silence others take over
 LOOK_S = 0.25  # between two looks at what others have in hand
-
-NOW = sa.func.extract("epoch", sa.func.clock_timestamp())
 
 
 class Alone:
@@ -97,14 +93,11 @@ class Crew(Alone):
         self._study, self._id = journal.study, journal.owner
         self._lock_id = int(content_hash(["deciding", self._study], n_chars=15), 16)
         self._local = threading.local()
-        self._closing = threading.Event()
-        self._beaten_at = time.monotonic()
         journal.fence()
         with storage_errors(), self._engine.begin() as connection:
             row = {"id": self._id, "study": self._study, "beat_at": NOW}
-            connection.execute(sa.insert(worker_table).values(**row))
-        self._thread = threading.Thread(target=self._beat, name="worker-beat", daemon=True)
-        self._thread.start()
+            seq = connection.execute(sa.insert(worker_table).values(**row).returning(worker_table.c.seq)).scalar_one()
+        self._sign = SignOfLife(self._engine, study=self._study, worker=self._id, seq=seq, forget=self._forget)
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
@@ -188,38 +181,14 @@ class Crew(Alone):
             return int(connection.execute(query).scalar_one())
 
     def close(self) -> None:
-        self._closing.set()
+        self._sign.close()
         try:
             with self._engine.begin() as connection:
                 self._forget(connection, self._id)
         except sa.exc.SQLAlchemyError as error:  # others find out by the silence
             logger.info("worker %s could not say that it leaves: %s", self._id, error)
 
-    # -- the beat ---------------------------------------------------------------------------------
-
-    def _beat(self) -> None:
-        while not self._closing.wait(BEAT_S):
-            try:
-                with self._engine.begin() as connection:
-                    self._stamp(connection)
-            except LostWorker as error:
-                logger.warning("%s", error)
-                return
-            except Exception as error:  # border: the next beat may get through; type and message are kept
-                logger.warning("no sign of life: %s: %s", type(error).__name__, str(error).partition("\n")[0])
-
-    def _stamp(self, connection: sa.Connection) -> None:
-        mine = worker_table.c.id == self._id
-        if not connection.execute(sa.update(worker_table).where(mine).values(beat_at=NOW)).rowcount:
-            raise LostWorker
-        # One that was itself away cannot tell whether the others were silent or the database was.
-        was_here, self._beaten_at = time.monotonic() - self._beaten_at < TAKE_OVER_S / 2, time.monotonic()
-        silent = (worker_table.c.study == self._study) & (worker_table.c.beat_at < NOW - TAKE_OVER_S)
-        for worker in (
-            connection.execute(sa.select(worker_table.c.id).where(silent)).scalars().all() if was_here else ()
-        ):
-            logger.warning("worker %s is silent; others take over what it had in hand", worker)
-            self._forget(connection, worker)
+    # -- others, and the lock -----------------------------------------------------------------------
 
     def _forget(self, connection: sa.Connection, worker: str) -> None:
         table = ledger_table.c

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import sqlalchemy as sa
 
-from optimizer.crew import NOW
 from optimizer.database import claim_table, storage_errors, worker_table
 from optimizer.journal import Journal
+from optimizer.sign_of_life import NOW
 from optimizer.words import duration
 
 

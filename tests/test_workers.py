@@ -19,7 +19,9 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
+from optimizer import sign_of_life
 from optimizer.crew import Crew
+from optimizer.database import worker_table
 from optimizer.errors import ConfigError
 from optimizer.file_systems import file_system_of
 from optimizer.journal import Journal, open_engine
@@ -190,6 +192,36 @@ def test_a_worker_that_dies_or_is_suspended_has_its_trial_taken_over(
         assert sum(n - 1 for n in model.repeated.values()) <= n_in_flight
         assert sum(finished(tmp_path / "two").spend.calls.values()) >= len(server.calls)
         assert len(rows(database, "SELECT 1 FROM worker")) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("has_lock", "is_given_up"), [(False, True), (True, False)])
+def test_a_worker_that_was_killed_is_given_up_long_before_one_that_is_only_silent(
+    has_lock: bool, is_given_up: bool, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database lets go of the lock of a process that is gone; while it is held, silence alone decides."""
+    monkeypatch.setattr(sign_of_life, "BEAT_S", 0.1)
+    engine = open_engine(database)
+    with engine.begin() as connection:
+        values = [{"id": name, "study": "one", "beat_at": sign_of_life.NOW} for name in ("judge", "silent")]
+        judge, silent = (
+            connection.execute(sa.insert(worker_table).values(**each).returning(worker_table.c.seq)).scalar_one()
+            for each in values
+        )
+    given_up: list[str] = []
+    sign = sign_of_life.SignOfLife(
+        engine, study="one", worker="judge", seq=judge, forget=lambda _, worker: given_up.append(worker)
+    )
+    with engine.connect() as holder:
+        if has_lock:
+            holder.execute(sa.select(sa.func.pg_advisory_lock(sign._lock_id, silent)))
+            time.sleep(2.0)
+        else:
+            wait_for(lambda: given_up)
+        assert set(given_up) == ({"silent"} if is_given_up else set())
+        holder.invalidate()
+    sign.close()
+    engine.dispose()
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import os
 import sys
 from pathlib import Path
 
-from optimizer import commands, crew, database, terminal
+from optimizer import commands, database, sign_of_life, terminal
 
 BEAT_S, TAKE_OVER_S = 0.3, 2.0
 SLOW = ("mlflow", *(f"optimizer.{name}" for name in ("job", "progress", "render", "run", "summary", "workers")))
@@ -21,7 +21,7 @@ SLOW = ("mlflow", *(f"optimizer.{name}" for name in ("job", "progress", "render"
 def main() -> None:
     for name in SLOW:  # before the forks, once
         importlib.import_module(name)
-    crew.BEAT_S, crew.TAKE_OVER_S = BEAT_S, TAKE_OVER_S
+    sign_of_life.BEAT_S, sign_of_life.TAKE_OVER_S = BEAT_S, TAKE_OVER_S
     database.IDLE_S = TAKE_OVER_S
     for line in sys.stdin:
         request = json.loads(line)
