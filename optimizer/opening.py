@@ -145,8 +145,9 @@ def _open_within(
     resources.callback(models.close)
     learned, (first, *others) = _learned(record), _diverse_starts(job, seed)
     starts = dict([first, *learned, *others])
+    n_starts = max(1 + len(learned), job.config.search.trials // 3)
     with crew.deciding():
-        study.enqueue_starts(list(starts)[: max(1 + len(learned), job.config.search.trials // 3)])
+        study.enqueue_starts(list(starts)[:n_starts], induced=job.proposer_backend.style == "chat" and n_starts > 2)
     proposer = open_proposer(job, seed, models, journal, evaluator)
     return lambda taken: Opened(
         seed=seed,

@@ -104,13 +104,19 @@ class Study:
             storage=self._storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
         )
 
-    def enqueue_starts(self, names: Sequence[str]) -> None:
-        """Queue the first candidates, each once, also when a kill came between two of them."""
+    def enqueue_starts(self, names: Sequence[str], *, induced: bool = False) -> None:
+        """Queue the first candidates, each once, also when a kill came between two of them.
+
+        Args:
+            induced: end with instructions that the proposer finds by itself, from examples alone.
+        """
         known = {trial.user_attrs.get("start") for trial in self.trials()}
         if None not in known:  # all trials so far are starts, or there are none
             for name in names:
                 if name not in known:
                     self._study.enqueue_trial({}, user_attrs={"start": name})
+            if induced and "induce" in self._operators:
+                self._study.enqueue_trial(self._fixed("induce") | {"parent": "seed"})
             self._n_changes += 1
 
     def report(self, ticket: Ticket, value: float, step: int) -> None:
@@ -133,9 +139,12 @@ class Study:
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
-            change = "examples" if name == EXAMPLES else "words"
-            self._study.enqueue_trial({"aim": "explore", "change": change, "operator": name})
+            self._study.enqueue_trial(self._fixed(name))
             self._n_changes += 1
+
+    def _fixed(self, operator: str) -> dict[str, str]:
+        """Return the parameters of a recipe with this operator; the others are drawn."""
+        return {"aim": "explore", "change": "examples" if operator == EXAMPLES else "words", "operator": operator}
 
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""

@@ -32,6 +32,8 @@ def load(dotted: str, *, folder: Path | None, where: str) -> object:
     """
     if not re.fullmatch(r"\w+(\.\w+)*:\w+", dotted):
         raise ProgramError(f"{where}: {dotted!r} must have the form package.module:name")
+    if ".py:" in dotted:
+        raise ProgramError(f"{where}: {dotted!r} names a file; write its module: {dotted.replace('.py:', ':')!r}")
     module_name, _, name = dotted.partition(":")
     _refuse_namesake(module_name.partition(".")[0], folder, where)
     with user_code(ProgramError, f"{where}: {dotted!r}", verb=" cannot be imported:"), _leading_path(folder):

@@ -122,6 +122,12 @@ def test_other_forms_are_refused(text: str) -> None:
         load(text, folder=None, where="metric.name")
 
 
+def test_the_name_of_a_file_is_answered_with_that_of_its_module() -> None:
+    """`judge.py:score` is what many write first."""
+    with pytest.raises(ProgramError, match=r"'judge\.py:score' names a file; write its module: 'judge:score'$"):
+        load("judge.py:score", folder=None, where="metric.name")
+
+
 def test_a_function_must_be_callable() -> None:
     """A constant is found by `load` and refused where a function is needed."""
     assert load("math:pi", folder=None, where="metric.name") > 3  # type: ignore[operator]

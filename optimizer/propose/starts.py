@@ -1,5 +1,7 @@
 """The first candidates of a study: cheap, plain and different from each other. No model is asked for them.
 
+A capable proposer adds one that it induces from examples (`Study.enqueue_starts`).
+
 A search that starts from one weak prompt spends its budget on climbing to where a plain sentence with a few
 balanced examples already stands; some small models even do best with no instruction at all.
 """
