@@ -14,7 +14,7 @@ from rich.text import Text
 from optimizer import insight, stats
 from optimizer.candidate import Candidate
 from optimizer.insight import Pair
-from optimizer.records import Outcome, StudyView
+from optimizer.records import Outcome, StudyView, Verdict
 from optimizer.report import Material
 from optimizer.tables import diff_text
 from optimizer.words import count, duration, money, percent, points, visible
@@ -30,7 +30,8 @@ def compare_trials(material: Material, one: Candidate, other: Candidate) -> Grou
     for head in facts[0]:
         table.add_row(head, facts[0][head], facts[1][head])
     compared, split = _compared(material, one, other)
-    said = Text(_difference(compared, split))
+    verdict, is_final = material.view.verdict, split == "test" and one == material.view.seed
+    said = Text(_difference(compared, split, verdict if is_final else None))
     return Group(table, Text(), said, Text(), _changes(material, one, other), *_flips(compared))
 
 
@@ -109,8 +110,8 @@ def _winners(one: Material, other: Material) -> tuple[Pair, ...]:
     return insight.pairs(first.winner_outcomes, second.winner_outcomes, {**one.rows, **other.rows})
 
 
-def _difference(compared: Sequence[Pair], split: str) -> str:
-    """Say how the second one does against the first one, and how sure that is."""
+def _difference(compared: Sequence[Pair], split: str, verdict: Verdict | None = None) -> str:
+    """Say how the second one does against the first one, and how sure that is; in the verdict's own figures, if any."""
     values = [
         (a, b) for pair in compared if (a := pair.seed.value) is not None and (b := pair.winner.value) is not None
     ]
@@ -118,13 +119,15 @@ def _difference(compared: Sequence[Pair], split: str) -> str:
         return "There is no row that both were scored on."
     first, second = np.array([a for a, _ in values]), np.array([b for _, b in values])
     is_binary = bool(np.isin([first, second], (0.0, 1.0)).all())
-    found = stats.compare(first, second, is_binary=is_binary, confidence=0.95, rng=np.random.default_rng(0))
+    rng = np.random.default_rng(0)
+    confidence = verdict.confidence if verdict else 0.95
+    found = verdict or stats.compare(first, second, is_binary=is_binary, confidence=confidence, rng=rng)
     flips = Counter(pair.flip for pair in compared)
     chosen = "" if split == "test" else "; dev rows chose the candidates, so this flatters the better one"
     return (
-        f"second less first: {points(found.difference)} points on {found.n} {split} rows, 95% interval "
-        f"{points(found.low)} to {points(found.high)}, p = {found.p_value:.2g}; {flips['fixed']} fixed, "
-        f"{flips['broken']} broken{chosen}"
+        f"second less first: {points(found.difference)} points on {found.n} {split} rows, "
+        f"{100 * confidence:.0f}% interval {points(found.low)} to {points(found.high)}, p = {found.p_value:.2g}; "
+        f"{flips['fixed']} fixed, {flips['broken']} broken{chosen}"
     )
 
 

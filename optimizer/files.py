@@ -11,6 +11,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from optimizer.candidate import JsonValue
 from optimizer.crash_points import crash_point
 from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView
@@ -141,8 +142,14 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save_best(run_dir: Path, view: StudyView, text: str) -> None:
-    """Write the best prompt of a study: `best_prompt.txt` to read, `best_prompt.json` to load."""
-    record = {"study": view.name, "state": view.state, "candidate_id": view.best.id, "candidate": view.best.to_json()}
+    """Write the prompt of a study that is to be used: `best_prompt.txt` to read, `best_prompt.json` to load.
+
+    Args:
+        text: `view.chosen` as it is sent.
+    """
+    verdict = view.verdict.decision if view.verdict else None
+    record: dict[str, JsonValue] = {"study": view.name, "state": view.state, "verdict": verdict}
+    record |= {"candidate_id": view.chosen.id, "candidate": view.chosen.to_json()}
     write_atomically(run_dir / "best_prompt.txt", text)
     write_atomically(run_dir / "best_prompt.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 

@@ -20,6 +20,7 @@ from optimizer.words import visible
 
 if TYPE_CHECKING:
     from optimizer.candidate import Candidate
+    from optimizer.records import StudyView
 
 
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
@@ -136,7 +137,7 @@ def export_study(
     chosen = export_format(format)
     saved = open_saved(runs_dir, name)
     view = saved.view()
-    candidate = view.best if trial is None else picked(view, str(trial))
+    candidate = view.chosen if trial is None else picked(view, str(trial))
     rows = saved.test_rows() if chosen == "promptfoo" else ()
     text = export(view, saved.program(), chosen, candidate, rows=rows)
     if output is None:
@@ -144,8 +145,18 @@ def export_study(
     else:
         write_new(output, text, is_forced=is_forced)
         console().print(f"wrote {output}", highlight=False)
+    if trial is None and view.chosen != view.best:
+        _tell_kept(view)
     _tell_personal(candidate)
     return 0
+
+
+def _tell_kept(view: StudyView) -> None:
+    """Say that the search's prompt has not won, and how to get it all the same."""
+    best = view.trial_of(view.best)
+    other = f"; the best candidate of the search: --trial {best.number + 1}" if best else ""
+    said = f"note: the verdict is keep, so this is the prompt that you had{other}"
+    console(is_error=True).print(said, highlight=False, style="yellow")
 
 
 def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool) -> int:

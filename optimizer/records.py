@@ -176,7 +176,7 @@ class StudyView:
     Attributes:
         config: the configuration as plain JSON.
         facts: environment, data counts, class balance, fingerprints; for people, not for decisions.
-        best: the candidate to use if everything stopped now; the winner once the study is finished.
+        best: the best candidate so far; once the study is finished the one that the final test was about.
         wall_s: seconds spent running, pauses between sessions not counted.
     """
 
@@ -192,6 +192,11 @@ class StudyView:
     verdict: Verdict | None
     spend: Spend
     wall_s: float
+
+    @property
+    def chosen(self) -> Candidate:
+        """The prompt to use: the best one, unless the final test could not show that it is better than the seed."""
+        return self.seed if self.verdict is not None and self.verdict.decision == "keep" else self.best
 
     def trial_of(self, candidate: Candidate) -> TrialRecord | None:
         """The first trial that evaluated this candidate."""

@@ -279,7 +279,8 @@ class Session:
             "verdict": cast(JsonValue, asdict(verdict)),
         }
         self.journal.update_study(records=records)
-        save_best(self.job.run_dir, replace(self.view(), state="finished"), self.render(winner))
+        view = replace(self.view(), state="finished")
+        save_best(self.job.run_dir, view, self.render(view.chosen))
         self._close_record("finished", reason, {})  # last: what it takes to get here again is in the journal
 
     def stop(self) -> None:
@@ -299,8 +300,11 @@ class Session:
 
     def mend_best(self) -> None:
         """Write the best prompt if a kill or a full disk has kept it from being written."""
-        best = self.view().best if self.is_finished else self.elite.incumbent
-        if best is not None and saved_best(self.job.run_dir) != best.id:
+        best, saved = self.elite.incumbent, saved_best(self.job.run_dir)
+        if self.is_finished:
+            if saved != (view := self.view()).chosen.id:
+                save_best(self.job.run_dir, view, self.render(view.chosen))
+        elif best is not None and saved != best.id:
             self._keep(best)
 
     def close(self) -> None:

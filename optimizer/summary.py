@@ -103,7 +103,9 @@ def _headline(view: StudyView) -> Text:
 def _winner_title(view: StudyView) -> str:
     trial = view.trial_of(view.best)
     made_by = f", made by `{trial.recipe.operator}` in trial {trial.number + 1}" if trial else ""
-    return f"{'Winning' if view.verdict else 'Best so far'} prompt{made_by}"
+    if view.verdict is None:
+        return f"Best prompt so far{made_by}"
+    return f"{'Winning prompt' if view.chosen == view.best else 'Best candidate, not proven to be better'}{made_by}"
 
 
 def _prompt_panel(title: str, candidate: Candidate, prompts: Mapping[str, str]) -> Panel:
@@ -157,10 +159,13 @@ def _bill(view: StudyView) -> Text:
 
 def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
     table = Table.grid(padding=(0, 3))
+    is_kept = view.chosen != view.best
     for what, command in (
         ("see the whole search", f"ui {view.name}{runs_flag}"),
         ("read what it came to", f"report {view.name}{runs_flag}"),
-        ("take the prompt away", f"export {view.name} --format markdown{runs_flag}"),
+        ("see rows that flipped", f"compare {view.name} seed best{runs_flag}")
+        if is_kept
+        else ("take the prompt away", f"export {view.name} --format markdown{runs_flag}"),
         ("use it on your own data", "init FILE"),
     ):
         table.add_row(Text(what, style="dim"), Text(f"{command_name()} {command}", style="cyan"))

@@ -163,7 +163,15 @@ def result_json(check: Check, decay: Decay, spend: Spend) -> dict[str, Any]:
 
 
 def _from_study(saved: SavedStudy) -> tuple[SavedStudy, Candidate]:
-    return saved, saved.view().best
+    view = saved.view()
+    if view.chosen != view.best:
+        trial = view.trial_of(view.best)
+        raise StudyError(
+            f"study {view.name!r} ended in `keep`: no new prompt has taken the place of yours, so there is none to "
+            f"verify. To score its best candidate all the same: optimizer export {view.name} --format chat-json "
+            f"--trial {trial.number + 1 if trial else 'N'} -o FILE, then optimizer verify FILE"
+        )
+    return saved, view.best
 
 
 def _from_file(path: Path, runs_dir: Path) -> tuple[SavedStudy, Candidate]:

@@ -107,12 +107,12 @@ def export(
     """Return a prompt of a study in the form that is asked for, with a line end at the end.
 
     Args:
-        candidate: default: the best one.
+        candidate: default: the one to use, which is the untouched prompt after the verdict `keep`.
         rows: test rows, which become assertions where a form has them.
 
     Raises:
         ProgramError: the layout puts inputs in as no plain client could.
     """
-    subject = Subject(view=view, program=program, candidate=candidate or view.best, rows=tuple(rows))
+    subject = Subject(view=view, program=program, candidate=candidate or view.chosen, rows=tuple(rows))
     text = EXPORTERS[format](subject).encode("utf-8", "replace").decode()  # half a surrogate pair is no text
     return text + "\n"

@@ -35,6 +35,10 @@ class Subject:
     def is_best(self) -> bool:
         return self.candidate.id == self.view.best.id
 
+    @property
+    def is_chosen(self) -> bool:
+        return self.candidate.id == self.view.chosen.id
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PredictorPrompt:
@@ -134,7 +138,7 @@ def goal(view: StudyView) -> str:
 def facts(subject: Subject) -> dict[str, JsonValue]:
     """Return what is true of the prompt as a whole, as JSON with stable keys."""
     view, candidate = subject.view, subject.candidate
-    verdict = view.verdict if subject.is_best else None
+    verdict = view.verdict if subject.is_best or subject.is_chosen else None
     return {
         "study": view.name,
         "goal": goal(view),

@@ -37,7 +37,7 @@ def _longest_run(text: str) -> int:
 
 def _head(subject: Subject) -> str:
     view = subject.view
-    if not subject.is_best:
+    if not subject.is_chosen:
         said = "A candidate of the search, not the one that it recommends."
     elif view.verdict is None:
         said = "The best prompt so far. There is no verdict yet."
@@ -102,6 +102,11 @@ def _demos(prompts: tuple[PredictorPrompt, ...]) -> str:
 def _settings(subject: Subject, prompts: tuple[PredictorPrompt, ...]) -> str:
     candidate = subject.candidate
     lines = [f"- model: {code(model_name(subject.view))}"]
+    if any(prompt.guide for prompt in prompts):
+        lines.append(
+            "- replies: the model could answer in the allowed form alone, such as one of the labels. Where yours is "
+            "not held to it, say the form in the prompt or in your tool; `chat-json` has the rule for llama.cpp"
+        )
     for prompt in prompts:
         stop = ", ".join(code(json.dumps(text, ensure_ascii=False)) for text in prompt.stop) or "none"
         limits = f"temperature {prompt.temperature:g}, at most {prompt.max_tokens} tokens, stop: {stop}"

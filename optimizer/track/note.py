@@ -17,6 +17,8 @@ def study_note(view: StudyView, projection: Projection) -> str:
     seed = _prompt("Seed prompt", view, projection, is_seed=True)
     trial = view.trial_of(view.best)
     winner_title = "Best prompt so far" if view.verdict is None else "Winning prompt"
+    if view.chosen != view.best:
+        winner_title = "Best candidate, not proven to be better"
     winner_title += f": trial {trial.number + 1}, {trial.recipe.operator}" if trial else ""
     winner = _prompt(winner_title, view, projection, is_seed=False)
     parts = [headline(view), _scores(view), _bill(view), winner, seed, _commands(view)]
