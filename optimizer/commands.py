@@ -235,6 +235,7 @@ def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool
     base = f"http://127.0.0.1:{free}"
     link = study_url(base, saved.view(), projection)
     log = (runs_dir / "ui.log").open("ab")
+    stop_on_signals()  # the server must not outlive this process
     server = subprocess.Popen(command, env={**os.environ, **extra}, stdout=log, stderr=log)
     try:
         _wait_until_up(base, server, runs_dir / "ui.log")

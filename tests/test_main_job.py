@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -162,8 +163,9 @@ def test_check_tells_what_a_run_will_find_and_take(folder: Path, server: FakeSer
 
 
 @pytest.mark.slow
-def test_the_ui_opens_at_the_study(folder: Path, server: FakeServer) -> None:
-    """`optimizer ui` serves MLflow on loopback, prints a link to the study's run, and ends with Ctrl-C."""
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_the_ui_opens_at_the_study(how: signal.Signals, folder: Path, server: FakeServer) -> None:
+    """`optimizer ui` serves MLflow on loopback, prints a link to the study's run, and takes the server with it."""
     settings = config(server.url)
     settings["search"]["trials"] = 1
     write(folder, settings)
@@ -179,9 +181,11 @@ def test_the_ui_opens_at_the_study(folder: Path, server: FakeServer) -> None:
         with urllib.request.urlopen(f"{found[1]}/api/2.0/mlflow/runs/get?run_id={found[2]}", timeout=30) as reply:
             assert json.load(reply)["run"]["info"]["status"] == "FINISHED"
     finally:
-        ui.send_signal(signal.SIGINT)
+        ui.send_signal(how)
         assert ui.wait(timeout=40) == 0
         ui.stdout.close() if ui.stdout else None
+    with pytest.raises(urllib.error.URLError):
+        urllib.request.urlopen(found[1], timeout=5)
 
 
 @pytest.mark.slow
