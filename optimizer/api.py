@@ -92,6 +92,7 @@ def optimize(
     lm: Model | None = None,
     proposer: Model | None = None,
     goal: str = "",
+    outputs: Sequence[str] = (),
     budget: Mapping[str, Any] | None = None,
     search: Mapping[str, Any] | None = None,
     tracking: Mapping[str, Any] | None = None,
@@ -110,6 +111,8 @@ def optimize(
         test: rows that are looked at once, for the verdict.
         lm: the model that the prompt is for; default: DSPy's configured one, else the embedded model.
         proposer: the model that writes mutations; default: the same.
+        outputs: names of the label columns; default: those that the predictors write, or of marked `dspy.Example`s all
+            that are no inputs. For programs that compute their answer from what a predictor writes.
         budget: as the section `budget` of a configuration file; `search` and `tracking` likewise.
         name: of the study; calling again with the same name and data continues it or returns its result.
 
@@ -125,7 +128,7 @@ def optimize(
     train_rows = list(train)
     config = Config(
         name=name,
-        task=_task(program_, train_rows, goal),
+        task=_task(program_, train_rows, goal, outputs),
         data=Data(source="rows"),
         lm=LMs(
             task=TaskLM(**dict(_settings(task_lm))),
@@ -229,7 +232,7 @@ def _metric(metric: str | Callable[..., Any], config: Config) -> Metric:
     return open_metric(config) if isinstance(metric, str) else from_function(metric)
 
 
-def _task(program: Program, rows: Sequence[Any], goal: str) -> Task:
+def _task(program: Program, rows: Sequence[Any], goal: str, named: Sequence[str] = ()) -> Task:
     """Read the fields of the task off the rows, their kinds off the program's signatures where it has them."""
     if not rows:
         raise DataError("train: no rows; give labelled examples")
@@ -237,12 +240,15 @@ def _task(program: Program, rows: Sequence[Any], goal: str) -> Task:
     answers = {field.name: field for spec in program.specs.values() for field in spec.outputs}
     is_marked = isinstance(first, dspy.Example) and first._input_keys is not None
     columns = list(first.keys())
-    inputs = list(first.inputs().keys()) if is_marked else [key for key in columns if key not in answers]
+    if missing := [name for name in named if name not in columns]:
+        raise DataError(f"outputs: {', '.join(missing)} is no column; columns: {', '.join(columns)}")
+    labels = named or answers
+    inputs = list(first.inputs().keys()) if is_marked and not named else [key for key in columns if key not in labels]
     outputs = [key for key in columns if key not in inputs]
     if not outputs:
         raise DataError(
             f"train: none of the columns {', '.join(columns)} is an output of the program ({', '.join(answers)}); "
-            "name the label column like the output field"
+            "name the label column like the output field, or name it in `outputs`"
         )
     seed = program.seed("").parts[-1].instructions
     return Task(

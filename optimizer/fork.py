@@ -11,7 +11,7 @@ from optimizer.candidate import JsonValue, canonical_json
 from optimizer.database import reply_table, storage_errors
 from optimizer.statements import insert_or_ignore
 
-MAX_SHOWN_CHARS = 40
+MAX_SHOWN_CHARS = 120
 Record = Mapping[str, JsonValue]
 
 

@@ -208,7 +208,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     if changed:
         raise StudyError(
             f"study {job.config.name!r} was started with another {', '.join(changed)}; undo the change to continue it, "
-            "or begin a new study that reuses its replies: optimizer run CONFIG --fork NAME"
+            "or begin a new study, which uses again the replies that still apply: optimizer run CONFIG --fork NAME"
         )
     journal.adopt_orphans()
     if record["state"] == "paused":

@@ -24,6 +24,17 @@ class Pack(dspy.Signature):
     team: Team = dspy.OutputField()
 
 
+class Computes(dspy.Module):
+    """Its answer is made of what the predictor writes, and has another name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.say = dspy.Predict("note -> reply")
+
+    def forward(self, note: str) -> Any:
+        return dspy.Prediction(team=str(self.say(note=note).reply).strip().lower())
+
+
 class TwoSteps(dspy.Module):
     """Names the fruit, then the team."""
 
@@ -104,6 +115,17 @@ def test_the_teleprompter_compiles_a_student_of_two_predictors(tmp_path: Path, s
     assert {trial.recipe.predictor for trial in compiled.result.view.trials} >= {"find", "pick"}
     with dspy.context(lm=options["lm"]):
         assert compiled(note="Box 7 holds 3 plums.").team in FRUIT.values()
+
+
+@pytest.mark.slow
+def test_an_answer_that_the_program_computes_is_named(tmp_path: Path, server: FakeServer) -> None:
+    """`outputs` names the label column where no predictor has a field of that name; a wrong name is one line."""
+    options = settings(tmp_path, server) | {"search": {"trials": 2, "formats": ["plain"]}}
+    result = optimizer.optimize(Computes(), metric="accuracy", train=labelled_rows(), outputs=["team"], **options)
+    assert {outcome.kind for outcome in result.view.trials[0].outcomes} == {"scored"}
+    assert result.verdict.seed_score > 0
+    with pytest.raises(DataError, match=r"outputs: teem is no column; columns: note, team"):
+        optimizer.optimize(Computes(), metric="accuracy", train=labelled_rows(), outputs=["teem"], **options)
 
 
 def test_rows_without_the_answer_are_refused(tmp_path: Path, server: FakeServer) -> None:
