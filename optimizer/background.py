@@ -13,6 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 from optimizer.budget import expected_in_all
+from optimizer.command_line import command_name
 from optimizer.config import Budget
 from optimizer.config_file import load_config
 from optimizer.errors import StudyError
@@ -44,7 +45,7 @@ def detach(arguments: Sequence[str], run_dir: Path) -> tuple[int, str]:
     make_private_folder(run_dir)
     if is_claimed(run_dir):
         raise StudyError(
-            f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}"
+            f"study {run_dir.name!r} is being run by another process; see: {command_name()} status {run_dir.name}"
         )
     path = run_dir / OUTPUT
     with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE_FILE), "ab") as output:
@@ -166,7 +167,7 @@ def run_detached(
         print(said, file=sys.stderr)
         return code
     name = config.name + runs_flag(runs_dir)
-    print(f"{said}\nsee how far it is: optimizer status {name}\nend it: optimizer stop {name}")
+    print(f"{said}\nsee how far it is: {command_name()} status {name}\nend it: {command_name()} stop {name}")
     return 0
 
 

@@ -15,6 +15,7 @@ from optimizer import __version__
 from optimizer import cli_options as options
 from optimizer.cli_options import guard
 from optimizer.cli_people import add_commands
+from optimizer.command_line import command_name
 
 EXAMPLES = """\b
 Examples:
@@ -278,7 +279,7 @@ def main() -> None:
         click.echo(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()} See: optimizer --help", err=True)
+        click.echo(f"error: {error.format_message()} See: {command_name()} --help", err=True)
         sys.exit(2)
     except click.Abort:
         sys.exit(130)

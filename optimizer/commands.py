@@ -70,7 +70,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     finally:
         job.close()
     out.print("Everything is in place. Next:", highlight=False)
-    print_command(out, f"optimizer run {shlex.quote(str(config_path))}")
+    print_command(out, f"run {shlex.quote(str(config_path))}")
     return 0
 
 

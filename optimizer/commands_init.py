@@ -47,12 +47,12 @@ def show_example(name: str | None, into: Path) -> int:
             table.add_row(Text(each, style="bold"), Text(said))
         out.print(table)
         out.print("\nTake one with its data:")
-        print_command(out, "optimizer example quickstart")
+        print_command(out, "example quickstart")
         return 0
     config, *others = copy_example(name, into)
     out.print(f"Wrote {', '.join(map(str, (config, *others)))}. Next:", highlight=False, markup=False)
     for command in ("check", "run"):
-        print_command(out, f"optimizer {command} {shlex.quote(str(config))}")
+        print_command(out, f"{command} {shlex.quote(str(config))}")
     return 0
 
 
@@ -92,7 +92,7 @@ def _print(written: Written) -> None:
     for note in (*draft.notes, *report.warnings[:5], *_missing_model(draft.model)):
         say(f"note: {note}")
     say(f"Wrote {written.path}. Read it, then:")
-    print_command(out, f"optimizer check {shlex.quote(str(written.path))} --probe")
+    print_command(out, f"check {shlex.quote(str(written.path))} --probe")
 
 
 def _missing_model(model: str) -> list[str]:

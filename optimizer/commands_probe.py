@@ -111,7 +111,7 @@ def _print_advice(out: Console, advice: Advice, config_path: Path) -> None:
         out.print(f"- {reason}", highlight=False, markup=False)
     if advice.decision == "go":
         out.print("Next:", highlight=False)
-        print_command(out, f"optimizer run {shlex.quote(str(config_path))}")
+        print_command(out, f"run {shlex.quote(str(config_path))}")
 
 
 def _probe_json(facts: ProbeFacts, advice: Advice, asked: Sequence[str], bill: Estimate) -> dict[str, object]:

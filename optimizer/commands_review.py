@@ -12,6 +12,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from optimizer.candidate import Example
+from optimizer.command_line import command_name
 from optimizer.errors import ConfigError, StudyError, UserError
 from optimizer.render import render
 from optimizer.review import Difference, Finalist, differences, finalists
@@ -100,7 +101,7 @@ def _edit(
 
 def _say_suggested(name: str, *, is_new: bool, state: str) -> None:
     if not is_new:
-        console().print("this very prompt has been tried; see: optimizer show " + name, highlight=False)
+        console().print(f"this very prompt has been tried; see: {command_name()} show {name}", highlight=False)
         return
     when = (
         "the running study takes it up next" if state == "running" else "it is raced next when the study is run again"
@@ -143,7 +144,7 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
     if view.state != "finished":
         out.print("\nveto or edit one:")
         for flag in ("--veto N", "--edit N"):
-            print_command(out, f"optimizer review {view.name} {flag}")
+            print_command(out, f"review {view.name} {flag}")
 
 
 def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:

@@ -18,9 +18,9 @@ from pydantic_core import ErrorDetails
 
 from optimizer.config import OPERATORS, Config, Metric
 from optimizer.config_docs import KEYS, Key, child_names, reference_path
+from optimizer.config_open import read_config
 from optimizer.errors import ConfigError, did_you_mean
 
-MAX_BYTES = 1_000_000
 MAX_DEPTH = 40
 METRICS = tuple(re.findall(r"`(\w+)`", Metric.model_fields["name"].description or ""))
 
@@ -59,7 +59,7 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ConfigError: the file, an override or a value is wrong; one line, and a secret is never repeated in it.
     """
     where = str(path)
-    tree = _parse(_read(path), where)
+    tree = _parse(read_config(path), where)
     if tree is None:
         required = ", ".join(name for name in child_names("") if KEYS[name].default == "required")
         raise ConfigError(f"{where}: the file is empty. It needs at least the keys {required}")
@@ -78,32 +78,6 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     loc, problem = min(problems.items(), key=lambda item: item[1].rank)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
     raise ConfigError(f"{where}: {f'{_dotted(loc)}: ' if loc else ''}{problem.text}{more}")
-
-
-def _read(path: Path) -> str:
-    try:
-        with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file.{_siblings(path)}") from None
-    except IsADirectoryError:
-        raise ConfigError(f"{path}: is a folder, not a file.{_siblings(path / 'quickstart.yaml')}") from None
-    except OSError as error:
-        raise ConfigError(f"{path}: cannot be read: {error.strerror or error}") from error
-    if len(raw) > MAX_BYTES:
-        raise ConfigError(f"{path}: is larger than {MAX_BYTES // 1_000_000} MB. Is this the data file?")
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path}: line {line}: not UTF-8 text. Save the file in UTF-8") from error
-
-
-def _siblings(path: Path) -> str:
-    """Name the YAML file in the same folder that was probably meant, or a few that are there."""
-    names = sorted(file.name for file in path.parent.glob("*.y*ml"))
-    near = did_you_mean(path.name, names) or did_you_mean(f"{path.name}.yaml", names)
-    return near or (f" Files there: {', '.join(names[:5])}" if names else "")
 
 
 class _Loader(yaml.SafeLoader):

@@ -12,6 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from optimizer.candidate import JsonValue
+from optimizer.command_line import command_name
 from optimizer.crash_points import crash_point
 from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView
@@ -47,7 +48,7 @@ def claim(run_dir: Path) -> FileLock:
         lock.acquire(timeout=1, poll_interval=0.05)  # somebody may just be looking, see below
     except Timeout:
         raise StudyError(
-            f"study {run_dir.name!r} is being run by another process; see: optimizer status {run_dir.name}. "
+            f"study {run_dir.name!r} is being run by another process; see: {command_name()} status {run_dir.name}. "
             "For several at once give them a database server: storage: postgresql+psycopg://USER@HOST/NAME"
         ) from None
     return lock

@@ -19,6 +19,7 @@ from optimizer.addresses import passwords_in, without_password, written_settings
 from optimizer.budget import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
 from optimizer.caps import Caps
+from optimizer.command_line import command_name
 from optimizer.crew import Alone, join_crew
 from optimizer.database import is_shared
 from optimizer.errors import StudyError
@@ -208,7 +209,8 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     if changed:
         raise StudyError(
             f"study {job.config.name!r} was started with another {', '.join(changed)}; undo the change to continue it, "
-            "or begin a new study, which uses again the replies that still apply: optimizer run CONFIG --fork NAME"
+            "or begin a new study, which uses again the replies that still apply: "
+            f"{command_name()} run CONFIG --fork NAME"
         )
     journal.adopt_orphans()
     if record["state"] == "paused":

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import optuna
 
+from optimizer.command_line import command_name
 from optimizer.config import Config
 from optimizer.errors import StudyError, UserError, did_you_mean
 from optimizer.files import write_atomically
@@ -109,7 +110,9 @@ def open_saved(runs_dir: Path, name: str | None) -> SavedStudy:
     """
     names = study_names(runs_dir)
     if not names:
-        raise StudyError(f"{runs_dir}: no studies here; start one with `optimizer run CONFIG`, or give --runs-dir")
+        raise StudyError(
+            f"{runs_dir}: no studies here; start one with `{command_name()} run CONFIG`, or give --runs-dir"
+        )
     chosen = names[0] if name is None else name
     if chosen not in names:
         hint = did_you_mean(chosen, names) or f" Studies here: {', '.join(names[:5])}"
@@ -138,7 +141,7 @@ def _read_pointer(path: Path) -> dict[str, str | None]:
         pointer = json.loads(path.read_text(encoding="utf-8"))
         return {"storage": pointer["storage"], "folder": pointer["folder"]}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise StudyError(f"{path}: cannot be read: {error}; `optimizer run CONFIG` writes it again") from error
+        raise StudyError(f"{path}: cannot be read: {error}; `{command_name()} run CONFIG` writes it again") from error
 
 
 def _touched_at(folder: Path) -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.candidate import Candidate, JsonValue
+from optimizer.command_line import command_name
 from optimizer.records import StudyView, Verdict
 from optimizer.words import STOP_WORDS, count, duration, money, percent, points, visible
 
@@ -170,8 +170,3 @@ def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
     ):
         table.add_row(Text(what, style="dim"), Text(f"{command_name()} {command}", style="cyan"))
     return [table]
-
-
-def command_name() -> str:
-    """Return how this program is called where it runs: under `uv run` its own name may not be on the path."""
-    return "uv run optimizer" if "UV_RUN_RECURSION_DEPTH" in os.environ else "optimizer"

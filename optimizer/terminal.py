@@ -16,6 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
+from optimizer.command_line import command_name
 from optimizer.errors import Paused, UserError
 from optimizer.redaction import RedactingFormatter, redact
 
@@ -66,9 +67,9 @@ def wide_console() -> Console:
     return Console(width=PIPED_WIDTH if is_piped else None)
 
 
-def print_command(out: Console, command: str) -> None:
-    """Print a command on a line of its own that is never broken, so that it can be copied."""
-    out.print(f"  {command}", highlight=False, markup=False, soft_wrap=True)
+def print_command(out: Console, words: str) -> None:
+    """Print a command of this program on a line of its own that is never broken, so that it can be copied."""
+    out.print(f"  {command_name()} {words}", highlight=False, markup=False, soft_wrap=True)
 
 
 def guarded(command: Callable[[], int], *, is_debug: bool) -> int:

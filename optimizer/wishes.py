@@ -14,6 +14,7 @@ from typing import Literal
 import sqlalchemy as sa
 
 from optimizer.candidate import Candidate
+from optimizer.command_line import command_name
 from optimizer.database import storage_errors, wish_table
 from optimizer.errors import StudyError
 from optimizer.journal import Journal
@@ -82,7 +83,8 @@ def refuse_finished(view: StudyView) -> None:
     if view.state == "finished":
         raise StudyError(
             f"study {view.name!r} is finished and its test rows are used; begin another one with what it found, "
-            f"`optimizer run CONFIG --set name=NEW --warm-start {view.name}`, and suggest your prompt to that one"
+            f"`{command_name()} run CONFIG --set name=NEW --warm-start {view.name}`, "
+            "and suggest your prompt to that one"
         )
 
 

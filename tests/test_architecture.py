@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -133,3 +134,15 @@ def test_help_needs_no_heavy_import() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert "Examples:" in done.stdout
     assert not HEAVY & set(ast.literal_eval(done.stderr))
+
+
+def test_commands_to_copy_begin_as_the_program_was_called() -> None:
+    """A printed command with a name in it is led by `command_name`: under `uv run` the bare name is not found."""
+    from optimizer.cli_options import ORDER
+
+    bare = re.compile(rf"\boptimizer (?:{'|'.join(ORDER)}) ")
+    for path in MODULES:
+        nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        for node in (each for each in nodes if isinstance(each, ast.JoinedStr)):
+            texts = [str(part.value) for part in node.values if isinstance(part, ast.Constant)]
+            assert not any(map(bare.search, texts)), f"{path.name}:{node.lineno}"

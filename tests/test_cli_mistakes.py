@@ -81,6 +81,14 @@ MISTAKES: dict[str, Mistake] = {
     "unknown option": Mistake(args=("run", "study.yaml", "--trails", "3"), says=("--trails",)),
     "missing file": Mistake(args=("run", "stduy.yaml"), says=("no such file", "Did you mean 'study.yaml'?")),
     "a folder": Mistake(args=("run", "."), says=("folder",)),
+    "a data file for a configuration": Mistake(
+        args=("run", "rows.jsonl"), says=("rows.jsonl: is a data file", "optimizer init rows.jsonl`")
+    ),
+    "a data file to check": Mistake(
+        args=("check", "My Rows.xlsx"),
+        files={"My Rows.xlsx": b"PK\x03\x04\xff"},
+        says=("is a data file", "optimizer init 'My Rows.xlsx'`"),
+    ),
     "override without value": Mistake(args=("run", "study.yaml", "--set", "search.trials"), says=("search.trials",)),
     "override of an unknown key": Mistake(
         args=("run", "study.yaml", "--set", "search.trails=4"), says=("search.trails", "Did you mean 'trials'?")

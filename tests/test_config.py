@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 
 from optimizer.config import FORMATS, OPERATORS, Config
 from optimizer.config_docs import BEGIN, KEYS, child_names, main, markdown_table, reference_path, with_reference
-from optimizer.config_file import MAX_BYTES, METRICS, load_config
+from optimizer.config_file import METRICS, load_config
+from optimizer.config_open import MAX_BYTES
 from optimizer.errors import ConfigError
 from optimizer.metrics import NAMES
 

@@ -8,15 +8,17 @@ from html.parser import HTMLParser
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from optimizer import insight
+from optimizer.command_line import command_name
 from optimizer.propose import BUILT_IN
 from optimizer.records import StudyView
 from optimizer.render import render
 from optimizer.report import Material, figures_of, report_html
 from optimizer.report.figures import standalone
 from optimizer.report.page import steps
-from optimizer.summary import command_name
+from optimizer.terminal import print_command
 from optimizer.word_diff import word_diff
 from optimizer.words import OPERATOR_WORDS, code_parts, operator_words
 from tests.sample_study import EVIL, N_TEST, PROGRAM, ROWS, SEED, outcomes, sample_view
@@ -216,6 +218,9 @@ def test_commands_in_sentences_are_set_as_code() -> None:
 def test_the_next_commands_are_those_that_work_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Under `uv run` the commands to go on with begin with it, and elsewhere with the program's own name."""
     monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
-    assert command_name() == "uv run optimizer"
+    out = Console(width=20)
+    with out.capture() as captured:
+        print_command(out, "check my-tickets.yaml --probe")
+    assert captured.get() == "  uv run optimizer check my-tickets.yaml --probe\n"
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH")
     assert command_name() == "optimizer"

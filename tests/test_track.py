@@ -422,14 +422,16 @@ def test_any_text_can_be_stored_and_fenced(text: str) -> None:
     assert fence not in clean
 
 
-def test_the_description_fits_its_tag() -> None:
-    """Two very long prompts are cut, with a pointer to the artifacts, before the store would cut them silently."""
+def test_the_description_fits_its_tag(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two very long prompts are cut, with a pointer to the artifacts; the commands work under `uv run`, too."""
     projection = Projection(uri="x", artifact_root=Path("x"), storage_id="s", render=lambda _: "long ` " * 5000)
     note = study_note(make_view(), projection)
 
     assert len(note) < 8000
     assert "whole text is in `winner_prompt.txt`" in note
     assert "optimizer show mail-routing" in note
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    assert "\nuv run optimizer show mail-routing\n" in study_note(make_view(), projection)
 
 
 def test_secrets_are_removed_from_every_text(projection: Projection) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from optimizer.command_line import command_name
 from optimizer.records import StudyView
 from optimizer.track.projection import Projection
 
@@ -84,9 +85,9 @@ def fenced(text: str) -> str:
 
 def _commands(view: StudyView) -> str:
     commands = [
-        f"optimizer show {view.name}",
-        f"optimizer report {view.name}",
-        f"optimizer export {view.name} --format text",
+        f"{command_name()} show {view.name}",
+        f"{command_name()} report {view.name}",
+        f"{command_name()} export {view.name} --format text",
     ]
     return (
         "### Next\n\n"
