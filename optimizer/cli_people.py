@@ -27,7 +27,7 @@ from optimizer.cli_options import guard
 @click.option("--api-base", metavar="URL", help="Address of an OpenAI-compatible server.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
 @click.option("--sheet", metavar="NAME", help="Sheet of a spreadsheet; default: the first.")
-@click.option("--private", is_flag=True, help="Write `privacy: local`: nothing may leave this machine.")
+@click.option("--private/--no-private", default=None, help="Write `privacy: local`: nothing may leave this machine.")
 @click.option("--yes", is_flag=True, help="Ask nothing, take every proposal.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @options.debug
@@ -43,7 +43,7 @@ def init(
     api_base: str | None,
     api_key_env: str | None,
     sheet: str | None,
-    private: bool,
+    private: bool | None,
     yes: bool,
     force: bool,
     debug: bool,
@@ -69,8 +69,11 @@ def init(
         sheet=sheet,
         is_private=private,
     )
-    ask = None if yes else lambda question, proposal: str(click.prompt(question, default=proposal, type=str))
-    guard(debug, lambda: init_study(wishes, ask, is_forced=force))
+
+    def ask(question: str, proposal: str) -> str:
+        return str(click.prompt(question, default=proposal, show_default=bool(proposal), type=str))
+
+    guard(debug, lambda: init_study(wishes, None if yes else ask, is_forced=force))
 
 
 @click.command()

@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.errors import ConfigError
+from optimizer.errors import ConfigError, UserError
 from optimizer.init_study import Ask, Dialogue, Written
 from optimizer.init_wishes import Wishes
 from optimizer.propose_task import Column
@@ -27,13 +27,24 @@ def init_study(wishes: Wishes, ask: Ask | None, *, is_forced: bool) -> int:
     dialogue = Dialogue(wishes, ask, _show_columns if ask is not None else None)
     try:
         written = dialogue.run(is_forced=is_forced)
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         raise ConfigError(
-            f"init: stopped before the last answer, nothing was written; go on with `{dialogue.wishes.as_flags()}`, "
+            f"init: stopped before the last answer, nothing was written; go on with `{_again(dialogue, is_forced)}`, "
             "or add --yes to take every proposal"
         ) from None
+    except UserError as error:
+        if not dialogue.has_answers:
+            raise
+        said = str(error).removesuffix(".")
+        end = "" if said.endswith("?") else "."
+        again = f"`{_again(dialogue, is_forced)}`"
+        raise type(error)(f"{said}{end} Nothing was written; your answers are in {again}") from error
     _print(written)
     return 0
+
+
+def _again(dialogue: Dialogue, is_forced: bool) -> str:
+    return dialogue.wishes.as_flags() + (" --force" if is_forced else "")
 
 
 def show_example(name: str | None, into: Path) -> int:
@@ -100,7 +111,7 @@ def _missing_model(model: str) -> list[str]:
     from optimizer.lm.embedded import gguf_path
 
     try:
-        if model == "embedded":
+        if model == "embedded" or (model.startswith("gguf:") and not model.startswith("gguf:hub:")):
             gguf_path(model)
     except ConfigError as error:
         return [str(error)]

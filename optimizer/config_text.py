@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import yaml
 
+from optimizer.even_split import N_SEEDS
 from optimizer.propose_task import OutputGuess
 
 CHARS_PER_TOKEN = 3
@@ -24,6 +25,7 @@ class Draft:
         n_rows: usable rows in the source.
         opt_out_column: a column that seems to say which rows must not be shown; empty for none.
         group_column: a column that could divide the rows into groups; empty for none.
+        split_seed: the seed that spreads the classes most evenly; None where none was looked for.
         notes: sentences for the top of the file.
     """
 
@@ -45,6 +47,7 @@ class Draft:
     is_private: bool = False
     opt_out_column: str = ""
     group_column: str = ""
+    split_seed: int | None = None
     notes: tuple[str, ...] = ()
 
     @property
@@ -143,6 +146,12 @@ def _data(draft: Draft) -> list[str]:
         f"    dev: {dev} # these rows score the candidates",
         f"    test: {test} # opened once, at the end, to compare your prompt with the best one",
     ]
+    if draft.split_seed is not None:
+        lines += [
+            f"  # Of the split seeds 0 to {N_SEEDS - 1}, that which spreads the classes most evenly over them;",
+            "  # chosen by the counts of the classes alone. Rows that are added later move no others.",
+            f"  seed: {draft.split_seed}",
+        ]
     caps = [f"    {name}: {cap}" for name, cap in zip(("dev", "test"), draft.caps, strict=True) if cap]
     if caps:
         lines += ["  max_rows: # enough for a clear answer", *caps]

@@ -2,25 +2,42 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 from optimizer.candidate import Fields
+from optimizer.command_line import command_name
 from optimizer.errors import DataError
 from optimizer.personal_data import Kind, count_findings
 from optimizer.propose_task import MAX_EMPTY_SHARE, MIN_ROWS, Column, is_empty
-from optimizer.rows import open_table
-from optimizer.text_files import guess_encoding
+from optimizer.rows import SUFFIXES, open_table
+from optimizer.text_files import guess_encoding, not_found
 
 MAX_ROWS = 20_000  # looked at; a study reads all
 MAX_CHECKED = 500  # rows in which personal data is looked for
 TEXT_SUFFIXES = (".jsonl", ".csv", ".tsv")
 
 
-def read_rows(source: str, sheet: str | None) -> tuple[list[Fields], str | None, int]:
-    """Return the rows, the encoding if it must be named, and how many rows cannot be read at all."""
+class RowsRead(NamedTuple):
+    """The rows, the encoding if it must be named, and how many rows cannot be read at all."""
+
+    rows: list[Fields]
+    encoding: str | None
+    n_broken: int
+
+
+def read_rows(source: str, sheet: str | None) -> RowsRead:
+    """Read a source as a study would, at most `MAX_ROWS` of it.
+
+    Raises:
+        DataError: it is missing, or too many of its rows cannot be read.
+    """
     path = Path(source)
+    _require_file(source, path)
     is_text = path.suffix.lower() in TEXT_SUFFIXES and not source.startswith("hub:") and path.is_file()
     encoding = guess_encoding(path) if is_text else None
     table = open_table(source, folder=Path(), columns=(), key="init", encoding=encoding, sheet=sheet)
@@ -32,7 +49,15 @@ def read_rows(source: str, sheet: str | None) -> tuple[list[Fields], str | None,
     if len(broken) > MAX_EMPTY_SHARE * len(read):
         first = f"{table.place(broken[0].number)}: {broken[0].problem}"
         raise DataError(f"{source}: {len(broken)} of {len(read)} rows cannot be read, the first: {first}")
-    return rows, encoding, len(broken)
+    return RowsRead(rows, encoding, len(broken))
+
+
+def _require_file(source: str, path: Path) -> None:
+    """Say that a file is missing in words of `init`: there is no configuration yet for paths to start at."""
+    if path.suffix.lower() in (".yaml", ".yml") and os.path.isfile(source):
+        raise DataError(f"{source}: is a configuration already; see: {command_name()} check {shlex.quote(source)}")
+    if not source.startswith("hub:") and not os.path.exists(source):
+        raise DataError(f"init: {not_found(path, SUFFIXES)}")
 
 
 def refuse_poor(source: str, rows: Sequence[Fields], outputs: Sequence[str], columns: dict[str, Column]) -> None:

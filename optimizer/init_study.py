@@ -11,7 +11,9 @@ import re
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from optimizer.candidate import Fields
 from optimizer.config_file import load_config
@@ -19,7 +21,9 @@ from optimizer.config_text import Draft, config_text
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
 from optimizer.errors import ConfigError, DataError, UserError
-from optimizer.init_rows import listed, personal_kinds, read_rows, refuse_poor
+from optimizer.even_split import most_even_seed
+from optimizer.init_answers import address, checked, key_variable, model_name, study, words, yes_or_no
+from optimizer.init_rows import RowsRead, listed, personal_kinds, read_rows, refuse_poor
 from optimizer.init_wishes import Wishes
 from optimizer.personal_data import Kind
 from optimizer.privacy import IN_PROCESS, require_local
@@ -43,6 +47,7 @@ from optimizer.text_files import text_of
 
 LOCAL_SERVER = "http://localhost:11434/v1"  # where Ollama listens
 Ask = Callable[[str, str], str]  # question, proposal -> answer
+T = TypeVar("T")
 Tell = Callable[[Mapping[str, Column]], None]  # what the file holds, before the first question
 
 
@@ -60,6 +65,7 @@ class Dialogue:
 
     Attributes:
         wishes: what is known so far, so that a break loses nothing.
+        has_answers: whether anything was asked and answered.
     """
 
     def __init__(self, wishes: Wishes, ask: Ask | None, tell: Tell | None = None) -> None:
@@ -68,6 +74,7 @@ class Dialogue:
         self._tell = tell
         self._personal: dict[Kind, int] = {}
         self._guesses_output = not wishes.outputs and ask is None
+        self.has_answers = False
 
     def run(self, *, is_forced: bool) -> Written:
         """Ask, write the file, and load it.
@@ -75,8 +82,8 @@ class Dialogue:
         Raises:
             UserError: the data is too poor, or a name is wrong; nothing was written.
         """
-        source = self._data()
-        rows, encoding, n_broken = read_rows(source, self.wishes.sheet)
+        self.wishes = checked(self.wishes)
+        source, (rows, encoding, n_broken) = self._data()
         columns = columns_of(rows)
         if len(columns) < 2:
             named = f"the column {next(iter(columns))!r}" if columns else "no column"
@@ -91,12 +98,17 @@ class Dialogue:
         self._words(inputs, outputs)
         return self._write(source, rows, (inputs, outputs), columns, (encoding, n_broken), is_forced=is_forced)
 
-    def _data(self) -> str:
-        if self.wishes.data is None:
-            self.wishes = replace(self.wishes, data=self._answer("File with your examples", "") or None)
-        if self.wishes.data is None:
-            raise ConfigError(f"init: name the file with your examples ({', '.join(SUFFIXES)}) or hub:owner/name")
-        return self.wishes.data
+    def _data(self) -> tuple[str, RowsRead]:
+        def read(source: str) -> tuple[str, RowsRead]:
+            if not source:
+                raise ConfigError(f"init: name the file with your examples ({', '.join(SUFFIXES)}) or hub:owner/name")
+            return source, read_rows(source, self.wishes.sheet)
+
+        if self.wishes.data is not None:
+            return read(self.wishes.data)
+        source, found = self._asked("File with your examples", "", read)
+        self.wishes = replace(self.wishes, data=source)
+        return source, found
 
     def _roles(self, columns: dict[str, Column]) -> tuple[list[str], list[str]]:
         wishes = self.wishes
@@ -115,47 +127,44 @@ class Dialogue:
         return outputs, inputs
 
     def _columns(self, question: str, proposed: list[str], columns: dict[str, Column], flag: str) -> list[str]:
-        asked = f"{question} (of {', '.join(columns)})"
-        while True:
-            answer = self._answer(asked, ", ".join(proposed))
+        def read(answer: str) -> list[str]:
             chosen = [answer] if answer in columns else [part.strip() for part in answer.split(",") if part.strip()]
-            try:
-                require_columns(columns, chosen, flag)
-            except DataError as error:
-                asked = f"{error}\n{question}"
-            else:
-                return chosen or proposed
+            require_columns(columns, chosen, flag)
+            return chosen or proposed
+
+        return self._asked(f"{question} (of {', '.join(columns)})", ", ".join(proposed), read, again=question)
 
     def _words(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        goal = f"Give the right {_words(outputs)} for the {_words(inputs)}."
+        goal = f"Give the right {_named(outputs)} for the {_named(inputs)}."
         if self.wishes.goal is None:
-            self.wishes = replace(self.wishes, goal=self._answer("What should the prompt achieve", goal))
+            self.wishes = replace(self.wishes, goal=self._asked("What should the prompt achieve", goal, words))
         if self.wishes.prompt is None:
             proposal = self.wishes.goal or goal
-            self.wishes = replace(self.wishes, prompt=self._answer("Your present prompt, or @FILE with it", proposal))
-        _ = text_of(self.wishes.goal), text_of(self.wishes.prompt)  # a missing file is told before the next question
-        if not self.wishes.is_private and self.wishes.model is None:
-            question = f"Must all rows stay on this machine{listed(self._personal)}"
-            must_stay = _is_yes(self._answer(question, "yes" if self._personal and self._ask else "no"))
+            question = "Your present prompt, or @FILE with it"
+            self.wishes = replace(self.wishes, prompt=self._asked(question, proposal, words))
+        if self.wishes.is_private is None and self.wishes.model is None:
+            question = f"Must all rows stay on this machine{listed(self._personal)}, yes or no"
+            must_stay = self._asked(question, "yes" if self._personal and self._ask else "no", yes_or_no)
             self.wishes = replace(self.wishes, is_private=must_stay)
         if self.wishes.model is None:
             known = "embedded, gguf:FILE, openai/NAME, or another name that DSPy knows"
-            self.wishes = replace(self.wishes, model=self._answer(f"Model ({known})", "embedded"))
-            if self._ask is not None and not (self.wishes.model or "").startswith(IN_PROCESS):
-                self._address()
+            self.wishes = replace(self.wishes, model=self._asked(f"Model ({known})", "embedded", model_name))
+        if self._ask is not None and not (self.wishes.model or "").startswith(IN_PROCESS):
+            self._address()
 
     def _address(self) -> None:
         """Where a model outside this process is, and which variable holds its key."""
         wishes = self.wishes
         if wishes.api_base is None:
             question = "Address of the server on this machine" if wishes.is_private else "Address, if it is your server"
-            address = self._answer(question, LOCAL_SERVER if wishes.is_private else "")
-            self.wishes = wishes = replace(wishes, api_base=address or None)
+            read = partial(address, must_be_here=bool(wishes.is_private))
+            found = self._asked(question, LOCAL_SERVER if wishes.is_private else "", read)
+            self.wishes = wishes = replace(wishes, api_base=found)
         if wishes.api_key_env is None:
             provider = (wishes.model or "").partition("/")[0].upper()
             proposed = "" if wishes.api_base else f"{provider}_API_KEY"
-            name = self._answer("Environment variable with the key, if it wants one", proposed)
-            self.wishes = replace(wishes, api_key_env=name or None)
+            name = self._asked("Environment variable with the key, if it wants one", proposed, key_variable)
+            self.wishes = replace(wishes, api_key_env=name)
 
     def _write(
         self,
@@ -186,22 +195,22 @@ class Dialogue:
             metric_reason=reason,
             n_rows=len(rows) + n_broken - n_bad,
             model=wishes.model or "embedded",
-            api_base=wishes.api_base,
-            api_key_env=wishes.api_key_env,
+            api_base=wishes.api_base or None,
+            api_key_env=wishes.api_key_env or None,
             encoding=encoding,
             sheet=wishes.sheet,
             n_bad=n_bad,
-            is_private=wishes.is_private,
+            is_private=bool(wishes.is_private),
             opt_out_column=pick_opt_out(columns, [*inputs, *outputs]),
             group_column=pick_group(columns, [*inputs, *outputs]),
             notes=tuple(self._notes(guesses, others=others if self._guesses_output else [])),
         )
-        return Written(path=path, draft=draft, splits=_written(draft, path))
+        return _written(draft, path, rows)
 
     def _name(self, source: str, *, is_forced: bool) -> tuple[str, Path]:
         question, proposed = "Name of the study", study_name(source)
         while True:
-            name = self.wishes.name or self._answer(question, proposed)
+            name = self.wishes.name or self._asked(question, proposed, study)
             path = self.wishes.config or Path(f"{name}.yaml")
             if is_forced or not path.exists():
                 return name, path
@@ -218,8 +227,23 @@ class Dialogue:
         if self._personal and not self.wishes.is_private:
             yield f"rows seem to hold personal data{listed(self._personal)}; --private keeps them on this machine."
 
-    def _answer(self, question: str, proposal: str) -> str:
-        return proposal if self._ask is None else self._ask(question, proposal).strip()
+    def _asked(self, question: str, proposal: str, read: Callable[[str], T], *, again: str = "") -> T:
+        """Ask until the answer can be used; without anybody to ask, use the proposal.
+
+        Args:
+            read: what an answer means; raises `UserError` with the reason to ask again.
+            again: the question when it is asked again, where the first is a long one.
+        """
+        asked = question
+        while self._ask is not None:
+            try:
+                found = read(self._ask(asked, proposal).strip())
+            except UserError as error:
+                asked = f"{error}\n{again or question}"
+            else:
+                self.has_answers = True
+                return found
+        return read(proposal)
 
 
 def study_name(source: str) -> str:
@@ -229,11 +253,7 @@ def study_name(source: str) -> str:
     return re.sub(r"[^a-z0-9._-]+", "-", plain.lower()).strip("-._")[:60] or "study"
 
 
-def _is_yes(answer: str) -> bool:
-    return answer.casefold() in ("yes", "y", "true", "1")
-
-
-def _words(columns: Sequence[str]) -> str:
+def _named(columns: Sequence[str]) -> str:
     names = [" ".join(column.replace("_", " ").split()) for column in columns]
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
@@ -248,8 +268,8 @@ def _relative(source: str, config: Path) -> str:
         return Path(source).resolve().as_posix()
 
 
-def _written(draft: Draft, path: Path) -> Splits:
-    """Write the file, load it with its data, and take it back if that fails."""
+def _written(draft: Draft, path: Path, rows: Sequence[Fields]) -> Written:
+    """Write the file with the best split seed, load it with its data, and take it back if that fails."""
     from optimizer.files import write_atomically
 
     before = path.read_bytes() if path.exists() else None
@@ -261,7 +281,12 @@ def _written(draft: Draft, path: Path) -> Splits:
     try:
         config = load_config(path)
         require_local(config)
-        return load_splits(config, folder=path.resolve().parent)
+        if (seed := most_even_seed(rows, config)) is not None:
+            draft = replace(draft, split_seed=seed)
+            write_atomically(path, config_text(draft))
+            config = load_config(path)
+        splits = load_splits(config, folder=path.resolve().parent)
+        return Written(path=path, draft=draft, splits=splits)
     except UserError:
         path.unlink() if before is None else path.write_bytes(before)
         raise

@@ -6,6 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
+from optimizer.command_line import command_name
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
@@ -13,6 +15,8 @@ class Wishes:
 
     Attributes:
         goal: may be `@FILE` until it is used; so may `prompt`.
+        api_base: empty for none, None while nobody was asked; so is `api_key_env`.
+        is_private: None while nobody was asked.
     """
 
     data: str | None = None
@@ -26,7 +30,7 @@ class Wishes:
     api_base: str | None = None
     api_key_env: str | None = None
     sheet: str | None = None
-    is_private: bool = False
+    is_private: bool | None = None
 
     def as_flags(self) -> str:
         """The command line that says the same, to go on from after a break."""
@@ -44,4 +48,5 @@ class Wishes:
         ]
         words = [*([self.data] if self.data else [])]
         words += [word for flag, value in flags if value is not None for word in (flag, value)]
-        return shlex.join(["optimizer", "init", *words, *(["--private"] if self.is_private else [])])
+        private = {True: ["--private"], False: ["--no-private"], None: []}[self.is_private]
+        return f"{command_name()} {shlex.join(['init', *words, *private])}"

@@ -7,10 +7,11 @@ letters into others without a sign, so a person confirms it.
 from __future__ import annotations
 
 import codecs
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from optimizer.errors import ConfigError, DataError
+from optimizer.errors import ConfigError, DataError, did_you_mean
 
 SAMPLE_BYTES = 200_000
 _TYPED = "\u20ac\u00a3\u00b0\u00a7\u00ab\u00bb\u2013\u2014\u2018\u2019\u201c\u201d\u201e\u2026\u00a0\u00bf\u00a1\u2022"
@@ -140,7 +141,31 @@ def text_of(words: str | None) -> str:
     """
     if not words or not words.startswith("@"):
         return words or ""
+    name = words[1:]
+    if not name.strip():
+        raise ConfigError("'@' names no file; give its name after the @, such as @prompt.txt")
     try:
-        return Path(words[1:]).read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{words[1:]}: cannot be read as UTF-8 text: {error}") from error
+        path = Path(name).expanduser()
+        return path.read_text(encoding=marked_encoding(path) or "utf-8")
+    except FileNotFoundError:
+        raise ConfigError(not_found(path)) from None
+    except IsADirectoryError:
+        raise ConfigError(f"{name!r} is a folder; name the file with the text") from None
+    except UnicodeError:
+        raise ConfigError(f"{name!r} is not UTF-8 text; save it again as UTF-8") from None
+    except (OSError, ValueError, RuntimeError) as error:  # no permission, a NUL in it, an unknown ~user
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ConfigError(
+            f"the file {name[:60]!r} cannot be read: {why}; after an @ comes the name of a file"
+        ) from None
+
+
+def not_found(path: Path, suffixes: tuple[str, ...] = ("",)) -> str:
+    """Say where a file was looked for, and what there is called nearly so or, of these kinds, lies there."""
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"no file {str(path)!r}: there is no folder {str(folder)!r}"
+    names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
+    names = [name for name in names if name.lower().endswith(suffixes)]
+    there = "" if "" in suffixes or not names else f" Files there: {', '.join(names[:5])}"
+    return f"no file {path.name!r} in {str(folder)!r}.{did_you_mean(path.name, names) or there}"

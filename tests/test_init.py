@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import json
+import re
+import shlex
 import subprocess
 import sys
 import zipfile
@@ -13,14 +16,19 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+import click
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from optimizer import cli
 from optimizer.candidate import JsonValue
+from optimizer.commands_init import init_study
 from optimizer.config_file import load_config
 from optimizer.data import load_splits
-from optimizer.errors import ConfigError, DataError
+from optimizer.errors import ConfigError, DataError, UserError
+from optimizer.even_split import MAX_ROWS, most_even_seed, unevenness
+from optimizer.init_answers import model_name
 from optimizer.init_study import Dialogue, Written, study_name
 from optimizer.init_wishes import Wishes
 from optimizer.propose_task import Column, columns_of, field_names, guess_output, pick_inputs, pick_metric, pick_output
@@ -176,6 +184,191 @@ def test_questions_are_asked_for_what_flags_leave_open(tmp_path: Path) -> None:
     assert [proposal for _, proposal in asked][:1] == ["Nachricht"]
     assert len(asked) == 6
     assert "--goal 'Sort customers'" in dialogue.wishes.as_flags()
+
+
+class Person:
+    """Answers questions by how they begin, one answer after the other and then the proposal; notes what was asked."""
+
+    def __init__(self, **answers: list[str]) -> None:
+        self.answers = answers
+        self.asked: list[str] = []
+
+    def __call__(self, question: str, proposal: str) -> str:
+        self.asked.append(question)
+        first = question.splitlines()[-1].split()[0]
+        return self.answers[first].pop(0) if self.answers.get(first) else proposal
+
+    def heard(self, reason: str) -> bool:
+        return any(re.search(reason, question.partition("\n")[0]) for question in self.asked if "\n" in question)
+
+
+@pytest.mark.parametrize(("answer", "is_private"), [("ja", True), ("YES", True), ("Nein.", False), ("n", False)])
+def test_a_doubtful_answer_about_privacy_is_asked_again(answer: str, is_private: bool, tmp_path: Path) -> None:
+    """Only a clear yes or no counts; anything else is neither."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    person = Person(Must=["vielleicht", "yes, but no", "0", answer])
+    written_ = Dialogue(Wishes(data=str(tmp_path / "a.csv"), config=tmp_path / "s.yaml"), person).run(is_forced=False)
+    assert [question for question in person.asked if "neither yes nor no" in question] == [
+        f"{wrong!r} is neither yes nor no; type one of the two\nMust all rows stay on this machine, yes or no"
+        for wrong in ("vielleicht", "yes, but no", "0")
+    ]
+    assert load_config(written_.path).privacy == ("local" if is_private else "open")
+
+
+def test_names_and_files_that_cannot_be_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A wrong model, address, variable, file or study name costs one more question and no answer."""
+    monkeypatch.chdir(tmp_path)
+    Path("tickets.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    Path("prompt.txt").write_text("Which team?")
+    person = Person(
+        File=["", "ticket.csv", "tickets.csv"],
+        Your=["@promt.txt", "@prompt.txt"],
+        Must=["yes"],
+        Model=["nein", "gpt-4.1", "/x", "openai/llama"],
+        Address=["ja", "https://example.com/v1", "http://localhost:8000/v1"],
+        Environment=["sk-live-1234567890", "OPENAI_API_KEY"],
+        Name=["Meine Studie", "mine"],
+    )
+    config = load_config(Dialogue(Wishes(), person).run(is_forced=False).path)
+    assert (config.name, config.prompt, config.privacy) == ("mine", "Which team?", "local")
+    assert config.lm.task.model == "openai/llama"
+    assert (config.lm.task.api_base, config.lm.task.api_key_env) == ("http://localhost:8000/v1", "OPENAI_API_KEY")
+    for reason in (
+        "name the file with your examples",
+        r"no file 'ticket\.csv' in '.*'\. Did you mean 'tickets\.csv'\?",
+        r"no file 'promt\.txt' in '.*'\. Did you mean 'prompt\.txt'\?",
+        "'nein' is no model",
+        "'gpt-4.1' is no model",
+        "'/x' is no model",
+        "'ja' is no address",
+        "'https://example.com/v1' is not on this machine",
+        "that is no name of a variable",
+        "'Meine Studie' cannot name a study",
+    ):
+        assert person.heard(reason), reason
+    assert not any("sk-live" in question for question in person.asked)
+
+
+def test_a_gguf_file_is_named_as_configurations_want_it() -> None:
+    """A bare path gets its `gguf:`; what is named rightly stays."""
+    names = ("models/a.gguf", "C:\\models\\a.GGUF", "gguf:hub:o/r/f.gguf", "embedded", "openai/meta/llama-3:8b")
+    assert [model_name(name) for name in names] == ["gguf:models/a.gguf", "gguf:C:\\models\\a.GGUF", *names[2:]]
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"model": "nein"}, "--model: 'nein' is no model"),
+        ({"prompt": "@none.txt"}, r"--prompt: no file 'none\.txt' in"),
+        ({"goal": "@none.txt"}, r"--goal: no file 'none\.txt' in"),
+        ({"api_base": "localhost"}, "--api-base: 'localhost' is no address"),
+        ({"data": "a.yaml"}, r"a\.yaml: is a configuration already; see: .*optimizer check a\.yaml"),
+        ({"data": "tickets"}, r"no file 'tickets' in '.*'\. Did you mean 'tickets\.csv'\?"),
+        ({"data": "x.csv"}, r"no file 'x\.csv' in '.*'\. Files there: tickets\.csv$"),
+        ({"data": "nowhere/x.csv"}, "there is no folder '.*nowhere'"),
+    ],
+)
+def test_a_wrong_flag_is_told_before_the_first_question(
+    flags: dict[str, Any], said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Flags are looked at first; a missing file is told with the folder and what lies there."""
+    monkeypatch.chdir(tmp_path)
+    Path("tickets.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    Path("a.yaml").touch()
+    person = Person()
+    with pytest.raises(UserError, match=said):
+        Dialogue(Wishes(**{"data": "tickets.csv", **flags}), person).run(is_forced=False)
+    assert not person.asked
+
+
+@pytest.mark.parametrize("n_answers", range(10))
+def test_a_break_at_any_question_keeps_every_answer(
+    n_answers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command that is printed asks nothing again, be it a no or an empty answer."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UV_RUN_RECURSION_DEPTH", "1")
+    Path("tickets.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    answers = {
+        "File": "tickets.csv", "Column": "Team", "Columns": "Nachricht", "What": "Sort mail", "Your": "Which team?",
+        "Must": "no", "Model": "openai/llama", "Address,": "", "Environment": "MY_KEY", "Name": "mine",
+    }  # fmt: skip
+    asked: list[str] = []
+
+    def ask(question: str, _: str) -> str:
+        asked.append(question.split()[0])
+        if len(asked) > n_answers:
+            raise click.Abort
+        return answers[asked[-1]]
+
+    with pytest.raises(ConfigError, match="go on with") as stopped:
+        init_study(Wishes(), ask, is_forced=True)
+    command = str(stopped.value).partition("go on with `")[2].partition("`")[0]
+    assert command.startswith("uv run optimizer init")
+    assert command.endswith(" --force")
+
+    def go_on(words: list[str]) -> Wishes:
+        seen: list[Wishes] = []
+
+        def init(wishes: Wishes, *_: object, **__: object) -> int:
+            seen.append(wishes)
+            return 0
+
+        monkeypatch.setattr("optimizer.commands_init.init_study", init)
+        with pytest.raises(SystemExit):
+            cli.app(words, standalone_mode=False)
+        return seen[0]
+
+    person = Person(File=["tickets.csv"], Model=["openai/llama"])
+    Dialogue(go_on(shlex.split(command)[3:]), person).run(is_forced=True)
+    assert [question.split()[0] for question in person.asked] == list(answers)[n_answers:]
+
+
+def test_answers_survive_a_file_that_cannot_be_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """When the data is refused after some answers, they are printed as a command, to go on when it is mended."""
+    monkeypatch.chdir(tmp_path)
+    Path("a.csv").write_text("text,label\n" + "".join(f"row {i} of many,x\n" for i in range(60)))
+    with pytest.raises(DataError, match=r"learned from it\. Nothing was written; .* --output label"):
+        init_study(Wishes(data="a.csv"), Person(Column=["label"]), is_forced=False)
+
+
+# -- split seeds -----------------------------------------------------------------------------------
+
+
+def lopsided(n: int) -> list[dict[str, str]]:
+    pairs = list(itertools.permutations([*THINGS, *"abcdefghijk"], 2))[:n]
+    return [{"Nachricht": f"Meine {a} neben {b}", "Team": TEAMS[i % 5 // 2]} for i, (a, b) in enumerate(pairs)]
+
+
+@pytest.mark.parametrize("n", [60, 150])
+def test_the_split_seed_spreads_the_classes(n: int, tmp_path: Path) -> None:
+    """Of 20 seeds that one is written, with its reason, after which the classes weigh alike in all splits."""
+    (tmp_path / "a.csv").write_text(as_csv(lopsided(n), ","), encoding="utf-8")
+    result = written(tmp_path, "a.csv")
+    text = result.path.read_text(encoding="utf-8")
+    assert "# Of the split seeds 0 to 19" in text
+    found = {}
+    for seed in range(20):
+        config = load_config(result.path, [f"data.seed={seed}"])
+        try:
+            found[seed] = unevenness(load_splits(config, folder=tmp_path).report.class_counts)
+        except DataError:  # too few rows for dev
+            continue
+    chosen = load_config(result.path).data.seed
+    assert found[chosen] == min(found.values())
+    assert found[chosen].gap < max(each.gap for each in found.values()) / 2
+    assert found[chosen] == unevenness(result.splits.report.class_counts)
+
+
+def test_no_split_seed_where_there_is_nothing_to_spread(tmp_path: Path) -> None:
+    """Answers without classes, and files of many rows, keep the usual seed."""
+    free = [{"Nachricht": row["Nachricht"], "Antwort": f"Nehmen Sie {i} Tage"} for i, row in enumerate(rows())]
+    (tmp_path / "free.csv").write_text(as_csv(free, ","), encoding="utf-8")
+    result = written(tmp_path, "free.csv")
+    assert result.draft.split_seed is None
+    assert "seed:" not in result.path.read_text(encoding="utf-8")
+    config = load_config(written(tmp_path, "free.csv", config=tmp_path / "b.yaml").path)
+    assert most_even_seed([{}] * (MAX_ROWS + 1), config) is None
 
 
 def test_a_private_study_with_a_model_elsewhere_is_not_written(tmp_path: Path) -> None:

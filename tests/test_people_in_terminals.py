@@ -47,12 +47,19 @@ def test_a_break_in_the_questions_loses_nothing(tmp_path: Path) -> None:
         screen.wait_for("Did you mean 'Team'?")
         screen.wait_for("]: ")
         screen.type("Team\n\nSort mail\n\n")
-        screen.wait_for("Must all rows stay on this machine (name 60) [yes]: ")
+        screen.wait_for("Must all rows stay on this machine (name 60), yes or no [yes]: ")
+        screen.type("vielleicht\n")
+        screen.wait_for("'vielleicht' is neither yes nor no")
+        screen.wait_for("[yes]: ")
         screen.type("\n")
         screen.wait_for("Model (")
+        screen.wait_for("[embedded]: ")
+        screen.type("nein\n")
+        screen.wait_for("'nein' is no model; give `embedded`, a .gguf file, or provider/name")
+        screen.wait_for("[embedded]: ")
         assert screen.interrupt() == 2
     command = " ".join(screen.shown.split()).partition("go on with `")[2].partition("`")[0]
-    words = shlex.split(command)
+    words = shlex.split(command.removeprefix("uv run "))
     assert words[:3] == ["optimizer", "init", "a.csv"]
     assert "--private" in words
     done = subprocess.run(

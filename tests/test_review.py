@@ -211,8 +211,22 @@ def test_words_can_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "p.txt").write_text("line one\nzeile zwei ü\n", encoding="utf-8")
     assert text_of(f"@{tmp_path / 'p.txt'}") == "line one\nzeile zwei ü\n"
     assert text_of("just words") == "just words"
-    with pytest.raises(ConfigError, match=r"missing\.txt: cannot be read"):
-        text_of("@missing.txt")
+    (tmp_path / "utf16.txt").write_text("zeile zwei ü", encoding="utf-16")
+    assert text_of(f"@{tmp_path / 'utf16.txt'}") == "zeile zwei ü"
+    (tmp_path / "picture.txt").write_bytes(b"\x89PNG\xff")
+    for name, said in (
+        ("my p.txt", rf"no file 'my p\.txt' in '.*{tmp_path.name}'\. Did you mean 'p\.txt'\?"),
+        ("nowhere/p.txt", "there is no folder"),
+        ("", "is a folder"),
+        ("picture.txt", "is not UTF-8 text"),
+        ("x" * 300, "cannot be read"),
+        ("a\0b", "cannot be read"),
+    ):
+        with pytest.raises(ConfigError, match=said) as error:
+            text_of(f"@{tmp_path}/{name}")
+        assert "Errno" not in str(error.value)
+    with pytest.raises(ConfigError, match="names no file"):
+        text_of("@")
 
 
 def test_a_program_of_two_prompts_asks_which_one() -> None:
