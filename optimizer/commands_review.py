@@ -27,11 +27,12 @@ SIDE_BY_SIDE = 100  # columns of the terminal from which panels stand beside eac
 
 def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor: str | None) -> int:
     """Add a person's prompt to a study as its next trial."""
+    words = text_of(text)
     saved = open_saved(runs_dir, name)
     view = saved.view()
     refuse_finished(view)
     base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
-    candidate = reworded(base, text_of(text), predictor)
+    candidate = reworded(base, words, predictor)
     _say_suggested(name, is_new=suggest(saved.journal, view, candidate), state=view.state)
     return 0
 

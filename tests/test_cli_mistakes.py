@@ -89,6 +89,13 @@ MISTAKES: dict[str, Mistake] = {
         files={"My Rows.xlsx": b"PK\x03\x04\xff"},
         says=("is a data file", "optimizer init 'My Rows.xlsx'`"),
     ),
+    "a missing file for init": Mistake(
+        args=("init", "row.jsonl"), says=("init: no file 'row.jsonl' in '/", "Did you mean 'rows.jsonl'?")
+    ),
+    "a model for init that is none": Mistake(args=("init", "rows.jsonl", "--model", "nein"), says=("--model: 'nein'",)),
+    "a missing file to suggest": Mistake(
+        args=("suggest", "old", "@mein prompt.txt"), says=("no file 'mein prompt.txt' in '/",)
+    ),
     "override without value": Mistake(args=("run", "study.yaml", "--set", "search.trials"), says=("search.trials",)),
     "override of an unknown key": Mistake(
         args=("run", "study.yaml", "--set", "search.trails=4"), says=("search.trails", "Did you mean 'trials'?")
