@@ -15,6 +15,7 @@ import yaml
 
 from optimizer import verdict as verdicts
 from optimizer.candidate import Candidate, Example
+from optimizer.command_line import command_name
 from optimizer.config import LM, Config
 from optimizer.decay import ALARM_CONFIDENCE, Decay, judge_decay
 from optimizer.errors import ConfigError, DataError, Paused, StudyError
@@ -168,8 +169,8 @@ def _from_study(saved: SavedStudy) -> tuple[SavedStudy, Candidate]:
         trial = view.trial_of(view.best)
         raise StudyError(
             f"study {view.name!r} ended in `keep`: no new prompt has taken the place of yours, so there is none to "
-            f"verify. To score its best candidate all the same: optimizer export {view.name} --format chat-json "
-            f"--trial {trial.number + 1 if trial else 'N'} -o FILE, then optimizer verify FILE"
+            f"verify. To score its best candidate all the same: {command_name()} export {view.name} --format chat-json "
+            f"--trial {trial.number + 1 if trial else 'N'} -o FILE, then {command_name()} verify FILE"
         )
     return saved, view.best
 
