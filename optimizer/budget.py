@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from optimizer.caps import Caps
 from optimizer.config import Budget
@@ -57,9 +57,16 @@ def open_caps(budget: Budget, *, test_calls: int, finalist_calls: int = 0) -> Ca
     )
 
 
+class End(NamedTuple):
+    """How many seconds are left until an end, negative when it has passed, and which setting it comes from."""
+
+    left_s: float
+    key: Literal["wall_clock", "finish_by"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deadline:
-    """When the verdict must stand: the earlier of two ends, each None when not set.
+    """When the verdict should stand: the earlier of two ends, each None when not set.
 
     Attributes:
         at_s: on the monotonic `clock`; it measures time spent, so nobody's change of the time of day moves it.
@@ -87,13 +94,18 @@ class Deadline:
 
     def left_s(self) -> float | None:
         """Seconds left, never below 0; None without a deadline."""
-        ends: list[float] = []
+        first = self.first_end()
+        return None if first is None else max(0.0, first.left_s)
+
+    def first_end(self) -> End | None:
+        """Return the earlier end; None without a deadline."""
+        ends: list[End] = []
         if self.at_s is not None:
-            ends.append(self.at_s - self.clock())
+            ends.append(End(self.at_s - self.clock(), "wall_clock"))
         if self.at_time is not None:
             # Differences of local times are an hour off in the nights when clocks change; those of timestamps are not.
-            ends.append(self.at_time.timestamp() - self.now().timestamp())
-        return max(0.0, min(ends)) if ends else None
+            ends.append(End(self.at_time.timestamp() - self.now().timestamp(), "finish_by"))
+        return min(ends) if ends else None
 
     def allows(self, final_s: float) -> bool:
         """Whether the final test, which is expected to take `final_s`, still fits after another step."""

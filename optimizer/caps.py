@@ -25,11 +25,15 @@ class Caps:
         self.usd = usd
         self.kept_back_calls = kept_back_calls
         self.kept_back_share = kept_back_share
-        self.finalist_calls = finalist_calls
+        self.finalist_calls = self._for_finalists = finalist_calls
 
     def release_finalists(self) -> None:
         """The search is over: let finalists use what was kept back for them."""
         self.finalist_calls = 0
+
+    def hold_finalists(self) -> None:
+        """The search goes on after all: keep the same back for the finalists once more."""
+        self.finalist_calls = self._for_finalists
 
     def release_reserve(self) -> None:
         """Let the final test use what was kept back for it."""

@@ -35,7 +35,8 @@ Examples:
 
 \b
 Exit codes: 0 done, 2 your input needs a change, 3 paused and can be
-continued, 1 a bug; of `check --probe` 4 advises against the run; of `verify`
+continued, 130 ended by Ctrl-C or `optimizer stop` and can be continued as
+well, 1 a bug; of `check --probe` 4 advises against the run; of `verify`
 4 weaker, 5 broken.
 """
 

@@ -25,10 +25,9 @@ from optimizer.terminal import console, hold_logs, log_to, print_command, stop_o
 from optimizer.words import count, duration, money, percent, points
 
 if TYPE_CHECKING:
-    from sqlalchemy import Engine
-
     from optimizer.job import Job
     from optimizer.records import StudyView
+    from optimizer.saved import SavedStudy
 
 N_LOOKS = 2400  # a quarter of a second apart: a busy machine takes minutes to start MLflow's server
 
@@ -164,11 +163,14 @@ def run_study(
 
         def opened() -> Job:
             job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
-            job = replace(job, fork_of=source)
+            if source is not None:
+                job = replace(job, fork_of=source.journal.engine).built_on(source.view(), takes_prompts=False)
             if warm_start is not None:
+                from optimizer.saved import open_saved
                 from optimizer.warm_start import learned_from
 
                 job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
+                job = job.built_on(open_saved(runs_dir, warm_start).view(), takes_prompts=True)
             return job
 
         first: list[Job] = [opened()]  # mistakes are found before anything is written
@@ -194,12 +196,12 @@ def run_study(
     return 0
 
 
-def _fork_source(name: str, fork: str, runs_dir: Path) -> Engine:
+def _fork_source(name: str, fork: str, runs_dir: Path) -> SavedStudy:
     from optimizer.saved import open_saved
 
     if fork == name:
         raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
-    return open_saved(runs_dir, name).journal.engine
+    return open_saved(runs_dir, name)
 
 
 @private_files()

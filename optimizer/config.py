@@ -236,11 +236,16 @@ class Budget(Model):
     proposer_calls: int | None = Field(None, ge=0, description="Most calls of the proposer.")
     tokens: int | None = Field(None, ge=1, description="Most tokens, in and out, all models together.")
     usd: float | None = Field(None, gt=0, description="Most money, all models together, in US dollars.")
-    wall_clock: float | None = Field(None, gt=0, description="Longest run, in seconds, the final test included.")
+    wall_clock: float | None = Field(
+        None,
+        gt=0,
+        description="Seconds, pauses not counted. The search ends in time for finalists and final test, which are "
+        "never cut short: where they take longer than expected, the verdict is late and says so.",
+    )
     finish_by: str | None = Field(
         None,
         pattern=r"^([01]\d|2[0-3]):[0-5]\d$",
-        description='Local time by which the verdict must stand, as "HH:MM".',
+        description='Local time by which the verdict should stand, as "HH:MM"; kept to in the same way.',
     )
 
 

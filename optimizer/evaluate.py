@@ -26,20 +26,39 @@ from optimizer.redaction import known_secrets, redact, redacted
 MAX_ERROR_CHARS = 500
 
 
-MEMORY = 0.99  # share of a row's weight that is left after the next one
+MEMORY = 0.98  # share of a row's weight that is left after the next one
 
 
 @dataclass(slots=True)
 class Busy:
-    """How long scoring takes; the first calls, slowed by everything that starts up, are forgotten after a while."""
+    """How long scoring takes of late; slow moments are forgotten after about fifty rows.
+
+    Time in which several evaluations run side by side counts once.
+    """
 
     seconds: float = 0.0
     n_rows: float = 0.0
+    n_running: int = 0
+    new_s: float = 0.0  # busy since the last evaluation ended
+    at_s: float = 0.0
 
-    def add(self, seconds: float, *, n_rows: int) -> None:
-        kept = MEMORY**n_rows
-        self.seconds = kept * self.seconds + seconds
-        self.n_rows = kept * self.n_rows + n_rows
+    def begin(self, now_s: float) -> None:
+        self._advance(now_s)
+        self.n_running += 1
+
+    def end(self, now_s: float, *, n_rows: int) -> None:
+        """An evaluation has scored some rows, none where it broke."""
+        self._advance(now_s)
+        self.n_running -= 1
+        if n_rows:
+            kept = MEMORY**n_rows
+            self.seconds, self.n_rows = kept * self.seconds + self.new_s, kept * self.n_rows + n_rows
+        if n_rows or not self.n_running:
+            self.new_s = 0.0
+
+    def _advance(self, now_s: float) -> None:
+        self.new_s += (now_s - self.at_s) if self.n_running else 0.0
+        self.at_s = now_s
 
 
 class Evaluator:
@@ -100,15 +119,25 @@ class Evaluator:
                 complete = self._complete(candidate, rows)
             return self._mapped(lambda example: evaluate(example, complete), rows)
 
-        started, n_rows = time.monotonic(), len(missing)
-        with self._one_pause():
+        with self._one_pause(), self._timed(len(missing)):
             if self._crew.is_shared:
                 kept |= self._shared_out(candidate, missing, evaluate_all)
             else:
                 kept |= evaluate_all(list(missing.values()))
-        with self._lock:
-            self._busy.add(time.monotonic() - started, n_rows=n_rows)
         return [kept[example.id] for example in examples]
+
+    @contextmanager
+    def _timed(self, n_rows: int) -> Iterator[None]:
+        """Enter how long the rows take."""
+        n_scored = 0
+        with self._lock:
+            self._busy.begin(time.monotonic())
+        try:
+            yield
+            n_scored = n_rows
+        finally:
+            with self._lock:
+                self._busy.end(time.monotonic(), n_rows=n_scored)
 
     def _complete(self, candidate: Candidate, rows: Sequence[Example]) -> Complete:
         """Return what answers the calls of some rows; where replies come in batches, it has them all."""

@@ -8,6 +8,7 @@ from typing import cast
 import sqlalchemy as sa
 
 from optimizer.candidate import JsonValue, canonical_json
+from optimizer.config import Config
 from optimizer.database import reply_table, storage_errors
 from optimizer.statements import insert_or_ignore
 
@@ -24,6 +25,24 @@ def differences(known: Record, wanted: Record, *, known_facts: Record, facts: Re
     """
     changed = [key for key in wanted if canonical_json(wanted[key]) != canonical_json(known.get(key))]
     return [_phrase(key, known.get(key), wanted[key], known_facts, facts) for key in changed]
+
+
+def limits_of(config: Config) -> dict[str, JsonValue]:
+    """Return the settings that say how far a search goes, by their keys; they may change between runs."""
+    budget = {f"budget.{name}": value for name, value in config.budget.model_dump(mode="json").items()}
+    return {"search.trials": config.search.trials, **budget}
+
+
+def raised(record: Record, config: Config) -> list[str]:
+    """Say which limits are higher now than when the study was last worked on, one phrase each."""
+    old, new = _table(record, "limits"), limits_of(config)
+    return [f"{key} ({_change(old[key], new[key])})" for key in new if key in old and _is_higher(old[key], new[key])]
+
+
+def _is_higher(old: JsonValue, new: JsonValue) -> bool:
+    if old is None or isinstance(old, str) or isinstance(new, str):
+        return False  # there was no limit, or it is a time of day
+    return new is None or cast(float, new) > cast(float, old)
 
 
 def _phrase(key: str, old: JsonValue, new: JsonValue, old_facts: Record, facts: Record) -> str:

@@ -6,7 +6,7 @@ import platform
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,6 +18,7 @@ from optimizer.candidate import Candidate, JsonValue, content_hash
 from optimizer.config import LM, Config
 from optimizer.data import load_splits
 from optimizer.data_report import Splits
+from optimizer.earlier import seen_before
 from optimizer.errors import ConfigError, ProgramError
 from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend, CallRequest
@@ -27,7 +28,7 @@ from optimizer.privacy import places, require_local
 from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompt import Message, spec_of_task
 from optimizer.propose import Operator, open_operators
-from optimizer.records import Role
+from optimizer.records import Role, SeenBefore, StudyView
 from optimizer.slices import Groups, WorstSlice, group_rows
 from optimizer.user_code import load, user_code
 
@@ -58,6 +59,7 @@ class Job:
         groups: of rows, when the study looks at them one by one.
         warm_starts: candidates by name that an earlier study found; tried right after the seed. A study that exists
             keeps those that it was started with.
+        seen_before: test rows that the studies had which this one builds on; kept likewise.
     """
 
     config: Config
@@ -75,6 +77,7 @@ class Job:
     facts: Mapping[str, JsonValue] = field(default_factory=dict)
     fork_of: sa.Engine | None = None
     warm_starts: tuple[tuple[str, Candidate], ...] = ()
+    seen_before: tuple[SeenBefore, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse a budget that could not be kept, before anything is created or sent.
@@ -166,6 +169,13 @@ class Job:
         """Search settings that change results. Defaults are left out: a later version may add keys."""
         may_change = {"trials", "in_flight", "patience"}
         return self.config.search.model_dump(mode="json", exclude=may_change, exclude_defaults=True)
+
+    def built_on(self, view: StudyView, *, takes_prompts: bool) -> Job:
+        """Return the job with a note of which of its test rows an earlier study had."""
+        test_ids = [example.id for example in self.splits.test[: self.n_test]]
+        found = seen_before(view, test_ids, takes_prompts=takes_prompts)
+        by_study = {each.study: each for each in (*self.seen_before, *found)}
+        return replace(self, seen_before=tuple(by_study.values()))
 
     def close(self) -> None:
         for backend in {id(b): b for b in (self.task_backend, self.proposer_backend, self.judge_backend) if b}.values():

@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import cast
 
 import numpy as np
@@ -26,7 +26,7 @@ from optimizer.errors import StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.file_systems import require_local_disk
 from optimizer.files import claim, make_private_folder
-from optimizer.fork import copy_replies, differences
+from optimizer.fork import copy_replies, differences, limits_of
 from optimizer.heartbeat import forget_live
 from optimizer.job import Job
 from optimizer.journal import Journal, open_engine
@@ -197,6 +197,8 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
                 "seed": seed.to_json(),
                 "metric_version": job.metric.version,
                 "warm_starts": [[name, candidate.to_json()] for name, candidate in job.warm_starts],
+                "seen_before": [cast(JsonValue, asdict(each)) for each in job.seen_before],
+                "limits": limits_of(job.config),
             }
         )
         return open_record(journal, job, seed)
@@ -213,6 +215,8 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
             f"{command_name()} run CONFIG --fork NAME"
         )
     journal.adopt_orphans()
+    if record["state"] != "finished" and record.get("limits") != limits_of(job.config):
+        journal.update_study(records={"limits": limits_of(job.config)})
     if record["state"] == "paused":
         journal.update_study(state="running", stop_reason="")
     return record

@@ -17,9 +17,12 @@ from rich.text import Text
 
 from optimizer.budget import expected_in_all
 from optimizer.candidate import Candidate
+from optimizer.earlier import warning
+from optimizer.fork import raised
 from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
 from optimizer.stops import left_s
+from optimizer.view import seen_from_json
 from optimizer.words import count, duration, money, percent, visible
 
 if TYPE_CHECKING:
@@ -59,11 +62,28 @@ class Progress(Observer):
         self._n_trials = session.study.n_finished()
         report = session.splits.report
         sizes = ", ".join(f"{n} {split}" for split, n in report.n.items())
+        if session.is_finished:
+            self._tell_finished(session)
+            return
         verb = "Continuing" if self._n_trials else "Starting"
         self._console.print(f"{verb} study [bold]{session.job.config.name}[/bold]: {sizes} examples", highlight=False)
-        for warning in report.warnings:
-            self._console.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
+        seen = warning(seen_from_json(session.journal.load_study() or {}))
+        for note in (*report.warnings, *([seen] if seen else [])):
+            self._console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
         self._phase = "searching"
+
+    def _tell_finished(self, session: Session) -> None:
+        self._phase, config = "done", session.job.config
+        self._console.print(f"Study [bold]{config.name}[/bold] is finished: nothing was asked.", highlight=False)
+        if higher := raised(session.journal.load_study() or {}, config):
+            self._console.print(
+                f"Raised since: {', '.join(higher)}. A finished study is not searched on, because its test rows have "
+                "been opened. To search on, begin a new one. `optimizer run CONFIG --fork NAME` goes the same way, "
+                f"pays nothing twice, and goes further; `--set name=NAME --warm-start {config.name}` begins with its "
+                "best prompts.",
+                highlight=False,
+                markup=False,
+            )
 
     def trial_started(self, ticket: Ticket) -> None:
         self._phase = f"trial {ticket.number + 1}: {ticket.start or ticket.recipe.operator}"
@@ -91,7 +111,7 @@ class Progress(Observer):
     def final_started(self, winner: Candidate, n_rows: int) -> None:
         del winner
         self._phase_rows = (0, 2 * n_rows)
-        self._phase = f"final test on {n_rows} examples that the search never saw"
+        self._phase = f"final test on {n_rows} examples"
 
     def finished(self, view: StudyView) -> None:
         del view

@@ -170,6 +170,39 @@ class DevEstimate:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Timing:
+    """What became of a limit on time; all in seconds.
+
+    Attributes:
+        key: the setting that ends the study first, `wall_clock` or `finish_by`.
+        n_wanted: trials that the settings allowed.
+        limit_s: from the beginning of the study to that end, pauses not counted.
+        kept_s: what was left when the search ended, for finalists and final test.
+        expected_s: what these two were expected to take then, at `row_s` a row (calls in flight together counted once).
+        final_s: what they took.
+        over_s: by how much the end was passed; 0 in time.
+    """
+
+    key: Literal["wall_clock", "finish_by"]
+    n_wanted: int
+    limit_s: float
+    kept_s: float
+    expected_s: float
+    row_s: float
+    final_s: float = 0.0
+    over_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenBefore:
+    """Ids of the test rows that an earlier study opened in its final test, and of those that it searched on."""
+
+    study: str
+    opened: tuple[str, ...]
+    searched: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StudyView:
     """Everything that is known of a study, read from its database.
 
@@ -178,6 +211,9 @@ class StudyView:
         facts: environment, data counts, class balance, fingerprints; for people, not for decisions.
         best: the best candidate so far; once the study is finished the one that the final test was about.
         wall_s: seconds spent running, pauses between sessions not counted.
+        timing: of a finished study with a limit on time.
+        seen_before: the test rows that studies which it builds on had before; empty when the test is fresh.
+        dev_scores: by candidate id, mean value and number of dev rows of a finished study's finalists and seed.
     """
 
     name: str
@@ -192,6 +228,9 @@ class StudyView:
     verdict: Verdict | None
     spend: Spend
     wall_s: float
+    timing: Timing | None = None
+    seen_before: tuple[SeenBefore, ...] = ()
+    dev_scores: Mapping[str, tuple[float, int]] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Candidate:

@@ -19,6 +19,7 @@ from optimizer import held, verdict
 from optimizer.budget import MIN_TEST_ROWS
 from optimizer.candidate import Candidate, Example
 from optimizer.database import storage_errors
+from optimizer.earlier import tested_on
 from optimizer.errors import BudgetExhausted, Paused
 from optimizer.heartbeat import Heartbeat
 from optimizer.job import Job
@@ -29,7 +30,9 @@ from optimizer.records import Outcome, StudyView, Verdict
 from optimizer.rounds import together
 from optimizer.session import OUT_OF_REACH, Session
 from optimizer.sharing import wait_turn
+from optimizer.stops import goes_on, keep_ending, timing
 from optimizer.study import Ticket
+from optimizer.view import seen_from_json
 
 logger = logging.getLogger(__name__)
 
@@ -85,8 +88,12 @@ def _carry_out(session: Session) -> StudyView:
                     session.see_finished()
                     session.mend_best()
                 continue
-            winner = recommend(session)
-            session.finish(reason, winner, final_test(session, winner))
+            kept, winner = timing(session), recommend(session)
+            if goes_on(session, reason):
+                continue
+            found = final_test(session, winner)
+            keep_ending(session, kept)
+            session.finish(reason, winner, found)
         return session.view()
 
 
@@ -189,6 +196,7 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             is_same=winner == session.seed,
             confidence=session.job.config.search.confidence,
             rng=session.generator("final test"),
+            tested_on=tested_on(seen_from_json(session.journal.load_study() or {})),
         )
     except verdict.TooManyFailures as error:
         raise Paused("error_rate", f"{error}; mend that and run again to continue") from error

@@ -12,10 +12,12 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from optimizer import earlier
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
+from optimizer.ending import stopped_words, time_notes
 from optimizer.records import StudyView, Verdict
-from optimizer.words import STOP_WORDS, count, duration, money, percent, points, visible
+from optimizer.words import count, duration, money, percent, points, visible
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
@@ -43,6 +45,10 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
         "cost_usd": view.spend.cost_usd,
         "wall_s": round(view.wall_s, 3),
         "trials": {state: states[state] for state in ("complete", "pruned", "rejected", "failed")},
+        "test_seen_before": [
+            {"study": each.study, "opened": len(each.opened), "searched": len(each.searched)}
+            for each in view.seen_before
+        ],
     }
 
 
@@ -126,9 +132,11 @@ def _scores(view: StudyView) -> RenderableType:
     notes: list[RenderableType] = []
     if (verdict := view.verdict) is not None:
         scores = (percent(verdict.seed_score), percent(verdict.winner_score), points(verdict.difference))
-        table.add_row("test, never seen", str(verdict.n), *scores)
+        table.add_row(earlier.label(view.seen_before), str(verdict.n), *scores)
         interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
         notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
+        if view.seen_before:
+            notes.append(Text(earlier.warning(view.seen_before), style="yellow"))
         for each in verdict.slices[:MAX_SLICES]:
             scores = (percent(each.seed), percent(each.winner), points(each.difference))
             table.add_row(f"  {each.name[:24]}", str(each.n), *scores)
@@ -150,11 +158,13 @@ def _bill(view: StudyView) -> Text:
         f"{states[state]} {state}" for state in ("complete", "pruned", "rejected", "failed") if states[state]
     )
     calls = ", ".join(f"{count(n)} {role}" for role, n in view.spend.calls.items())
-    reason = STOP_WORDS.get(view.stop_reason, view.stop_reason)
-    return Text(
-        f"{len(view.trials)} trials ({trials}); stopped: {reason}\n"
+    bill = Text(
+        f"{len(view.trials)} trials ({trials}); {stopped_words(view)}\n"
         f"calls: {calls}; {count(view.spend.tokens)} tokens; {money(view.spend.cost_usd)}; {duration(view.wall_s)}"
     )
+    for note in time_notes(view):
+        bill.append(f"\n{note}", style="yellow")
+    return bill
 
 
 def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:

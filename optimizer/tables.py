@@ -21,7 +21,7 @@ STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "ver
 def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     """One line of `optimizer status`."""
     trial = view.trial_of(view.best)
-    best = f"{percent(trial.score)} (trial {trial.number + 1})" if trial else "-"
+    best = f"{_best(view, trial)} (trial {trial.number + 1})" if trial else "-"
     verdict = view.verdict
     said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
     state: str = "interrupted" if view.state == "running" and not is_running else view.state
@@ -39,8 +39,17 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     ]
 
 
+def _best(view: StudyView, trial: TrialRecord) -> str:
+    """The score on dev, corrected for having been chosen once that can be done; before, on how many rows it is."""
+    if view.dev is not None:
+        return percent(view.dev.winner)
+    return f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.outcomes else "-"
+
+
 def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
-    """One line a trial. A star marks the front of score against length, among trials that ran their whole race.
+    """One line a trial, with its score on all dev rows that it has.
+
+    A star marks the front of score against length, among trials that ran their whole race.
 
     Args:
         n_chars: candidate id to prompt length.
@@ -48,7 +57,7 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
     starred = {trial.number for trial in insight.front_of(view, n_chars)}
     lengths = {trial.number: n_chars[trial.candidate.id] for trial in view.trials if trial.candidate}
     shown = {number: f"{n}{'*' if number in starred else ''}" for number, n in lengths.items()}
-    cells = [_trial_cells(trial, shown.get(trial.number, "")) for trial in view.trials]
+    cells = [_trial_cells(trial, shown.get(trial.number, ""), _dev_score(view, trial)) for trial in view.trials]
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
     for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
@@ -120,10 +129,16 @@ def _table(*heads: str) -> Table:
     return table
 
 
-def _trial_cells(trial: TrialRecord, length: str) -> list[str]:
+def _dev_score(view: StudyView, trial: TrialRecord) -> tuple[float | None, int]:
+    """Mean value and number of dev rows: of finalists and seed those after the search, else those of the race."""
+    later = view.dev_scores.get(trial.candidate.id) if trial.candidate and trial.outcomes else None
+    return later or (trial.score, len(trial.outcomes))
+
+
+def _trial_cells(trial: TrialRecord, length: str, scored: tuple[float | None, int]) -> list[str]:
     difference = points(trial.difference) if trial.difference is not None else ""
     calls = str(trial.task_calls + trial.proposer_calls)
-    rows = str(len(trial.outcomes)) if trial.outcomes else ""
-    score = percent(trial.score) if trial.score is not None else ""
+    rows = str(scored[1]) if scored[1] else ""
+    score = percent(scored[0]) if scored[0] is not None else ""
     number, made_by = str(trial.number + 1), trial.recipe.operator
     return [number, made_by, trial.state, score, rows, difference, length, calls, escape(visible(trial.reason[:80]))]

@@ -68,12 +68,14 @@ def judge(
     is_same: bool,
     confidence: float,
     rng: np.random.Generator,
+    tested_on: str = "examples that the search never saw",
 ) -> Verdict:
     """Compare seed and winner on test rows, in pairs.
 
     Args:
         seed, winner: outcomes[n] on the same examples; pairs with a failed one are left out.
         is_same: the winner is the seed itself.
+        tested_on: what the reason calls the examples.
 
     Raises:
         TooManyFailures: more than `MAX_FAILED_SHARE` of the pairs are incomplete.
@@ -95,7 +97,7 @@ def judge(
     is_promoted = not is_same and stats.is_significant_gain(comparison, confidence)
     return Verdict(
         decision="promote" if is_promoted else "keep",
-        reason=_reason(is_promoted, is_same=is_same) + _unread(new, is_same=is_same),
+        reason=_reason(is_promoted, is_same=is_same, tested_on=tested_on) + _unread(new, is_same=is_same),
         n=comparison.n,
         seed_score=_aggregate(metric, rows, old),
         winner_score=_aggregate(metric, rows, new),
@@ -110,12 +112,12 @@ def judge(
     )
 
 
-def _reason(is_promoted: bool, *, is_same: bool) -> str:
+def _reason(is_promoted: bool, *, is_same: bool, tested_on: str) -> str:
     if is_promoted:
-        return "The new prompt is better on examples that the search never saw."
+        return f"The new prompt is better on {tested_on}."
     if is_same:
         return "No candidate was better than your prompt on dev: keep yours."
-    return "It is not proven that the new prompt is better on examples that the search never saw: keep yours."
+    return f"It is not proven that the new prompt is better on {tested_on}: keep yours."
 
 
 def _unread(outcomes: Sequence[Outcome], *, is_same: bool) -> str:

@@ -15,10 +15,12 @@ from optimizer.records import (
     DevEstimate,
     Outcome,
     Recipe,
+    SeenBefore,
     SliceScore,
     Spend,
     StudyState,
     StudyView,
+    Timing,
     TrialRecord,
     Verdict,
 )
@@ -77,6 +79,17 @@ def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | No
         verdict=verdict_from_json(cast(Fields, record["verdict"])) if record.get("verdict") else None,
         spend=journal.spend(),
         wall_s=cast(float, record["wall_s"]),
+        timing=Timing(**cast(Any, record["timing"])) if record.get("timing") else None,
+        seen_before=seen_from_json(record),
+        dev_scores={key: (mean, n) for key, (mean, n) in cast(Any, record.get("dev_scores") or {}).items()},
+    )
+
+
+def seen_from_json(record: Mapping[str, JsonValue]) -> tuple[SeenBefore, ...]:
+    """Return which test rows earlier studies had, from a study's record."""
+    kept = cast("list[dict[str, Any]]", record.get("seen_before") or [])
+    return tuple(
+        SeenBefore(study=each["study"], opened=tuple(each["opened"]), searched=tuple(each["searched"])) for each in kept
     )
 
 

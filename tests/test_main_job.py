@@ -114,7 +114,7 @@ def test_a_study_runs_from_yaml_to_an_exported_prompt(folder: Path, server: Fake
     result = shown(folder)
     assert list(result) == [
         "study", "state", "stop_reason", "seed_prompt", "winner_prompt", "verdict", "dev", "test", "calls", "tokens",
-        "cost_usd", "wall_s", "trials",
+        "cost_usd", "wall_s", "trials", "test_seen_before",
     ]  # fmt: skip
     assert list(result["test"])[:7] == ["n", "seed", "winner", "difference", "low", "high", "p_value"]
     assert list(result["trials"]) == ["complete", "pruned", "rejected", "failed"]

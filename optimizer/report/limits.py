@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optimizer.earlier import warning
 from optimizer.records import StudyView
 from optimizer.stats import smallest_provable_gain
 from optimizer.words import percent, points
@@ -19,6 +20,8 @@ def limits(view: StudyView, *, n_flips: Mapping[str, int]) -> list[str]:
             "The test rows have not been opened, so nothing is proven yet; dev scores flatter what was chosen."
         )
     else:
+        if view.seen_before:
+            found.append(warning(view.seen_before))
         gain = smallest_provable_gain(verdict.n, confidence=verdict.confidence)
         found.append(
             f"With {verdict.n} test rows a true gain of about {100 * gain:.0f} points is found in four of five "

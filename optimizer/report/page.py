@@ -13,11 +13,12 @@ from markupsafe import Markup
 
 from optimizer import insight
 from optimizer.candidate import Candidate, Example, Fields
+from optimizer.ending import stopped_words, time_notes
 from optimizer.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
 from optimizer.report.limits import limits
 from optimizer.word_diff import word_diff
-from optimizer.words import STOP_WORDS, code_parts, count, duration, money, operator_words, percent, points
+from optimizer.words import code_parts, count, duration, money, operator_words, percent, points
 
 MAX_ROWS = 12  # examples fixed, and as many broken
 MAX_TRIALS = 1000
@@ -116,7 +117,7 @@ def _content(material: Material) -> dict[str, Any]:
         "trials": view.trials[:MAX_TRIALS],
         "n_chars": material.n_chars,
         "states": Counter(trial.state for trial in view.trials),
-        "stopped": STOP_WORDS.get(view.stop_reason, view.stop_reason),
+        "stopped": " ".join([f"{stopped_words(view)}.", *time_notes(view)]) if view.stop_reason else "",
         "split": _split(view),
         "limits": limits(view, n_flips=flips),
         "has_rows": bool(material.rows),
@@ -129,10 +130,11 @@ def headline(view: StudyView) -> str:
     if verdict is None:
         return f"The study is {view.state}; there is no verdict yet."
     scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} on {verdict.n} examples"
+    never = "" if view.seen_before else " that the search never saw"
     interval = f"between {points(verdict.low)} and {points(verdict.high)} points"
     if verdict.decision == "promote":
         return (
-            f"Use the new prompt: it raised the score from {scores} that the search never saw, "
+            f"Use the new prompt: it raised the score from {scores}{never}, "
             f"a difference that is {interval} with {100 * verdict.confidence:.0f}% confidence."
         )
     if view.best == view.seed:

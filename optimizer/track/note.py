@@ -5,7 +5,9 @@ from __future__ import annotations
 import re
 from collections import Counter
 
+from optimizer import earlier
 from optimizer.command_line import command_name
+from optimizer.ending import stopped_words, time_notes
 from optimizer.records import StudyView
 from optimizer.track.projection import Projection
 
@@ -51,13 +53,15 @@ def _scores(view: StudyView) -> str:
         )
     if view.verdict is not None:
         test = view.verdict
+        label = earlier.label(view.seen_before) if view.seen_before else "test"
         rows.append(
-            f"| test | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
+            f"| {label} | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
             f"| difference {test.low:+.3f} to {test.high:+.3f} ({test.confidence:.0%}), "
             f"p = {test.p_value:.2g} ({test.test_name}) |"
         )
     head = ["| split | rows | seed | winner | difference | interval |", "|---|---|---|---|---|---|"]
-    return "\n".join(head + rows) if rows else ""
+    said = f"\n\n{earlier.warning(view.seen_before)}" if view.verdict and view.seen_before else ""
+    return "\n".join(head + rows) + said if rows else ""
 
 
 def _bill(view: StudyView) -> str:
@@ -65,7 +69,8 @@ def _bill(view: StudyView) -> str:
     trials = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
     calls = ", ".join(f"{count} {role}" for role, count in sorted(view.spend.calls.items())) or "none"
     bill = f"{view.spend.tokens} tokens, {view.spend.cost_usd:.4f} USD, {view.wall_s:.0f} s"
-    return f"Trials: {trials}. Calls: {calls}; {bill}."
+    ended = [f"{stopped_words(view)[:1].upper()}{stopped_words(view)[1:]}."] if view.state == "finished" else []
+    return " ".join([f"Trials: {trials}. Calls: {calls}; {bill}.", *ended, *time_notes(view)])
 
 
 def _prompt(title: str, view: StudyView, projection: Projection, *, is_seed: bool) -> str:

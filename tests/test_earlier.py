@@ -1,0 +1,151 @@
+"""Test rows that another study had before, finished studies that are run again, and the scores of finalists."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from optimizer import earlier
+from optimizer.commands import run_study
+from optimizer.config import Config
+from optimizer.fork import limits_of, raised
+from optimizer.records import SeenBefore
+from optimizer.report import report_html
+from optimizer.report.page import Material
+from optimizer.saved import open_saved
+from optimizer.summary import print_summary, summary_json
+from optimizer.tables import status_cells, trial_table
+from optimizer.terminal import console
+from optimizer.track.note import study_note
+from optimizer.track.projection import Projection
+from tests.fake_server import FakeServer
+from tests.sample_study import sample_view
+from tests.test_fork import folder, small
+from tests.test_main_job import answer, write
+
+__all__ = ["folder"]
+
+TEST_IDS = [f"test{i}" for i in range(30)]
+OPENED = SeenBefore(study="first", opened=("test3", "test4"), searched=())
+
+
+def test_rows_are_known_again_by_their_content() -> None:
+    """The final test of a finished study opened its test rows; its dev rows count where its prompts come over."""
+    first = sample_view(13)
+    (same,) = earlier.seen_before(first, TEST_IDS, takes_prompts=True)
+    assert (same.study, len(same.opened), same.searched) == ("mail-routing", 30, ())
+    mixed = [*TEST_IDS[:4], "dev2", "dev39", "new1"]
+    (other,) = earlier.seen_before(first, mixed, takes_prompts=True)
+    assert (other.opened, other.searched) == (("test0", "test1", "test2", "test3"), ("dev2", "dev39"))
+    (fork,) = earlier.seen_before(first, mixed, takes_prompts=False)
+    assert fork.searched == ()
+    assert earlier.seen_before(first, ["new1"], takes_prompts=True) == ()
+    assert earlier.seen_before(replace(first, verdict=None), TEST_IDS, takes_prompts=True) == ()
+
+
+def test_what_a_forerunner_had_from_its_own_counts_too() -> None:
+    """A third study knows of the rows that the first one opened, through the second."""
+    second = replace(sample_view(4), name="second", verdict=None, seen_before=(OPENED,))
+    assert earlier.seen_before(second, ["test4", "test9"], takes_prompts=True) == (
+        SeenBefore(study="first", opened=("test4",), searched=()),
+    )
+
+
+def test_every_view_says_that_the_test_is_not_the_first(capsys: pytest.CaptureFixture[str]) -> None:
+    """Terminal, JSON, report and MLflow's note name the study that opened the rows, and claim nothing more."""
+    view = sample_view(13, seen_before=(OPENED,))
+    prompts = {each.id: "a prompt" for each in (view.seed, view.best)}
+    print_summary(console(), view, prompts, runs_flag="")
+    printed = " ".join(capsys.readouterr().out.split())
+    said = "2 test rows were opened before, in the final test of first: the interval is a little optimistic."
+    assert "test, opened before by first" in printed
+    assert "never seen" not in printed
+    assert said in printed
+    assert summary_json(view, prompts)["test_seen_before"] == [{"study": "first", "opened": 2, "searched": 0}]
+    page = report_html(Material(view=view, render=lambda _: "a prompt"))
+    assert said in page
+    assert "which no part of the search had seen" not in page
+    projection = Projection(uri="", artifact_root=Path(), storage_id="", render=lambda _: "a prompt")
+    note = study_note(view, projection)
+    assert "| test, opened before by first | 30 |" in note
+    assert said in note
+
+
+def test_rows_that_were_searched_on_are_worse_than_opened_ones() -> None:
+    """Prompts that were chosen by some of the test rows make the interval more than a little optimistic."""
+    seen = (replace(OPENED, searched=("test1",)),)
+    assert earlier.label(seen) == "test, searched on by first"
+    assert earlier.tested_on(seen) == "test examples that first had searched on"
+    assert "the interval is too optimistic" in earlier.warning(seen)
+    assert (earlier.label(()), earlier.warning(())) == ("test, never seen", "")
+
+
+def test_only_limits_that_are_higher_count_as_raised() -> None:
+    """More trials, a higher cap and a cap that is gone let a search go on; lower ones and times of day do not."""
+    base = json.loads(
+        '{"name": "a", "task": {"goal": "g", "inputs": {"q": ""}, "outputs": {"a": {}}}, "data": {"source": "x.csv"}, '
+        '"metric": "exact_match", "lm": {"task": {"model": "embedded"}}}'
+    )
+
+    def made(trials: int, **budget: object) -> Config:
+        return Config.model_validate({**base, "search": {"trials": trials}, "budget": budget})
+
+    record = {"limits": limits_of(made(30, task_calls=500, usd=2.0, wall_clock=60.0, finish_by="06:30"))}
+    now = made(60, task_calls=400, wall_clock=90.0, finish_by="07:30")
+    assert raised(record, now) == [
+        "search.trials (30 -> 60)",
+        "budget.usd (2.0 -> default)",
+        "budget.wall_clock (60.0 -> 90.0)",
+    ]
+    assert raised({}, now) == []
+
+
+def test_a_finished_study_shows_scores_on_all_of_dev() -> None:
+    """`status` has the corrected score; the list of trials has what finalists and seed score on all rows."""
+    view = sample_view(13)
+    assert view.dev is not None
+    assert status_cells(view, is_running=False)[3].startswith("70.0% (trial ")
+    going = replace(view, state="running", dev=None, verdict=None)
+    assert " on 40 (trial " in status_cells(going, is_running=True)[3]
+    full = replace(view, dev_scores={view.seed.id: (0.4125, 37)})
+    n_chars = {trial.candidate.id: 9 for trial in view.trials if trial.candidate}
+    table = trial_table(full, n_chars)
+    assert [next(iter(table.columns[i].cells)) for i in (3, 4)] == ["41.2%", "37"]
+    assert list(table.columns[4].cells)[1:] == list(trial_table(view, n_chars).columns[4].cells)[1:]
+
+
+@pytest.mark.slow
+def test_a_warm_start_and_a_fork_say_that_their_test_rows_were_opened(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On the same rows the second study is told so at its start and in its verdict; run again, nothing is asked."""
+    with FakeServer(answer) as server:
+        write(folder, small(server.url))
+        assert run_study(Path("study.yaml"), (), Path("runs")) == 0
+        assert "opened before" not in capsys.readouterr().out
+        again = ("name=again", "search.trials=3")
+        assert run_study(Path("study.yaml"), again, Path("runs"), warm_start="fruit") == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert printed.count("note: 20 test rows were opened before, in the final test of fruit") == 1
+        assert "test, opened before by fruit" in printed
+        assert "never saw" not in printed
+        assert "test examples that fruit had opened before" in printed
+        assert run_study(Path("study.yaml"), (), Path("runs"), fork="other") == 0
+        assert "test, opened before by fruit" in capsys.readouterr().out
+        n_calls = len(server.calls)
+        assert run_study(Path("study.yaml"), again, Path("runs")) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert printed.startswith("Study again is finished: nothing was asked. Verdict")
+        assert run_study(Path("study.yaml"), (*again[:1], "search.trials=9"), Path("runs")) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "Raised since: search.trials (3 -> 9)." in printed
+        assert "--set name=NAME --warm-start again" in printed
+        assert len(server.calls) == n_calls
+    view = open_saved(Path("runs"), "again").view()
+    n_dev = len(view.seen_before[0].opened)
+    assert (view.seen_before[0].study, n_dev) == ("fruit", 20)
+    assert view.dev_scores[view.seed.id][1] == 20
+    assert view.best.id in view.dev_scores
