@@ -98,9 +98,8 @@ def _in_all(view: StudyView, found: Live, budget: Budget) -> str:
     in_all = expected_in_all(view.spend, budget, elapsed_s=view.wall_s, left_s=left_s)
     if in_all is None:
         return ""
-    return (
-        f", after about {count(in_all.calls)} calls" + (f" and {money(in_all.usd)}" if in_all.usd else "") + " in all"
-    )
+    has_price = in_all.usd and view.spend.usd is not None
+    return f", after about {count(in_all.calls)} calls" + (f" and {money(in_all.usd)}" if has_price else "") + " in all"
 
 
 def stop(run_dir: Path) -> bool:

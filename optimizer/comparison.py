@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 from rich.console import Group, RenderableType
@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer import insight, stats
-from optimizer.candidate import Candidate
+from optimizer.candidate import Candidate, JsonValue
 from optimizer.insight import Pair
 from optimizer.records import Outcome, StudyView, Verdict
 from optimizer.report import Material
@@ -36,21 +36,56 @@ def compare_trials(material: Material, one: Candidate, other: Candidate) -> Grou
 
 
 def compare_studies(one: Material, other: Material) -> Group:
-    """Return two studies side by side; their winners in pairs when both were tested on the same rows."""
+    """Return two studies side by side, what differs first; their winners in pairs when both were tested on the same
+    rows with the same metric."""
     views = one.view, other.view
     table = _table("", *(view.name for view in views))
     facts = [_study_facts(view) for view in views]
     for head in facts[0]:
         table.add_row(head, facts[0][head], facts[1][head])
     verdicts = [view.verdict for view in views]
-    if None in verdicts or not (pairs := _winners(one, other)):
+    apart = _what_differs(*views)
+    if "metric" in apart:
+        said = "The metrics differ: the scores of the two studies cannot be compared."
+    elif None in verdicts or not (pairs := _winners(one, other)):
         said = "The winners were not tested on the same rows: their scores cannot be compared in pairs."
     else:
         said = f"The two winners on the test rows that both were scored on: {_difference(pairs, 'test')}"
     before, after = one.clean(one.render(views[0].best)), other.clean(other.render(views[1].best))
     title = f"From the best prompt of {views[0].name} to that of {views[1].name}: {{+added+}} [-removed-]"
     panel = Panel(diff_text(before, after), title=Text(title), title_align="left")
-    return Group(table, Text(), Text(said), Text(), panel)
+    warning = [Text(f"These studies differ in: {'; '.join(apart.values())}.", style="yellow"), Text()] if apart else []
+    return Group(*warning, table, Text(), Text(said), Text(), panel)
+
+
+def _what_differs(one: StudyView, other: StudyView) -> dict[str, str]:
+    """Return what the scores of two studies rest on and is not the same in both, each with a few words."""
+    sides = [_rests_on(view) for view in (one, other)]
+    found: dict[str, str] = {}
+    for what, (name, version) in sides[0].items():
+        other_name, other_version = sides[1][what]
+        if version != other_version:
+            named = f"{name} and {other_name}" if name != other_name else "other settings" if name else ""
+            found[what] = f"{what} ({visible(named)})" if named else what
+    return found
+
+
+def _rests_on(view: StudyView) -> dict[str, tuple[str, JsonValue]]:
+    """Return name and version of each; where the record is older than versions, the settings stand for them."""
+    task, metric, data = (_section(view.config, key) for key in ("task", "metric", "data"))
+    model = str(_section(_section(view.config, "lm"), "task").get("model", "-"))
+    known = view.identity
+    return {
+        "metric": (str(metric.get("name", "")), known.get("metric", dict(metric))),
+        "program": (str(task.get("program") or ""), known.get("program", dict(task))),
+        "model": (model, known.get("task model", model)),
+        "data": (str(data.get("source") or ""), known.get("data", view.facts.get("fingerprints"))),
+    }
+
+
+def _section(config: Mapping[str, JsonValue], key: str) -> Mapping[str, JsonValue]:
+    found = config.get(key)
+    return found if isinstance(found, Mapping) else {}
 
 
 def _trial_facts(material: Material, candidate: Candidate) -> dict[str, str]:
@@ -71,11 +106,10 @@ def _trial_facts(material: Material, candidate: Candidate) -> dict[str, str]:
 
 def _study_facts(view: StudyView) -> dict[str, str]:
     verdict = view.verdict
-    lms = view.config.get("lm")
-    task = lms.get("task") if isinstance(lms, dict) else None
+    task = _section(_section(view.config, "lm"), "task")
     return {
         "verdict": verdict.decision if verdict else view.state,
-        "model": str(task.get("model")) if isinstance(task, dict) else "-",
+        "model": str(task.get("model", "-")),
         "seed on test": percent(verdict.seed_score) if verdict else "-",
         "best on test": percent(verdict.winner_score) if verdict else "-",
         "difference": (
@@ -84,7 +118,7 @@ def _study_facts(view: StudyView) -> dict[str, str]:
         "test rows": str(verdict.n) if verdict else "-",
         "trials": str(len(view.trials)),
         "calls": count(sum(view.spend.calls.values())),
-        "cost": money(view.spend.cost_usd),
+        "cost": money(view.spend.usd),
         "time": duration(view.wall_s),
     }
 

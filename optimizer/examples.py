@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import yaml
 
@@ -49,6 +49,27 @@ def copy_example(name: str, into: Path) -> list[Path]:
     except OSError as error:
         raise ConfigError(f"example: {str(into)!r} cannot be written: {error.strerror or error}") from error
     return targets
+
+
+def is_example(config: Mapping[str, object]) -> bool:
+    """Tell whether a study is about a ready task: it has the goal and the rows of one, whatever else was changed."""
+    told = _told(config)
+    return all(told) and any(_told(_read(path)) == told for path in FOLDER.glob("*.yaml"))
+
+
+def _read(path: Path) -> object:
+    """Return what a file holds; nothing where it is no YAML: in a checkout the folder is open to everybody."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+
+
+def _told(config: object) -> tuple[object, str]:
+    """Return goal and name of the rows; of a path its last part, as `copy_example` keeps it."""
+    task, data = (config.get("task"), config.get("data")) if isinstance(config, Mapping) else (None, None)
+    source = data.get("source") if isinstance(data, Mapping) else None
+    return task.get("goal") if isinstance(task, Mapping) else None, PurePath(str(source or "")).name
 
 
 def _first_sentence(path: Path) -> str:

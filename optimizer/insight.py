@@ -55,7 +55,7 @@ class OperatorRow:
     won: int
     gain: float
     calls: int
-    cost_usd: float
+    cost_usd: float | None
     is_winner: bool
 
 
@@ -157,7 +157,7 @@ def operators(view: StudyView) -> tuple[OperatorRow, ...]:
 
 
 def _operator(name: str, trials: Sequence[TrialRecord], winner: TrialRecord | None) -> OperatorRow:
-    states = Counter(trial.state for trial in trials)
+    states, costs = Counter(trial.state for trial in trials), [trial.cost_usd for trial in trials]
     leaders = [trial for trial in trials if took_the_lead(trial)]
     return OperatorRow(
         operator=name,
@@ -169,7 +169,7 @@ def _operator(name: str, trials: Sequence[TrialRecord], winner: TrialRecord | No
         won=len(leaders),
         gain=sum(trial.difference or 0.0 for trial in leaders),
         calls=sum(trial.task_calls + trial.proposer_calls for trial in trials),
-        cost_usd=sum(trial.cost_usd for trial in trials),
+        cost_usd=None if None in costs else sum(usd for usd in costs if usd is not None),
         is_winner=winner is not None and any(trial.number == winner.number for trial in trials),
     )
 

@@ -61,6 +61,7 @@ class Journal:
         self.ledger = Ledger(study, self.owner)
         self._commits = Commits(engine, self.ledger.carry_out)
         self._known = set[str]()  # candidates that are surely in the database
+        self.unpriced = frozenset[Role]()  # roles whose calls have no known price; the facts of the study say so
 
     def fence(self) -> None:
         """From now on only a living worker may begin a call."""
@@ -227,6 +228,7 @@ class Journal:
             tokens_in=sum(total.tokens_in for total in totals.values()),
             tokens_out=sum(total.tokens_out for total in totals.values()),
             cost_usd=sum(total.usd for total in totals.values()),
+            unpriced=self.unpriced,
         )
 
     def n_failed(self) -> int:
@@ -256,6 +258,7 @@ class Journal:
                     tokens_in=old.tokens_in + int(row.tokens_in),
                     tokens_out=old.tokens_out + int(row.tokens_out),
                     cost_usd=old.cost_usd + row.usd,
+                    unpriced=self.unpriced,
                 )
         return spends
 

@@ -14,7 +14,7 @@ from optimizer.config import Config
 from optimizer.errors import ConfigError
 from optimizer.records import StudyView
 from optimizer.redaction import redact, remember
-from optimizer.words import count, money, percent
+from optimizer.words import count, percent, price
 
 logger = logging.getLogger(__name__)
 
@@ -52,13 +52,13 @@ def message_of(view: StudyView, *, reason: str = "") -> dict[str, JsonValue]:
     )
     n_calls = sum(view.spend.calls.values())
     return {
-        "text": f"study {view.name}: {said} ({count(n_calls)} calls, {money(view.spend.cost_usd)})",
+        "text": f"study {view.name}: {said} ({count(n_calls)} calls, {price(view.spend.usd)})",
         "study": view.name,
         "state": view.state,
         "stop_reason": view.stop_reason,
         "verdict": verdict.decision if verdict else None,
         "calls": n_calls,
-        "cost_usd": view.spend.cost_usd,
+        "cost_usd": view.spend.usd,
     }
 
 

@@ -30,6 +30,7 @@ from optimizer.fork import copy_replies, differences, limits_of
 from optimizer.heartbeat import forget_live
 from optimizer.job import Job
 from optimizer.journal import Journal, open_engine
+from optimizer.lm.pricing import UNPRICED, unpriced, unpriced_in
 from optimizer.models import Models, open_models
 from optimizer.observe import Observer
 from optimizer.propose import Attempt
@@ -193,7 +194,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
             {
                 "config": written_settings(job.config),
                 "identity": identity,
-                "facts": dict(job.facts),
+                "facts": {**job.facts, UNPRICED: sorted(unpriced(job.prices))},
                 "seed": seed.to_json(),
                 "metric_version": job.metric.version,
                 "warm_starts": [[name, candidate.to_json()] for name, candidate in job.warm_starts],
@@ -217,9 +218,19 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     journal.adopt_orphans()
     if record["state"] != "finished" and record.get("limits") != limits_of(job.config):
         journal.update_study(records={"limits": limits_of(job.config)})
+    if record["state"] != "finished":
+        _keep_unpriced(journal, job, cast("dict[str, JsonValue]", record["facts"]))
     if record["state"] == "paused":
         journal.update_study(state="running", stop_reason="")
     return record
+
+
+def _keep_unpriced(journal: Journal, job: Job, facts: dict[str, JsonValue]) -> None:
+    """Remember whose calls had no known price, also after a price was set: those that were made stay unknown."""
+    before = unpriced_in(facts)
+    journal.unpriced = before | unpriced(job.prices)
+    if journal.unpriced != before:
+        journal.update_study(records={"facts": {**facts, UNPRICED: sorted(journal.unpriced)}})
 
 
 def open_study(job: Job, seed: Candidate, pairs: Pairs, crew: Alone) -> Study:

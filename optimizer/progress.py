@@ -127,12 +127,12 @@ class Progress(Observer):
         n_all = session.job.config.search.trials
         spend, left = session.journal.spend(), left_s(session)
         in_all = expected_in_all(spend, session.job.config.budget, elapsed_s=session.elapsed_s, left_s=left)
-        price = money(spend.cost_usd, is_free=session.job.is_free)
+        price = money(spend.usd, is_free=session.job.is_free)
         facts = [
             Text.assemble("best ", (percent(_best(session)), "bold green")),
             Text(f"trial {min(self._n_trials, n_all)} of {n_all}"),
             Text(f"{count(sum(spend.calls.values()))} calls" + (f" of about {count(in_all.calls)}" if in_all else "")),
-            Text(price + (f" of about {money(in_all.usd)}" if in_all and in_all.usd else "")),
+            Text(price + (f" of about {money(in_all.usd)}" if in_all and in_all.usd and spend.usd is not None else "")),
             Text(f"{duration(time.monotonic() - self._started_at)} so far"),
             *([Text(f"about {duration(left)} left")] if left is not None else []),
         ]

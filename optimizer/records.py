@@ -74,6 +74,7 @@ class TrialRecord:
     Attributes:
         parents: ids of the candidates that it was made from.
         reason: one line: why it was pruned, rejected or failed; empty for a complete trial.
+        cost_usd: None where the price of its calls is unknown.
         outcomes: on dev rows, in the order in which they were scored.
         difference: mean paired difference to the incumbent of that time, in score units; None for the first.
     """
@@ -91,7 +92,7 @@ class TrialRecord:
     task_calls: int = 0
     proposer_calls: int = 0
     tokens: int = 0
-    cost_usd: float = 0.0
+    cost_usd: float | None = 0.0
 
     @property
     def score(self) -> float | None:
@@ -145,12 +146,23 @@ class Verdict:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spend:
-    """Calls by role (replies taken from the journal are not calls), tokens and money."""
+    """Calls by role (replies taken from the journal are not calls), tokens and money.
+
+    Attributes:
+        cost_usd: what calls of known price have cost; compared with caps. `usd` is what to tell people.
+        unpriced: roles whose calls have no known price.
+    """
 
     calls: Mapping[Role, int] = field(default_factory=dict)
     tokens_in: int = 0
     tokens_out: int = 0
     cost_usd: float = 0.0
+    unpriced: frozenset[Role] = frozenset()
+
+    @property
+    def usd(self) -> float | None:
+        """What it has cost; None where calls were made whose price is unknown."""
+        return None if any(self.calls.get(role) for role in self.unpriced) else self.cost_usd
 
     @property
     def tokens(self) -> int:
@@ -209,6 +221,7 @@ class StudyView:
     Attributes:
         config: the configuration as plain JSON.
         facts: environment, data counts, class balance, fingerprints; for people, not for decisions.
+        identity: versions of data, program, metric and models, as a continued study must have them.
         best: the best candidate so far; once the study is finished the one that the final test was about.
         wall_s: seconds spent running, pauses between sessions not counted.
         timing: of a finished study with a limit on time.
@@ -231,6 +244,7 @@ class StudyView:
     timing: Timing | None = None
     seen_before: tuple[SeenBefore, ...] = ()
     dev_scores: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    identity: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
     def chosen(self) -> Candidate:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import cast
 
 from rich.console import Console, Group, RenderableType
 from rich.panel import Panel
@@ -16,8 +16,9 @@ from optimizer import earlier
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
 from optimizer.ending import stopped_words, time_notes
+from optimizer.examples import is_example
 from optimizer.records import StudyView, Verdict
-from optimizer.words import count, duration, money, percent, points, visible
+from optimizer.words import count, duration, percent, points, price, trial_counts, visible
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
@@ -29,7 +30,7 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
     Args:
         prompts: candidate id to prompt text, for seed and winner.
     """
-    calls, states = view.spend.calls, Counter(trial.state for trial in view.trials)
+    calls = view.spend.calls
     verdict, dev = view.verdict, view.dev
     return {
         "study": view.name,
@@ -42,9 +43,9 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
         "test": final_test_json(verdict) if verdict else None,
         "calls": {role: calls.get(role, 0) for role in ("task", "proposer", "judge")},
         "tokens": view.spend.tokens,
-        "cost_usd": view.spend.cost_usd,
+        "cost_usd": view.spend.usd,
         "wall_s": round(view.wall_s, 3),
-        "trials": {state: states[state] for state in ("complete", "pruned", "rejected", "failed")},
+        "trials": cast(JsonValue, trial_counts(trial.state for trial in view.trials)),
         "test_seen_before": [
             {"study": each.study, "opened": len(each.opened), "searched": len(each.searched)}
             for each in view.seen_before
@@ -153,14 +154,12 @@ def _scores(view: StudyView) -> RenderableType:
 
 
 def _bill(view: StudyView) -> Text:
-    states = Counter(trial.state for trial in view.trials)
-    trials = ", ".join(
-        f"{states[state]} {state}" for state in ("complete", "pruned", "rejected", "failed") if states[state]
-    )
+    states = trial_counts(trial.state for trial in view.trials)
+    trials = ", ".join(f"{n} {state}" for state, n in states.items() if n)
     calls = ", ".join(f"{count(n)} {role}" for role, n in view.spend.calls.items())
     bill = Text(
         f"{len(view.trials)} trials ({trials}); {stopped_words(view)}\n"
-        f"calls: {calls}; {count(view.spend.tokens)} tokens; {money(view.spend.cost_usd)}; {duration(view.wall_s)}"
+        f"calls: {calls}; {count(view.spend.tokens)} tokens; {price(view.spend.usd)}; {duration(view.wall_s)}"
     )
     for note in time_notes(view):
         bill.append(f"\n{note}", style="yellow")
@@ -176,7 +175,7 @@ def _next_commands(view: StudyView, runs_flag: str) -> list[RenderableType]:
         ("see rows that flipped", f"compare {view.name} seed best{runs_flag}")
         if is_kept
         else ("take the prompt away", f"export {view.name} --format markdown{runs_flag}"),
-        ("use it on your own data", "init FILE"),
+        *([("use it on your own data", "init FILE")] if is_example(view.config) else []),
     ):
         table.add_row(Text(what, style="dim"), Text(f"{command_name()} {command}", style="cyan"))
     return [table]

@@ -33,7 +33,7 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
         str(len(view.trials)),
         best,
         calls,
-        money(view.spend.cost_usd),
+        money(view.spend.usd),
         duration(view.wall_s),
         said,
     ]

@@ -11,6 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 from optimizer.candidate import Candidate, Fields, JsonValue
 from optimizer.errors import StudyError
 from optimizer.journal import Journal
+from optimizer.lm.pricing import unpriced_in
 from optimizer.records import (
     DevEstimate,
     Outcome,
@@ -64,6 +65,7 @@ def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | No
     record = journal.load_study()
     if record is None:
         raise StudyError(f"study {journal.study!r} does not exist")
+    journal.unpriced = unpriced_in(cast(Fields, record["facts"]))
     seed = Candidate.from_json(cast(Fields, record["seed"]))
     best = Candidate.from_json(cast(Fields, record.get("best") or record["seed"]))
     return StudyView(
@@ -82,6 +84,7 @@ def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | No
         timing=Timing(**cast(Any, record["timing"])) if record.get("timing") else None,
         seen_before=seen_from_json(record),
         dev_scores={key: (mean, n) for key, (mean, n) in cast(Any, record.get("dev_scores") or {}).items()},
+        identity=cast(Fields, record.get("identity") or {}),
     )
 
 
@@ -136,7 +139,7 @@ def trial_record(
         task_calls=spend.calls.get("task", 0),
         proposer_calls=spend.calls.get("proposer", 0),
         tokens=spend.tokens,
-        cost_usd=spend.cost_usd,
+        cost_usd=spend.usd,
     )
 
 

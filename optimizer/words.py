@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 STOP_WORDS = {
@@ -12,6 +13,8 @@ STOP_WORDS = {
     "unlikely": "the trials left were unlikely to find a better prompt",
     "perfect": "a perfect score on dev",
 }
+TRIAL_WORDS = ("complete", "pruned", "rejected", "failed")
+UNFINISHED = "unfinished"
 OPERATOR_WORDS = {
     "start": "one of the first candidates: your prompt or plain words, with or without examples, in each layout",
     "person": "written by a person",
@@ -56,11 +59,24 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"
 
 
-def money(usd: float, *, is_free: bool = False) -> str:
-    """Dollars with as many digits as small sums need."""
+def money(usd: float | None, *, is_free: bool = False) -> str:
+    """Dollars with as many digits as small sums need; None is a sum that nobody knows."""
     if is_free:
         return "free"
+    if usd is None:
+        return "unknown"
     return f"${usd:.2f}" if usd >= 1 or usd == 0 else f"${usd:.4f}"
+
+
+def price(usd: float | None) -> str:
+    """Dollars in a list of other amounts, where a bare `unknown` would not say of what."""
+    return "price unknown" if usd is None else money(usd)
+
+
+def trial_counts(states: Iterable[str]) -> dict[str, int]:
+    """Count trials by their state, in a fixed order; one that is open, as a cap leaves it, is `unfinished`."""
+    found = Counter(UNFINISHED if state == "running" else state for state in states)
+    return {state: found[state] for state in (*TRIAL_WORDS, UNFINISHED)}
 
 
 def count(n: int) -> str:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
+from optimizer.candidate import JsonValue
 from optimizer.config import LM, Budget
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import Backend
 from optimizer.records import Role
+
+UNPRICED = "unpriced"  # key of a study's facts
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +41,16 @@ class Pricing:
         return (tokens_in * price_in + tokens_out * price_out) / 1e6
 
 
+def unpriced(prices: Mapping[Role, Pricing]) -> frozenset[Role]:
+    """Return the roles whose calls cost nobody knows what."""
+    return frozenset(role for role, pricing in prices.items() if pricing.per_million is None)
+
+
+def unpriced_in(facts: Mapping[str, JsonValue]) -> frozenset[Role]:
+    """Return the roles that had no known price in any run of a study, as its facts keep them."""
+    return frozenset(cast("list[Role]", facts.get(UNPRICED) or []))
+
+
 def require_prices(budget: Budget, prices: Mapping[Role, Pricing], *, elsewhere: Mapping[str, str]) -> None:
     """Refuse a money cap that could not be kept, and spending without any limit.
 
@@ -46,7 +60,7 @@ def require_prices(budget: Budget, prices: Mapping[Role, Pricing], *, elsewhere:
     Raises:
         ConfigError: a price is unknown, and there is a cap in dollars, or none of calls or tokens either.
     """
-    unknown = [role for role, pricing in prices.items() if pricing.per_million is None]
+    unknown = [role for role in prices if role in unpriced(prices)]
     keys = " and ".join(f"lm.{role}.price_in, lm.{role}.price_out" for role in unknown)
     if budget.usd is not None and unknown:
         raise ConfigError(

@@ -18,7 +18,17 @@ from optimizer.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
 from optimizer.report.limits import limits
 from optimizer.word_diff import word_diff
-from optimizer.words import code_parts, count, duration, money, operator_words, percent, points
+from optimizer.words import (
+    code_parts,
+    count,
+    duration,
+    money,
+    operator_words,
+    percent,
+    points,
+    price,
+    trial_counts,
+)
 
 MAX_ROWS = 12  # examples fixed, and as many broken
 MAX_TRIALS = 1000
@@ -62,8 +72,8 @@ def report_html(material: Material) -> str:
     environment = Environment(
         loader=PackageLoader("optimizer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    environment.filters |= {"percent": percent, "points": points, "money": money, "duration": duration, "count": count}
-    environment.filters["code_parts"] = code_parts
+    environment.filters |= {"percent": percent, "points": points, "duration": duration, "count": count}
+    environment.filters |= {"money": money, "price": price, "code_parts": code_parts}
     return environment.get_template("page.html.jinja").render(**_content(material)) + "\n"
 
 
@@ -116,7 +126,7 @@ def _content(material: Material) -> dict[str, Any]:
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
         "trials": view.trials[:MAX_TRIALS],
         "n_chars": material.n_chars,
-        "states": Counter(trial.state for trial in view.trials),
+        "states": trial_counts(trial.state for trial in view.trials),
         "stopped": " ".join([f"{stopped_words(view)}.", *time_notes(view)]) if view.stop_reason else "",
         "split": _split(view),
         "limits": limits(view, n_flips=flips),

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 
 from optimizer import earlier
 from optimizer.command_line import command_name
 from optimizer.ending import stopped_words, time_notes
 from optimizer.records import StudyView
 from optimizer.track.projection import Projection
+from optimizer.words import trial_counts
 
 NOTE_CHARS = 7900  # the store cuts tags at 8000 without an error
 PROMPT_CHARS = 2600
@@ -65,10 +65,11 @@ def _scores(view: StudyView) -> str:
 
 
 def _bill(view: StudyView) -> str:
-    states = Counter(trial.state for trial in view.trials)
-    trials = ", ".join(f"{count} {state}" for state, count in sorted(states.items())) or "none"
+    states = trial_counts(trial.state for trial in view.trials)
+    trials = ", ".join(f"{count} {state}" for state, count in states.items() if count) or "none"
     calls = ", ".join(f"{count} {role}" for role, count in sorted(view.spend.calls.items())) or "none"
-    bill = f"{view.spend.tokens} tokens, {view.spend.cost_usd:.4f} USD, {view.wall_s:.0f} s"
+    usd = view.spend.usd
+    bill = f"{view.spend.tokens} tokens, {'price unknown' if usd is None else f'{usd:.4f} USD'}, {view.wall_s:.0f} s"
     ended = [f"{stopped_words(view)[:1].upper()}{stopped_words(view)[1:]}."] if view.state == "finished" else []
     return " ".join([f"Trials: {trials}. Calls: {calls}; {bill}.", *ended, *time_notes(view)])
 

@@ -54,13 +54,15 @@ def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[
     """
     best: TrialRecord | None = None
     best_score = -math.inf
-    calls, cost_usd, began_s = 0, 0.0, start_s(view)
+    calls, began_s = 0, start_s(view)
+    cost_usd: float | None = 0.0
     for trial in sorted(view.trials, key=lambda trial: trial.number):
         if trial.state == "running":
             if view.state == "finished":
                 continue
             return
-        calls, cost_usd = calls + trial.task_calls + trial.proposer_calls, cost_usd + trial.cost_usd
+        calls += trial.task_calls + trial.proposer_calls
+        cost_usd = None if cost_usd is None or trial.cost_usd is None else cost_usd + trial.cost_usd
         if trial.state == "complete" and (score := trial.score) is not None and score > best_score:
             best, best_score = trial, score
         if trial.number in without:
@@ -95,7 +97,7 @@ def final_points(view: StudyView) -> tuple[Point, ...]:
     verdict, dev = view.verdict, view.dev
     if verdict is None:
         return ()
-    totals = {
+    totals: dict[str, float | None] = {
         "test_seed": verdict.seed_score,
         "test_winner": verdict.winner_score,
         "test_difference": verdict.difference,
@@ -105,12 +107,12 @@ def final_points(view: StudyView) -> tuple[Point, ...]:
         "p_value": verdict.p_value,
         "total_calls": sum(view.spend.calls.values()),
         "total_tokens": view.spend.tokens,
-        "total_cost_usd": view.spend.cost_usd,
+        "total_cost_usd": view.spend.usd,
         "wall_s": view.wall_s,
     }
     if dev is not None:
         totals |= {"dev_seed": dev.seed, "dev_winner": dev.winner, "dev_low": dev.low, "dev_high": dev.high}
-    return finite([_point(key, value, 0) for key, value in totals.items()])
+    return finite([_point(key, value, 0) for key, value in _some(totals)])
 
 
 def start_s(view: StudyView) -> float:
