@@ -22,7 +22,7 @@ from optimizer.config_file import load_config
 from optimizer.errors import ConfigError, StudyError
 from optimizer.files import make_private_folder, private_files
 from optimizer.terminal import console, hold_logs, log_to, print_command, stop_on_signals
-from optimizer.words import count, duration, money, percent, points
+from optimizer.words import count, duration, money, percent, points, price
 
 if TYPE_CHECKING:
     from optimizer.job import Job
@@ -102,9 +102,14 @@ def verify_prompt(
     hold_logs()
     check = plan_check(target, runs_dir, model=model, api_base=api_base, data=data)
     out, err = console(), console(is_error=True)
+
+    def waits(why: str) -> None:
+        if why:
+            err.print(f"waiting: {why}", highlight=False, markup=False)
+
     n_calls = 2 * len(check.rows) * len(check.candidate.parts)
     with err.status(f"about {n_calls} calls of {check.lm.model}") if err.is_terminal else err:
-        decay, spend = check_prompt(check)
+        decay, spend = check_prompt(check, waits)
     now = decay.now
     if is_json:
         print(json.dumps(result_json(check, decay, spend), indent=2, ensure_ascii=False))
@@ -123,7 +128,7 @@ def verify_prompt(
             f"(99% interval {points(change.low)} to {points(change.high)})",
             highlight=False,
         )
-    out.print(f"{count(sum(spend.calls.values()))} calls, {count(spend.tokens)} tokens, {money(spend.cost_usd)}")
+    out.print(f"{count(sum(spend.calls.values()))} calls, {count(spend.tokens)} tokens, {price(spend.usd)}")
     return decay.exit_code
 
 

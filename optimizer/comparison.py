@@ -65,7 +65,8 @@ def _what_differs(one: StudyView, other: StudyView) -> dict[str, str]:
     for what, (name, version) in sides[0].items():
         other_name, other_version = sides[1][what]
         if version != other_version:
-            named = f"{name} and {other_name}" if name != other_name else "other settings" if name else ""
+            both = f"{name} in both, but not the same" if name else ""
+            named = f"{name} and {other_name}" if name != other_name else both
             found[what] = f"{what} ({visible(named)})" if named else what
     return found
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -10,6 +11,8 @@ from optimizer.job import Job
 from optimizer.journal import Journal
 from optimizer.lm.model import Model, RetryPolicy
 from optimizer.records import Role
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,8 +28,16 @@ class Models:
         models = [model for model in (self.task, self.proposer, self.judge) if model is not None]
         return [(model.role, age_s) for model in models for age_s in model.in_flight_s()]
 
+    def cut_note(self) -> str:
+        """Say how many answers of a hosted model were cut off, in one line; nothing when none was."""
+        n = 0 if self.task.backend.is_local else self.task.health.n_cut
+        said = "1 reply was" if n == 1 else f"{n} replies were"
+        return f"{said} cut at lm.task.max_tokens; raise it if answers need more room" if n else ""
+
     def close(self) -> None:
         """Stop, and wait for what works in the background."""
+        if note := self.cut_note():
+            logger.warning("%s", note)
         for model in (self.task, self.proposer, self.judge):
             if model is not None:
                 model.close()

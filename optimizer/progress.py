@@ -117,6 +117,8 @@ class Progress(Observer):
     def finished(self, view: StudyView) -> None:
         del view
         self._phase = "done"
+        if self._session is not None and (note := self._session.models.cut_note()):
+            self._console.print(f"[yellow]note:[/yellow] {note}", highlight=False)
 
     # -- the live block -------------------------------------------------------------------------
 

@@ -2,19 +2,36 @@
 
 MLflow's autolog hangs a callback into DSPy. A study would fill the user's experiment with thousands of pieces of
 traces, and has a view of its own; autolog itself leaves calls out while a DSPy optimizer compiles. Other
-callbacks stay.
+callbacks stay. DSPy's warning of each reply that was cut off is left out, too: the study says once how many there were.
 """
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
-from typing import Any, cast
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import dspy
 
+_IS_QUIET = ContextVar("is_quiet", default=False)
 
-def quiet(**settings: Any) -> AbstractContextManager[None]:
-    """Return DSPy's context with these settings, for one thread."""
+
+@contextmanager
+def quiet(**settings: Any) -> Iterator[None]:
+    """Enter DSPy's context with these settings, for one thread."""
     kept = [each for each in dspy.settings.callbacks if not type(each).__module__.startswith("mlflow.")]
-    context = dspy.context(disable_history=True, max_trace_size=0, callbacks=kept, **settings)
-    return cast("AbstractContextManager[None]", context)
+    before = _IS_QUIET.set(True)
+    try:
+        with dspy.context(disable_history=True, max_trace_size=0, callbacks=kept, **settings):
+            yield
+    finally:
+        _IS_QUIET.reset(before)
+
+
+def _is_wanted(record: logging.LogRecord) -> bool:
+    return not (_IS_QUIET.get() and "response was truncated" in str(record.msg))
+
+
+logging.getLogger("dspy.clients.lm").addFilter(_is_wanted)

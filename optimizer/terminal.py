@@ -93,14 +93,21 @@ def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
 def hold_logs() -> None:
     """Keep what all libraries log and warn in memory; nothing of theirs reaches the terminal."""
     root = logging.getLogger()
-    for logger in (root, *(logging.getLogger(name) for name in list(root.manager.loggerDict))):
-        for handler in list(logger.handlers):
-            logger.removeHandler(handler)
-        logger.propagate = True
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    _unhook_libraries()
     root.addHandler(MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
     root.setLevel(logging.INFO)
     logging.captureWarnings(True)
     warnings.simplefilter("default")
+
+
+def _unhook_libraries() -> None:
+    """Let what libraries log reach the root alone; some set up an output of their own when they are imported."""
+    for logger in [logging.getLogger(name) for name in list(logging.root.manager.loggerDict)]:
+        for handler in list(logger.handlers):
+            logger.removeHandler(handler)
+        logger.propagate = True
 
 
 class LogFile(logging.FileHandler):
@@ -114,6 +121,7 @@ def log_to(path: Path) -> None:
     """Send log records to a file from now on, those that were held included."""
     file = LogFile(path, encoding="utf-8")
     file.setFormatter(RedactingFormatter("%(asctime)s %(levelname)s %(name)s %(message)s"))
+    _unhook_libraries()
     root = logging.getLogger()
     held = [handler for handler in root.handlers if isinstance(handler, MemoryHandler)]
     root.addHandler(file)

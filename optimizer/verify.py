@@ -2,35 +2,42 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import yaml
 
 from optimizer import verdict as verdicts
 from optimizer.candidate import Candidate, Example
 from optimizer.command_line import command_name
 from optimizer.config import LM, Config
 from optimizer.decay import ALARM_CONFIDENCE, Decay, judge_decay
-from optimizer.errors import ConfigError, DataError, Paused, StudyError
+from optimizer.errors import CallError, DataError, Paused, ProgramError, StudyError
 from optimizer.evaluate import Evaluator
+from optimizer.exported import read_exported, words_of
 from optimizer.fields import BadRow, example_of
+from optimizer.formats import UnreadableReply
 from optimizer.job import LateJudge
 from optimizer.journal import Caps, Journal, open_engine
 from optimizer.lm import open_backend
+from optimizer.lm.backend import AttemptError, Backend
 from optimizer.lm.model import Model, Pricing, RetryPolicy
+from optimizer.lm.pricing import unpriced
 from optimizer.metrics import Metric, open_metric
+from optimizer.program import Refused
 from optimizer.records import Role, Spend
 from optimizer.rows import open_table
 from optimizer.saved import SavedStudy, open_saved
 
+if TYPE_CHECKING:
+    from optimizer.export import ExportFormat
+
 MIN_ROWS = 10
+Opened = Callable[..., Model]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,8 +79,11 @@ def model_settings(known: LM, model: str | None, api_base: str | None) -> LM:
     return known.model_copy(update={**changed, **({"api_base": api_base} if api_base else {})})
 
 
-def check_prompt(check: Check, on_outcome: Callable[[], None] | None = None) -> tuple[Decay, Spend]:
+def check_prompt(check: Check, on_wait: Callable[[str], None] | None = None) -> tuple[Decay, Spend]:
     """Score both prompts and judge them.
+
+    Args:
+        on_wait: told in one line why calls wait, and an empty line when they go on.
 
     Raises:
         Paused: the model cannot be used, or too many calls failed for a fair comparison.
@@ -83,14 +93,16 @@ def check_prompt(check: Check, on_outcome: Callable[[], None] | None = None) -> 
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         journal = Journal(open_engine(f"sqlite:///{folder}/check.db", is_durable=False), "check", owner="verify")
         stack.callback(journal.engine.dispose)
-        metric = _metric(check, journal, stack)
+        opened = _opener(journal, stack, on_wait)
+        metric, task = _metric(check, opened), opened(check.lm, "task")
+        if not task.backend.is_local:
+            _first_call(check, opened(check.lm, "task", backend=task.backend, patience_s=0.0))
         evaluator = Evaluator(
             check.saved.program(),
-            task := _model(check.lm, "task", journal, stack),
+            task,
             metric,
             journal,
             concurrency=1 if task.backend.is_local else check.lm.concurrency,
-            on_outcome=on_outcome,
         )
         stack.callback(evaluator.close)
         seed, prompt = (evaluator.outcomes(each, check.rows) for each in (view.seed, check.candidate))
@@ -159,7 +171,7 @@ def result_json(check: Check, decay: Decay, spend: Spend) -> dict[str, Any]:
         ),
         "calls": dict(spend.calls),
         "tokens": spend.tokens,
-        "cost_usd": spend.cost_usd,
+        "cost_usd": spend.usd,
     }
 
 
@@ -176,59 +188,71 @@ def _from_study(saved: SavedStudy) -> tuple[SavedStudy, Candidate]:
 
 
 def _from_file(path: Path, runs_dir: Path) -> tuple[SavedStudy, Candidate]:
-    """Read study and candidate off a `chat-json` or `yaml` export, or a study's `best_prompt.json`."""
-    said = _read(path)
-    name, candidate_id = said.get("study"), said.get("candidate_id") or said.get("candidate")
-    if not isinstance(name, str) or not isinstance(candidate_id, str):
-        raise ConfigError(
-            f"{path}: says neither its study nor its candidate; give a chat-json, openai, anthropic or yaml export, "
-            "best_prompt.json, or the name of a study"
-        )
+    """Read study and candidate off an export, or a study's `best_prompt.json`."""
+    name, candidate_id, form = read_exported(path)
     saved = open_saved(runs_dir, name)
     found = saved.journal.candidates([candidate_id])
     if candidate_id not in found:
         raise StudyError(
             f"{path}: study {name!r} has no candidate {candidate_id}; was it exported from another folder?"
         )
-    if isinstance(said.get("messages"), list):
-        _refuse_changed(path, said, saved, found[candidate_id])
+    if form is not None:
+        _refuse_changed(path, form, saved, found[candidate_id])
     return saved, found[candidate_id]
 
 
-def _refuse_changed(path: Path, said: Mapping[str, Any], saved: SavedStudy, candidate: Candidate) -> None:
+def _refuse_changed(path: Path, form: ExportFormat, saved: SavedStudy, candidate: Candidate) -> None:
     from optimizer.export import export
 
-    fresh = json.loads(export(replace(saved.view(), best=candidate), saved.program(), "chat-json", candidate))
-    if said["messages"] != fresh.get("messages"):
+    fresh = export(replace(saved.view(), best=candidate), saved.program(), form, candidate)
+    if words_of(path.read_text(encoding="utf-8"), form) != words_of(fresh, form):
         raise StudyError(
             f"{path}: its messages are not those of candidate {candidate.id}; export it again, or make your text the "
             "`prompt` of a configuration and run that"
         )
 
 
-def _read(path: Path) -> Mapping[str, Any]:
+def _first_call(check: Check, task: Model) -> None:
+    """Ask for the first answer without patience: a model that has never answered is not waited for.
+
+    The reply is in the journal and is not paid twice.
+
+    Raises:
+        Paused: there is no answer. A limit of the rate is one: the model is there.
+    """
     try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))  # JSON is YAML
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path}: cannot be read as JSON or YAML: {' '.join(str(error).split())[:200]}") from error
-    return said if isinstance(said, Mapping) else {}
+        check.saved.program().run(check.saved.view().seed, check.rows[0].inputs, task.call)
+    except Paused as pause:
+        if not (isinstance(pause.__cause__, AttemptError) and pause.__cause__.kind == "rate_limit"):
+            raise
+    except (CallError, ProgramError, UnreadableReply, Refused):
+        return  # it spoke; what is wrong with a row is told when all are scored
 
 
-def _metric(check: Check, journal: Journal, stack: ExitStack) -> Metric:
+def _metric(check: Check, opened: Opened) -> Metric:
     config, judge = check.saved.config, LateJudge()
-    if config.metric.name == "judge":
-        judge.complete = _model(config.judge, "judge", journal, stack).call
+    if config.metric.asks_judge:
+        judge.complete = opened(config.judge, "judge").call
     return open_metric(config, judge=judge, folder=check.saved.folder)
 
 
-def _model(lm: LM, role: Role, journal: Journal, stack: ExitStack) -> Model:
-    backend = open_backend(lm)
-    stack.callback(backend.close)
-    return Model(
-        backend,
-        role=role,
-        journal=journal,
-        caps=Caps(calls={}, tokens=None, usd=None),
-        pricing=Pricing.of(backend, lm),
-        retry=RetryPolicy(retry_for_s=lm.retry_for),
-    )
+def _opener(journal: Journal, stack: ExitStack, on_wait: Callable[[str], None] | None) -> Opened:
+    """Return what opens a model; a second one with another patience can share its backend."""
+
+    def opened(lm: LM, role: Role, *, backend: Backend | None = None, patience_s: float | None = None) -> Model:
+        if backend is None:
+            backend = open_backend(lm)
+            stack.callback(backend.close)
+        pricing = Pricing.of(backend, lm)
+        journal.unpriced |= unpriced({role: pricing})
+        return Model(
+            backend,
+            role=role,
+            journal=journal,
+            caps=Caps(calls={}, tokens=None, usd=None),
+            pricing=pricing,
+            retry=RetryPolicy(retry_for_s=lm.retry_for if patience_s is None else patience_s),
+            on_wait=on_wait,
+        )
+
+    return opened

@@ -79,6 +79,10 @@ def trial_counts(states: Iterable[str]) -> dict[str, int]:
     return {state: found[state] for state in (*TRIAL_WORDS, UNFINISHED)}
 
 
+def tries(n: int) -> str:
+    return "1 try" if n == 1 else f"{n} tries"
+
+
 def count(n: int) -> str:
     return f"{n:,}"
 

@@ -22,6 +22,7 @@ from optimizer.lm.pricing import Pricing, require_prices
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
 from optimizer.prompt import Message
 from optimizer.records import Role
+from optimizer.words import tries
 
 __all__ = ["Model", "Pricing", "RetryPolicy", "require_prices"]
 
@@ -61,7 +62,7 @@ class Model:
         self._pricing = pricing
         self._retry = retry
         self._on_wait = on_wait or (lambda _: None)
-        self._health = Health()
+        self.health = Health()
         self._flow = Flow(max_in_flight, retry.clock)
         self._stop = threading.Event()
         self._stopped_by = ("user", "the run was told to stop")
@@ -111,7 +112,7 @@ class Model:
     def _attempt_until_settled(self, key: str, request: CallRequest) -> Reply:
         deadline = self._retry.clock() + self._retry.retry_for_s
         was_odd = False
-        with self._health.call() as history:
+        with self.health.call() as history:
             while True:
                 if self._flow.away_since is not None:
                     self._sit_out(history)
@@ -146,7 +147,7 @@ class Model:
             self._flow.failed(error, is_suspect=history.is_suspect)
             raise
         self._flow.answered()
-        history.answered()
+        history.answered(is_cut=reply.finish_reason == "length")
         return self._settled(entered, key, reply)
 
     def _sit_out(self, history: CallHistory) -> None:
@@ -182,11 +183,11 @@ class Model:
                 return
             n_probes, last = n_probes + 1, failure
             patience_s = self._retry.retry_for_s
-            if self._health.n_answers:
+            if self.health.n_answers:
                 patience_s = max(patience_s, self._retry.outage_for_s)
             delay_s = self._retry.delay_s(n_probes, None)
             if self._retry.clock() + delay_s > since + patience_s:
-                raise self._paused("provider", f"gave up after {n_probes} tries: {last.partition(': ')[2]}")
+                raise self._paused("provider", f"gave up after {tries(n_probes)}: {last.partition(': ')[2]}")
             self._wait(delay_s, f"no call is answered ({last})")
 
     def _probe(self) -> str | None:
@@ -276,7 +277,7 @@ class Model:
             return  # waited for with all others
         delay_s = self._retry.delay_s(len(history.failures), error.retry_after_s)
         if self._retry.clock() + delay_s > deadline:
-            message = f"gave up after {len(history.failures)} tries: {error}"
+            message = f"gave up after {tries(len(history.failures))}: {error}"
             if history.is_model_down:
                 raise self._paused("provider", message) from error
             raise CallError(error.kind, f"{self.backend.identity}: {message}") from error

@@ -43,6 +43,7 @@ class Health:
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.n_answers = 0
+        self.n_cut = 0
         self.failing: set[CallHistory] = set()
 
     @contextmanager
@@ -82,9 +83,11 @@ class CallHistory:
         self.failures.clear()
         self._at_fault.clear()
 
-    def answered(self) -> None:
+    def answered(self, *, is_cut: bool = False) -> None:
+        """Note a reply; `is_cut`: it ended because it had grown too long."""
         with self._health.lock:
             self._health.n_answers += 1
+            self._health.n_cut += is_cut
 
     @property
     def is_suspect(self) -> bool:
