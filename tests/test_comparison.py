@@ -104,6 +104,28 @@ def test_two_studies_are_paired_only_on_shared_test_rows() -> None:
     assert "cannot be compared in pairs" in printed(compare_studies(one, apart))
 
 
+def test_what_two_studies_do_not_share_is_said_first() -> None:
+    """Other data, models and programs are named above the difference; with another metric there is no difference."""
+    one, other = material(13), material(7)
+    base = {"metric": "m1", "program": "p1", "task model": "embedded", "data": "d1"}
+
+    def compared(**changes: str) -> str:
+        first = replace(one, view=replace(one.view, identity=base))
+        second = replace(other, view=replace(other.view, identity={**base, **changes}))
+        return " ".join(printed(compare_studies(first, second)).split())
+
+    assert "differ in" not in compared()
+    assert "second less first" in compared()
+    apart = compared(data="d2", program="p2")
+    assert apart.startswith("These studies differ in: program; data (mail.jsonl in both, but not the same).")
+    assert "second less first" in apart
+    other_metric = compared(metric="m2")
+    assert other_metric.startswith("These studies differ in: metric (accuracy in both, but not the same).")
+    assert "the scores of the two studies cannot be compared" in other_metric
+    assert "second less first" not in other_metric
+    assert "p =" not in other_metric
+
+
 def test_an_unknown_trial_is_named_with_those_that_exist() -> None:
     """A number without a candidate is a mistake of one line."""
     with pytest.raises(StudyError, match=r"no candidate of trial 6; trials with one: 1, 2, 3, 4, 5, 7"):

@@ -34,6 +34,7 @@ from optimizer.lm.flow import Flow
 from optimizer.lm.model import PROBE, Model, Pricing, RetryPolicy, require_prices
 from optimizer.lm.provider import ProviderBackend, borrow_provider
 from optimizer.lm.retry import MAX_RETRY_AFTER_S
+from optimizer.models import Models
 from optimizer.prompt import Choice, Json, Message, Text
 from optimizer.records import Role
 from optimizer.redaction import redacted
@@ -165,6 +166,17 @@ def test_a_call_is_reserved_before_it_is_sent_and_settled_after_its_reply(journa
     spend = journal.spend()
     assert (spend.calls, spend.tokens_in, spend.tokens_out) == ({"task": 1}, 11, 3)
     assert spend.cost_usd == pytest.approx((11 * 1.0 + 3 * 4.0) / 1e6)
+
+
+def test_cut_replies_are_counted(server: FakeServer, backend: Backend, journal: Journal) -> None:
+    """A study can say once how many answers ended because they had grown too long."""
+    model = model_of(backend, journal)
+    server.script(reply("a long", finish_reason="length"), reply("whole"))
+    model.call(ask("one"))
+    model.call(ask("two"))
+    models = Models(task=model, proposer=model, judge=None)
+    assert models.cut_note().startswith("1 reply was cut at lm.task.max_tokens")
+    assert Models(task=model_of(backend, journal), proposer=model, judge=None).cut_note() == ""
 
 
 def test_a_kept_reply_costs_nothing(server: FakeServer, backend: Backend, journal: Journal) -> None:

@@ -117,7 +117,10 @@ def test_a_study_runs_from_yaml_to_an_exported_prompt(folder: Path, server: Fake
         "cost_usd", "wall_s", "trials", "test_seen_before",
     ]  # fmt: skip
     assert list(result["test"])[:7] == ["n", "seed", "winner", "difference", "low", "high", "p_value"]
-    assert list(result["trials"]) == ["complete", "pruned", "rejected", "failed"]
+    assert list(result["trials"]) == ["complete", "pruned", "rejected", "failed", "unfinished"]
+    assert result["cost_usd"] is None  # nobody has told what a call costs
+    assert "; price unknown; " in printed
+    assert "on your own data" not in printed
     assert (result["state"], result["verdict"], result["test"]["winner"]) == ("finished", "promote", 1.0)
     assert result["test"]["low"] > 0
     assert HINT in result["winner_prompt"]

@@ -7,6 +7,7 @@ import contextlib
 import datetime
 import enum
 import json
+import logging
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm, constraint_of, response_format
 from optimizer.program import Answer, ModuleProgram, Program, Refused, TaskProgram
 from optimizer.prompt import Choice, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
+from optimizer.quiet import quiet
 
 LAYOUTS = list(FORMATS)
 REASONINGS: list[Reasoning] = ["predict", "chain_of_thought"]
@@ -781,3 +783,22 @@ def test_signature_and_spec_agree() -> None:
     }
     assert found["facts"].keys == ()
     assert found["urgent"] == SPEC.outputs[2]
+
+
+def test_replies_that_were_cut_are_no_flood_of_warnings() -> None:
+    """DSPy warns of each reply that was cut off; the calls of a study do not, a user's own still do."""
+    told: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: told.append(record.getMessage())  # type: ignore[method-assign]
+    cut = Reply(text="[[ ## b ## ]]\nx\n\n[[ ## completed ## ]]", finish_reason="length", tokens_in=3, tokens_out=4)
+    lm = as_dspy_lm(lambda _: cut, name="cut", max_tokens=4)
+    (logger := logging.getLogger("dspy.clients.lm")).addHandler(handler)
+    try:
+        with quiet(lm=lm):
+            dspy.Predict("a -> b")(a="1")
+        assert told == []
+        with dspy.context(lm=lm):
+            dspy.Predict("a -> b")(a="2")
+        assert any("truncated" in line for line in told)
+    finally:
+        logger.removeHandler(handler)

@@ -2,28 +2,45 @@
 
 from __future__ import annotations
 
+import io
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from rich.console import Console
 
 from optimizer import insight
 from optimizer.command_line import command_name
+from optimizer.examples import FOLDER
 from optimizer.propose import BUILT_IN
-from optimizer.records import StudyView
+from optimizer.records import Spend, StudyView
 from optimizer.render import render
 from optimizer.report import Material, figures_of, report_html
 from optimizer.report.figures import standalone
 from optimizer.report.page import steps
+from optimizer.summary import print_summary, summary_json
+from optimizer.tables import status_cells
 from optimizer.terminal import print_command
+from optimizer.track.note import study_note
+from optimizer.track.projection import Projection
 from optimizer.word_diff import word_diff
 from optimizer.words import OPERATOR_WORDS, code_parts, operator_words
 from tests.sample_study import EVIL, N_TEST, PROGRAM, ROWS, SEED, outcomes, sample_view
 
 VOID = {"meta", "link", "img", "br", "hr", "input", "path", "use"}
+
+
+def summary_text(view: StudyView) -> str:
+    """What a run ends with."""
+    out = Console(file=io.StringIO(), width=200)
+    print_summary(out, view, {each.id: "x" for each in (view.seed, view.best)}, runs_flag="")
+    assert isinstance(out.file, io.StringIO)
+    return out.file.getvalue()
 
 
 class Page(HTMLParser):
@@ -224,3 +241,42 @@ def test_the_next_commands_are_those_that_work_here(monkeypatch: pytest.MonkeyPa
     assert captured.get() == "  uv run optimizer check my-tickets.yaml --probe\n"
     monkeypatch.delenv("UV_RUN_RECURSION_DEPTH")
     assert command_name() == "optimizer"
+
+
+def test_an_unknown_price_is_not_said_to_be_nothing() -> None:
+    """Where calls were made whose price nobody has told, texts say so and JSON says null; else the sum stands there."""
+    unknown = sample_view(spend=Spend(calls={"task": 5}, unpriced=frozenset({"task"})))
+    free = replace(unknown, spend=Spend(calls={"task": 5}, unpriced=frozenset({"judge"})))
+    prompts = {each.id: "x" for each in (unknown.seed, unknown.best)}
+    shown = Projection(uri="x", artifact_root=Path("x"), storage_id="s", render=lambda _: "x")
+    assert summary_json(unknown, prompts)["cost_usd"] is None
+    assert "; price unknown; " in summary_text(unknown)
+    assert status_cells(unknown, is_running=False)[5] == "unknown"
+    assert "price unknown" in study_note(unknown, shown)
+    page = report_html(replace(material(), view=unknown))
+    assert "<b>unknown</b>" in page
+    assert "price unknown" in page
+    assert summary_json(free, prompts)["cost_usd"] == 0.0
+    assert "; $0.00; " in summary_text(free)
+
+
+def test_every_trial_is_counted() -> None:
+    """A trial that a cap cut off is unfinished; the counts add up to the number of trials."""
+    view = sample_view(13)
+    view = replace(view, trials=(*view.trials, replace(view.trials[-1], number=13, state="running")))
+    counts = summary_json(view, {each.id: "x" for each in (view.seed, view.best)})["trials"]
+    assert isinstance(counts, dict)
+    assert (counts["unfinished"], sum(map(int, counts.values()))) == (1, 14)
+    assert "14 trials (5 complete, 7 pruned, 2 rejected" not in summary_text(view)
+    assert ", 1 unfinished)" in summary_text(view)
+    assert "unfinished" not in summary_text(sample_view(13))
+
+
+def test_only_a_ready_task_ends_with_how_to_use_ones_own_data() -> None:
+    """A study of a person's own rows is not told to use them; a renamed copy of the quickstart still is."""
+    assert "own data" not in summary_text(sample_view())
+    text = (FOLDER / "quickstart.yaml").read_text(encoding="utf-8")
+    ready = {**yaml.safe_load(text), "name": "mine"}
+    assert "own data" in summary_text(sample_view(config=ready))
+    ready["data"] = {**ready["data"], "source": "mine.csv"}
+    assert "own data" not in summary_text(sample_view(config=ready))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -18,14 +21,16 @@ from optimizer.config import LM
 from optimizer.config_file import load_config
 from optimizer.decay import EXIT_CODES, Standing, judge_decay
 from optimizer.errors import StudyError, UserError
+from optimizer.export import EXPORTERS, export
 from optimizer.job import open_job
 from optimizer.records import Outcome, Verdict
 from optimizer.run import run
-from optimizer.verify import check_prompt, model_settings, plan_check, rows_of_file
+from optimizer.saved import open_saved
+from optimizer.verify import Check, check_prompt, model_settings, plan_check, rows_of_file
 from optimizer.warm_start import best_of, learned_from
-from tests.fake_server import Body, FakeServer
+from tests.fake_server import Body, FakeServer, rate_limited
 from tests.sample_study import CONFIG, PROGRAM, sample_view
-from tests.test_main_job import HINT, answer, config, labelled_rows, optimizer, write
+from tests.test_main_job import HINT, answer, command, config, labelled_rows, optimizer, write
 
 ROOT = Path(__file__).parent.parent
 SEEDS = range(20)
@@ -157,11 +162,13 @@ def test_a_prompt_is_checked_from_the_command_line(finished: tuple[Path, FakeSer
     n_calls = len(server.calls)
     said = json.loads(optimizer(folder, "verify", "fruit", "--json"))
     assert (said["verdict"], said["prompt"], said["gain_change"]["difference"]) == ("holds", 1.0, 0.0)
+    assert said["cost_usd"] is None
     assert len(server.calls) - n_calls == said["calls"]["task"] == 2 * said["n"]
 
     optimizer(folder, "export", "fruit", "-f", "chat-json", "-o", "prompt.json")
     printed = optimizer(folder, "verify", "prompt.json", "--lm", "openai/worse", code=5)
     assert printed.startswith("broken:")
+    assert "tokens, price unknown" in printed
     new = folder / "new.jsonl"
     new.write_text("".join(json.dumps({**row, "note": f"New. {row['note']}"}) + "\n" for row in labelled_rows()[:60]))
     check = plan_check(str(folder / "prompt.json"), folder / "runs", model=None, api_base=None, data=new)
@@ -181,6 +188,56 @@ def test_a_prompt_is_checked_from_the_command_line(finished: tuple[Path, FakeSer
     optimizer(folder, "run", "again.yaml", "--warm-start", "fruit")
     optimizer(folder, "run", "again.yaml")  # a study remembers what it started from
     assert HINT in (folder / "runs/again/best_prompt.txt").read_text()
+
+
+@pytest.mark.slow
+def test_every_export_that_names_its_study_is_checked(finished: tuple[Path, FakeServer]) -> None:
+    """All forms but those that name neither are taken, and refused once their words have changed."""
+    folder, _ = finished
+    view, program = (saved := open_saved(folder / "runs", "fruit")).view(), saved.program()
+    path = folder / "prompt.any"
+
+    def planned() -> Check:
+        return plan_check(str(path), folder / "runs", model=None, api_base=None, data=None)
+
+    for form in EXPORTERS:
+        path.write_text(text := export(view, program, form))
+        if form in ("text", "langchain"):
+            with pytest.raises(UserError, match=r"says neither its study nor its candidate|cannot be read"):
+                planned()
+            continue
+        assert planned().candidate == view.best, form
+        path.write_text(text.replace("apple is red", "apple is blue"))
+        with pytest.raises(UserError, match="are not those of candidate"):
+            planned()
+    assert plan_check(
+        str(folder / "runs/fruit/best_prompt.json"), folder / "runs", model=None, api_base=None, data=None
+    )
+
+
+@pytest.mark.slow
+def test_a_model_that_never_answers_is_given_up_at_once(finished: tuple[Path, FakeServer]) -> None:
+    """A dead endpoint is one line and exit code 3; one that only limits the rate is waited for, and that is said."""
+    folder, server = finished
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        dead = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
+    began = time.monotonic()
+    done = subprocess.run(
+        command("verify", "fruit", "--lm", "openai/x", "--api-base", dead, "--json"),
+        cwd=folder, capture_output=True, text=True, timeout=240,
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "gave up after 1 try" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert time.monotonic() - began < 100  # a study's patience is ten minutes
+
+    waits: list[str] = []
+    server.script(*[rate_limited(retry_after=0.1)] * 2)
+    check = plan_check("fruit", folder / "runs", model=None, api_base=None, data=None)
+    decay, spend = check_prompt(check, waits.append)
+    assert (decay.standing, spend.usd) == ("holds", None)
+    assert any("Rate limit reached" in line for line in waits)
 
 
 def test_a_new_study_starts_from_the_best_of_an_old_one() -> None:
