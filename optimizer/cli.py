@@ -216,6 +216,8 @@ def export(
 @click.argument("target", metavar="STUDY|FILE")
 @click.option("--lm", "model", metavar="MODEL", help="The model to check with; default: the study's.")
 @click.option("--api-base", metavar="URL", help="Endpoint of that model.")
+@click.option("--price-in", type=click.FloatRange(min=0), metavar="USD", help="For a million input tokens.")
+@click.option("--price-out", type=click.FloatRange(min=0), metavar="USD", help="For a million output tokens.")
 @click.option("--data", type=click.Path(path_type=Path), metavar="FILE", help="Rows; default: the study's test rows.")
 @options.as_json
 @options.runs_dir
@@ -224,6 +226,8 @@ def verify(
     target: str,
     model: str | None,
     api_base: str | None,
+    price_in: float | None,
+    price_out: float | None,
     data: Path | None,
     is_json: bool,
     runs_dir: Path,
@@ -236,10 +240,8 @@ def verify(
     """
     from optimizer import commands
 
-    call = functools.partial(
-        commands.verify_prompt, target, runs_dir, model=model, api_base=api_base, data=data, is_json=is_json
-    )
-    guard(debug, call)
+    call = functools.partial(commands.verify_prompt, target, runs_dir, prices=(price_in, price_out), data=data)
+    guard(debug, lambda: call(model=model, api_base=api_base, is_json=is_json))
 
 
 @app.command()

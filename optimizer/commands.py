@@ -94,13 +94,20 @@ def _print_data(job: Job) -> None:
 
 
 def verify_prompt(
-    target: str, runs_dir: Path, *, model: str | None, api_base: str | None, data: Path | None, is_json: bool
+    target: str,
+    runs_dir: Path,
+    *,
+    model: str | None,
+    api_base: str | None,
+    data: Path | None,
+    prices: tuple[float | None, float | None],
+    is_json: bool,
 ) -> int:
     """Score a prompt and its seed again, and end with the exit code of the verdict."""
     from optimizer.verify import check_prompt, plan_check, result_json
 
     hold_logs()
-    check = plan_check(target, runs_dir, model=model, api_base=api_base, data=data)
+    check = plan_check(target, runs_dir, model=model, api_base=api_base, data=data, prices=prices)
     out, err = console(), console(is_error=True)
 
     def waits(why: str) -> None:

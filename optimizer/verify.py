@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
 MIN_ROWS = 10
 Opened = Callable[..., Model]
+Prices = tuple[float | None, float | None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +52,19 @@ class Check:
     source: str
 
 
-def plan_check(target: str, runs_dir: Path, *, model: str | None, api_base: str | None, data: Path | None) -> Check:
+def plan_check(
+    target: str,
+    runs_dir: Path,
+    *,
+    model: str | None,
+    api_base: str | None,
+    data: Path | None,
+    prices: Prices = (None, None),
+) -> Check:
     """Find what `target` names: a study, or a file that an export or a study wrote.
+
+    Args:
+        prices: USD for a million tokens, in and out, where the study's own are not to be used.
 
     Raises:
         UserError: there is no such study, file or row, or the file was changed since it was written.
@@ -66,6 +78,8 @@ def plan_check(target: str, runs_dir: Path, *, model: str | None, api_base: str 
         )
     source = str(data) if data else "the study's test rows"
     lm = model_settings(saved.config.lm.task, model, api_base)
+    given = {key: usd for key, usd in zip(("price_in", "price_out"), prices, strict=True) if usd is not None}
+    lm = lm.model_copy(update=given)
     return Check(saved=saved, candidate=candidate, rows=rows, lm=lm, source=source)
 
 

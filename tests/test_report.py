@@ -267,7 +267,6 @@ def test_every_trial_is_counted() -> None:
     counts = summary_json(view, {each.id: "x" for each in (view.seed, view.best)})["trials"]
     assert isinstance(counts, dict)
     assert (counts["unfinished"], sum(map(int, counts.values()))) == (1, 14)
-    assert "14 trials (5 complete, 7 pruned, 2 rejected" not in summary_text(view)
     assert ", 1 unfinished)" in summary_text(view)
     assert "unfinished" not in summary_text(sample_view(13))
 

@@ -167,6 +167,9 @@ def test_a_prompt_is_checked_from_the_command_line(finished: tuple[Path, FakeSer
 
     optimizer(folder, "export", "fruit", "-f", "chat-json", "-o", "prompt.json")
     printed = optimizer(folder, "verify", "prompt.json", "--lm", "openai/worse", code=5)
+    priced = ("--lm", "openai/worse", "--price-in", "1", "--price-out", "2", "--json")
+    cost = json.loads(optimizer(folder, "verify", "prompt.json", *priced, code=5))
+    assert cost["cost_usd"] == pytest.approx(cost["calls"]["task"] * (11 * 1 + 3 * 2) / 1e6)
     assert printed.startswith("broken:")
     assert "tokens, price unknown" in printed
     new = folder / "new.jsonl"
