@@ -59,6 +59,7 @@ class ProbeFacts:
         metric_noise: the same for one and the same answer, scored again; above 0 for judges only.
         spread: standard deviation of the paired difference between the two prompts, over `n_pairs` rows.
         leaked_share: rows of which an input is the answer.
+        unread_reply: the beginning of a reply that could not be read.
         overlap: rows removed because another given file has their inputs.
     """
 
@@ -82,6 +83,7 @@ class ProbeFacts:
     luck_with_examples: Luck | None = None
     n_examples: int = 0
     expected: float | None = None
+    unread_reply: str = ""
     overlap: int = 0
     near_copies: str = ""
 
@@ -162,11 +164,9 @@ def advise(facts: ProbeFacts) -> Advice:
 
 def _objections(facts: ProbeFacts) -> Iterator[Reason]:
     if facts.read_share < MIN_READ:
-        yield Reason(
-            "stop",
-            f"only {percent(facts.read_share)} of the replies can be read ({facts.unread_reason}); "
-            "raise lm.task.max_tokens, try another layout in search.formats, or another model",
-        )
+        yield _why_unread(facts)
+    if facts.read_share == 0:
+        return  # nothing else is known
     if facts.leaked_share > MAX_LEAKED:
         yield Reason(
             "stop", f"in {percent(facts.leaked_share)} of the rows an input is the answer; leave that field out"
@@ -203,6 +203,16 @@ def _objections(facts: ProbeFacts) -> Iterator[Reason]:
             f"{facts.n_test} test rows prove a gain of {100 * facts.smallest_gain:.0f} points, and a good search may "
             f"find {100 * facts.likely_gain:.0f}; about {facts.n_test_wanted} test rows would do",
         )
+
+
+def _why_unread(facts: ProbeFacts) -> Reason:
+    said = f"only {percent(facts.read_share)} of the replies can be read ({facts.unread_reason})"
+    if facts.read_share == 0:
+        said = (
+            f"none of the first {facts.n_rows} replies can be read ({facts.unread_reason}), so no more were asked for"
+        )
+    said += f"; one was {facts.unread_reply!r}" if facts.unread_reply else ""
+    return Reason("stop", f"{said}; raise lm.task.max_tokens, try another layout in search.formats, or another model")
 
 
 def _why_nothing_right(facts: ProbeFacts) -> Reason:

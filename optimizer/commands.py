@@ -34,7 +34,7 @@ N_LOOKS = 2400  # a quarter of a second apart: a busy machine takes minutes to s
 
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
-    from optimizer.check import estimate, probes
+    from optimizer.check import concerns, estimate, metric_notes, probes
     from optimizer.commands_privacy import print_privacy
     from optimizer.job import open_job
 
@@ -45,11 +45,12 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     try:
         _print_data(job)
         print_privacy(out, job)
+        notes = metric_notes(job)  # before anything is sent
         found = list(probes(job))
         for probe in found:
             reply = " ".join(probe.reply.split())[:40]
             out.print(
-                f"lm.{probe.role}: {probe.model} answers {reply!r} in {probe.seconds:.2f} s. {probe.note}",
+                f"lm.{probe.role}: {probe.model} answers {reply!r} in {probe.seconds:.2f} s.",
                 highlight=False,
                 markup=False,
             )
@@ -66,10 +67,13 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
             f"{duration(bill.seconds)} and {price}.",
             highlight=False,
         )
+        notes += concerns(job, found[0])
     finally:
         job.close()
-    out.print("Everything is in place. Next:", highlight=False)
-    print_command(out, f"run {shlex.quote(str(config_path))}")
+    for note in notes:
+        out.print(f"[yellow]warning:[/yellow] {escape(note)}", highlight=False)
+    out.print("Mend this first, then:" if found[0].note else "Everything is in place. Next:", highlight=False)
+    print_command(out, f"{'check' if found[0].note else 'run'} {shlex.quote(str(config_path))}")
     return 0
 
 

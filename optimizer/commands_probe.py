@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.advice import Advice, ProbeFacts, advise
-from optimizer.check import Estimate, Probe, estimate, probes
+from optimizer.check import Estimate, Probe, concerns, estimate, metric_notes, probes
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
 from optimizer.data_report import provable_gain
@@ -30,9 +30,11 @@ def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *,
     hold_logs()
     job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     try:
+        notes = metric_notes(job)  # before anything is sent
         if not is_probed:
             found = list(probes(job))
-            print(json.dumps(_check_json(job, found, estimate(job, found[0])), indent=2, ensure_ascii=False))
+            notes += concerns(job, found[0])
+            print(json.dumps(_check_json(job, found, estimate(job, found[0]), notes), indent=2, ensure_ascii=False))
             return 0
         return _probe(job, config_path, is_json=is_json)
     finally:
@@ -64,7 +66,12 @@ def _probe(job: Job, config_path: Path, *, is_json: bool) -> int:
 def _mean_call(job: Job, spent: Spent) -> Probe:
     n = max(1, spent.n_calls)
     return Probe(
-        role="task", model=job.task_backend.identity, seconds=spent.seconds / n, tokens=spent.tokens // n, reply=""
+        role="task",
+        model=job.task_backend.identity,
+        seconds=spent.seconds / n,
+        tokens=spent.tokens // n,
+        usd=spent.usd / n,
+        reply="",
     )
 
 
@@ -125,7 +132,7 @@ def _probe_json(facts: ProbeFacts, advice: Advice, asked: Sequence[str], bill: E
     }
 
 
-def _check_json(job: Job, found: Sequence[Probe], bill: Estimate) -> dict[str, object]:
+def _check_json(job: Job, found: Sequence[Probe], bill: Estimate, notes: Sequence[str]) -> dict[str, object]:
     report = job.splits.report
     rows = (*job.splits.train, *job.splits.dev, *job.splits.test)
     texts = ("\n".join(str(value) for value in (*row.inputs.values(), *row.outputs.values())) for row in rows[:1000])
@@ -135,7 +142,7 @@ def _check_json(job: Job, found: Sequence[Probe], bill: Estimate) -> dict[str, o
         "classes": {split: dict(counts) for split, counts in report.class_counts.items()},
         "constant_answer": list(report.constant_answer) if report.constant_answer else None,
         "provable_gain": provable_gain(report.n["test"]),
-        "warnings": list(report.warnings),
+        "warnings": [*report.warnings, *notes],
         "personal_data": count_findings(texts),
         "models": [asdict(each) for each in found],
         "estimate": asdict(bill),

@@ -25,10 +25,12 @@ from optimizer.lm.backend import Backend, CallRequest
 from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
 from optimizer.privacy import places, require_local
-from optimizer.program import Complete, ModuleProgram, Program, TaskProgram
+from optimizer.program import TASK_PREDICTOR, Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompt import Message, spec_of_task
 from optimizer.propose import Operator, open_operators
+from optimizer.race import FIRST_BLOCKS
 from optimizer.records import Role, SeenBefore, StudyView
+from optimizer.room import Need, fewest_tokens, require_room
 from optimizer.slices import Groups, WorstSlice, group_rows
 from optimizer.user_code import load, user_code
 
@@ -83,11 +85,11 @@ class Job:
         """Refuse a budget that could not be kept, before anything is created or sent.
 
         Raises:
-            ConfigError: no room for a final test, or spending that nothing could limit.
+            ConfigError: no room for a first race and a final test, or spending that nothing could limit.
         """
         elsewhere = {place.role: place.model for place in places(self.config) if not place.is_here}
         require_prices(self.config.budget, self.prices, elsewhere=elsewhere)
-        _ = self.n_test
+        require_room(self.config.budget, self.need())
         if not self.usable_operators:
             raise ConfigError(
                 "search.operators: only `demos` is named, and it has nothing to do: it wants one predictor and "
@@ -124,6 +126,24 @@ class Job:
         """
         n_calls = len(self.program.specs)
         return affordable_test_rows(self.config.budget, n_test=len(self.splits.test), calls_per_example=n_calls)
+
+    def need(self) -> Need:
+        """Return the least that a study takes, as far as that is known before any call."""
+        search, dev, test = self.config.search, self.splits.dev, self.splits.test[: self.n_test]
+        race = dev[: FIRST_BLOCKS * search.block] if search.racing else dev
+        known = isinstance(self.program, TaskProgram) and (self.config.budget.usd or self.config.budget.tokens)
+        asked = (*race, *test, *test) if known else ()  # only a module knows what it asks
+        seed = self.program.seed(self.config.prompt)
+        messages = (self.program.messages(seed, TASK_PREDICTOR, row.inputs) for row in asked)
+        tokens_in = fewest_tokens(message.content for each in messages for message in each)
+        usd = self.task_price * self.prices["task"].usd(tokens_in, len(asked))
+        return Need(len(race), len(test), tokens=tokens_in + len(asked), usd=usd)
+
+    @property
+    def task_price(self) -> float:
+        """What a task call costs as a share of the price of a live one."""
+        task = self.config.lm.task
+        return task.batch.price if task.mode == "batch" else 1.0
 
     @property
     def run_dir(self) -> Path:

@@ -33,6 +33,7 @@ N_DRAWS = 3
 DRAW_TEMPERATURE = 0.7  # of the repeated draws: shows what the model hesitates between
 MAX_FAILED_SHARE = 0.2
 MAX_QUESTIONS = 3
+MAX_UNREAD = 20  # replies; if all the first ones cannot be read, no further row is asked
 
 
 @dataclass(slots=True)
@@ -41,6 +42,7 @@ class Spent:
 
     n_calls: int = 0
     tokens: int = 0
+    usd: float = 0.0
     seconds: float = 0.0  # sum over calls
 
 
@@ -55,14 +57,18 @@ def plan(job: Job) -> Plan:
 
 
 def probe(job: Job, planned: Plan) -> tuple[ProbeFacts, Spent]:
-    """Ask, and return what came of it.
+    """Ask, and return what came of it. When none of the first replies can be read, nothing further is asked.
 
     Raises:
         ConfigError: too many calls failed to say anything.
     """
     asker = _Asker(job)
     seed = _seed(job)
-    plain = asker.ask_all(seed, planned.rows)
+    plain = asker.ask_all(seed, first := planned.rows[:MAX_UNREAD])
+    if not any(each.is_read for each in plain):
+        alone = replace(planned, rows=first, repeated=(), sizes=())
+        return facts_of(job, alone, plain, {}, []), asker.spent
+    plain += asker.ask_all(seed, planned.rows[MAX_UNREAD:])
     shown = {n: asker.ask_all(_with_examples(job, seed, n), planned.rows) for n in planned.sizes}
     draws = [
         asker.ask_all(replace(seed, temperature=DRAW_TEMPERATURE), planned.repeated, sample=i + 1)
@@ -119,7 +125,8 @@ class _Asker:
             result = score(self._job.metric, row, answer.fields)
             return Asked(value=result.value, answer=answer.fields, is_read=True)
         except UnreadableReply as error:
-            return Asked(value=0.0, answer={}, is_read=False, note=str(error.args[0]))
+            reason, text = (*map(str, error.args), "", "")[:2]
+            return Asked(value=0.0, answer={}, is_read=False, note=reason, text=text)
         except Refused:
             return Asked(value=0.0, answer={}, is_read=False, note="the model declined")
         except (AttemptError, MetricError, ProgramError) as error:
@@ -131,6 +138,7 @@ class _Asker:
             reply = self._job.task_backend.complete(replace(request, sample=sample))
             self.spent.n_calls += 1
             self.spent.tokens += reply.tokens_in + reply.tokens_out
+            self.spent.usd += self._job.prices["task"].usd(reply.tokens_in, reply.tokens_out)
             self.spent.seconds += time.monotonic() - started
             return reply
 

@@ -34,12 +34,13 @@ class Plan:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
-    """One answer. `value` is None when the call or the metric failed."""
+    """One answer. `value` is None when the call or the metric failed; `text` is a reply that could not be read."""
 
     value: float | None
     answer: Fields
     is_read: bool
     note: str = ""
+    text: str = ""
 
 
 def facts_of(
@@ -61,7 +62,7 @@ def facts_of(
     ]
     seed = _score(job, planned.rows, plain)
     asked = [*plain, *(each for answers in sets.values() for each in answers)]
-    unread = [each.note for each in asked if not each.is_read and each.value is not None]
+    unread = [each for each in asked if not each.is_read and each.value is not None]
     return ProbeFacts(
         n_rows=len(planned.rows),
         n_test=job.n_test,
@@ -74,7 +75,8 @@ def facts_of(
         expected=_expected(job, planned.rows),
         is_mean=job.metric.is_mean,
         read_share=1 - len(unread) / max(1, len(asked)),
-        unread_reason=unread[0] if unread else "",
+        unread_reason=unread[0].note if unread else "",
+        unread_reply=visible(clip(unread[0].text, 60)) if unread else "",
         noise=_noise(draws),
         metric_noise=_metric_noise(job, planned.repeated, plain),
         spread=float(np.std([b - a for a, b in pairs])) if pairs else float(np.std(values)),

@@ -23,6 +23,7 @@ from optimizer.budget import (
 from optimizer.config import Budget
 from optimizer.errors import ConfigError
 from optimizer.records import Spend
+from optimizer.room import Need, fewest_tokens, lack_of_room, require_room
 
 EVENING = datetime(2025, 3, 7, 22, 30)
 
@@ -104,6 +105,37 @@ def test_the_final_test_is_kept_back_until_it_begins() -> None:
     assert caps.exceeded("task", 100, 1000, 2.0) is None
     assert caps.exceeded("task", 101, 0, 0) == "budget.task_calls: 100"
     assert caps.exceeded("task", 1, 1001, 0) == "budget.tokens: 1000"
+
+
+@pytest.mark.parametrize(
+    ("budget", "lack"),
+    [
+        (Budget(), None),
+        (Budget(usd=0.02, tokens=900), None),
+        (Budget(usd=0.019), "budget.usd: 0.019 is too little: your own prompt on the first 20 dev rows and the final"),
+        (Budget(tokens=899), "budget.tokens: 899 are too few: your own prompt on the first 20 dev rows and the final"),
+    ],
+)
+def test_a_cap_below_the_least_study_is_refused(budget: Budget, lack: str | None) -> None:
+    """A cap that just suffices stands; a smaller one is named with what it should have paid for."""
+    need = Need(n_race=20, n_test=30, tokens=450, usd=0.01).times(2)
+    assert need.n_asked == 80
+    said = lack_of_room(budget, need)
+    if lack is None:
+        assert said is None
+        require_room(budget, need)
+        return
+    assert said is not None
+    assert said.startswith(lack)
+    with pytest.raises(ConfigError, match="at least, and trials come on top"):
+        require_room(budget, need)
+
+
+def test_the_fewest_tokens_are_fewer_than_a_tokenizer_counts() -> None:
+    """Plain English takes 10 tokens here; the bound stays below and grows with the text."""
+    text = "The parcel was left with a neighbour on Tuesday."
+    assert 0 < fewest_tokens([text]) < 10
+    assert fewest_tokens([text] * 3) == 3 * fewest_tokens([text])
 
 
 def test_finalists_have_calls_of_their_own_until_the_search_is_over() -> None:

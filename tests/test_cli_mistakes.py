@@ -16,6 +16,7 @@ import yaml
 from optimizer import cli
 
 TEAMS = ("red", "green", "blue")
+PRICED = {"model": "openai/x", "api_base": "http://127.0.0.1:9/v1", "max_tokens": 8, "price_in": 5, "price_out": 5}
 
 
 WORDS = ("lamp", "kettle", "mirror", "carpet", "ladder", "bucket", "pillow", "hammer", "candle", "basket")
@@ -155,7 +156,22 @@ MISTAKES: dict[str, Mistake] = {
         change=put("data.source", "rows.docx"), files={"rows.docx": "x"}, says=("rows.docx",)
     ),
     # models
-    "a model without provider": Mistake(change=put("lm.task.model", "gpt-nothing"), says=("lm", "gpt-nothing")),
+    "a model without provider": Mistake(
+        change=put("lm.task.model", "gpt-nothing"),
+        says=("lm: ", "'gpt-nothing' names no provider", "'openai/gpt-nothing'", "api_base", "gguf:PATH"),
+    ),
+    "a model of the hub without provider": Mistake(
+        args=("check", "study.yaml"),
+        change=put("lm.task", {"model": "owner/small", "api_base": "http://127.0.0.1:9/v1"}),
+        says=("lm.task", "'owner/small' names no provider", "'openai/small'"),
+    ),
+    "a cap below the least in dollars": Mistake(
+        change=lambda config: (put("lm.task", PRICED)(config), put("budget.usd", 0.0001)(config)),
+        says=("budget.usd: 0.0001 is too little", "the final test on", "at least"),
+    ),
+    "a cap below the least in tokens": Mistake(
+        args=("check", "study.yaml"), change=put("budget.tokens", 100), says=("budget.tokens: 100 are too few", "rows")
+    ),
     "a missing GGUF file": Mistake(
         change=put("lm.task.model", "gguf:nothing.gguf"), says=("nothing.gguf", "no such file")
     ),
@@ -203,6 +219,25 @@ MISTAKES: dict[str, Mistake] = {
     ),
     "an operator that is not there": Mistake(
         change=put("search.operators", ["no_operator:operator"]), says=("no_operator",)
+    ),
+    **{
+        f"a metric that returns {result}": Mistake(
+            args=args,
+            change=put("metric", f"{module}:score"),
+            files={f"{module}.py": f"def score(example, answer):\n    return {result}\n"},
+            says=(f"metric '{module}:score', example", f"returned {result}", "number from 0 to 1"),
+        )
+        for module, result, args in (
+            ("text_metric", "'good'", ("check", "study.yaml")),
+            ("none_metric", "None", ("check", "study.yaml", "--json")),
+            ("large_metric", "7", ("check", "study.yaml", "--probe")),
+        )
+    },
+    "a metric that fails on wrong answers": Mistake(
+        args=("check", "study.yaml"),
+        change=put("metric", "fails_metric:score"),
+        files={"fails_metric.py": "def score(example, answer):\n    return 1 / (answer == example.outputs)\n"},
+        says=("another row's answer", "ZeroDivisionError", "fails_metric.py line 2"),
     ),
     # storage and tracking
     "a storage that is none": Mistake(change=put("storage", "nonsense"), says=("storage",)),

@@ -634,8 +634,25 @@ def test_an_endpoint_with_credentials_is_refused_without_showing_them(server: Fa
         with pytest.raises(ConfigError, match="name it in api_key_env") as caught:
             open_backend(LM(model="openai/fake", api_base=url))
         assert "canary" not in str(caught.value)
-    with pytest.raises(ConfigError, match="is no http:// or https:// address"):
-        open_backend(LM(model="openai/fake", api_base="localhost:8000/v1"))
+
+
+@pytest.mark.parametrize(
+    ("written", "says"),
+    [
+        ("127.0.0.1:39157/v1", "'127.0.0.1:39157/v1' is no http:// or https:// address; did you mean 'http://127.0"),
+        ("localhost:8000/v1", "did you mean 'http://localhost:8000/v1'?"),
+        ("https:/models.example/v1", "'https:/models.example/v1' is no"),
+        ("https:/models.example/v1", "did you mean 'https://models.example/v1'?"),
+        ("ftp://models.example", "'ftp://models.example' is no http:// or https:// address"),
+        (f"me:{SECRET}@models.example/v1?key={SECRET}", "did you mean 'http://models.example/v1'?"),
+    ],
+)
+def test_an_address_without_its_beginning_is_shown_as_written(written: str, says: str) -> None:
+    """What was written stands in the message, without secrets, and what was probably meant beside it."""
+    with pytest.raises(ConfigError) as caught:
+        open_backend(LM(model="openai/fake", api_base=written))
+    assert says in str(caught.value)
+    assert "canary" not in str(caught.value)
 
 
 def test_short_placeholders_are_not_masked() -> None:

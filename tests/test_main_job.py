@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from optimizer.lm.embedded import open_embedded
-from tests.fake_server import Body, FakeServer
+from tests.fake_server import Body, FakeServer, reply
 
 FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
 N_ROWS = 150
@@ -161,8 +161,47 @@ def test_check_tells_what_a_run_will_find_and_take(folder: Path, server: FakeSer
     assert "lm.task: openai/task@" in printed
     assert "lm.proposer: openai/proposer@" in printed
     assert re.search(r"about [\d,]+ task calls \(at most [\d,]+\)", printed)
+    assert "Everything is in place" in printed
+    assert "lm.proposer.max_tokens: 100 cuts most instructions" in " ".join(printed.split())
     assert len(server.calls) == 2
     assert not (folder / "runs").exists()
+
+
+@pytest.mark.slow
+def test_check_says_what_to_mend(folder: Path) -> None:
+    """A reply that cannot be read and a metric that refuses expected answers are warnings, and not all is in place."""
+    (folder / "stern.py").write_text("def score(example, answer):\n    return 0.5\n")
+    with FakeServer(lambda _: "I would rather not say") as server:
+        settings = config(server.url, metric="stern:score")
+        settings["lm"]["proposer"]["max_tokens"] = 1000
+        write(folder, settings)
+        printed = " ".join(optimizer(folder, "check", "study.yaml").split())
+    assert "Everything is in place" not in printed
+    assert "it was 'I would rather not say'. Raise lm.task.max_tokens (now 100)" in printed
+    assert "the expected answers of 3 dev rows score 50.0% at most" in printed
+    assert "lm.proposer.max_tokens" not in printed
+
+
+@pytest.mark.slow
+def test_check_refuses_a_cap_that_one_measured_row_shows_to_be_too_small(folder: Path) -> None:
+    """What the first row took, times the rows of the least study, is held against the caps; in between is a warning."""
+    with FakeServer(lambda _: reply("red", tokens=(400, 100))) as server:
+        settings = config(server.url, budget={"usd": 0.03})
+        for role in ("task", "proposer"):
+            settings["lm"][role] |= {"price_in": 1.0, "price_out": 2.0}
+        write(folder, settings)
+        command_ = command("check", "study.yaml")
+        done = subprocess.run(command_, cwd=folder, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 2
+        assert "budget.usd: 0.03 is too little" in done.stderr
+        assert len(done.stderr.splitlines()) == 1
+        settings["budget"]["usd"] = 0.06
+        write(folder, settings)
+        between = " ".join(optimizer(folder, "check", "study.yaml").split())
+        settings["budget"]["usd"] = 0.5
+        write(folder, settings)
+        assert "too little" not in optimizer(folder, "check", "study.yaml")
+    assert re.search(r"budget.usd: 0.06 is too little: .* cost \$0.0\d+ if all rows are like the first", between)
 
 
 @pytest.mark.slow

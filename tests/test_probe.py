@@ -31,6 +31,11 @@ FACTS = ProbeFacts(
     [
         ({}, "go", "may find 17 of the 50 points that are left above your prompt, and a gain of 8"),
         ({"read_share": 0.4, "unread_reason": "is cut"}, "stop", "only 40.0% of the replies can be read (is cut)"),
+        (
+            {"read_share": 0.0, "n_rows": 20, "unread_reason": "x"},
+            "stop",
+            "none of the first 20 replies can be read (x)",
+        ),
         ({"seed": 0.99, "with_examples": 0.9}, "stop", "nothing left to gain"),
         ({"leaked_share": 0.5}, "stop", "an input is the answer"),
         ({"contradictory_share": 0.3}, "stop", "contradict"),
@@ -143,7 +148,7 @@ def test_a_probe_announces_its_calls_counts_and_asks(tmp_path: Path) -> None:
     ("answer", "n", "advice", "said"),
     [
         (right, 400, "stop", "nothing left to gain"),
-        (lambda _: "well, who knows", 400, "stop", "can be read"),
+        (lambda _: "well, who knows", 400, "stop", "one was 'well, who knows'; raise lm.task.max_tokens"),
         (lambda _: "red", 400, "stop", "with its answers dealt out to the rows at random"),
         (wrong_about_limes, 60, "more data", "test rows would do"),
     ],
@@ -156,6 +161,9 @@ def test_a_probe_advises_against_a_lost_night(
     with FakeServer(answer) as server:
         done = probe(folder_with(tmp_path, server.url, labelled_rows(n)))
     assert done.returncode == 4, done.stderr
+    is_unread = "one was" in said
+    assert (len(server.calls) == 20) == is_unread  # there is no use in asking further
+    assert ("none of the first 20 replies can be read" in " ".join(done.stdout.split())) == is_unread
     assert f"Advice: {advice}" in done.stdout
     assert said in " ".join(done.stdout.split())
     assert all(len(line) <= 80 for line in done.stdout.splitlines())

@@ -101,6 +101,15 @@ def tokens_at_most(*texts: str) -> int:
     return sum(len(text.encode("utf-8", "replace")) // 2 + 8 for text in texts)
 
 
+def no_provider(model: str) -> str:
+    """Say what to write in place of a name that does not tell where the model is."""
+    name = model.rpartition("/")[2]
+    return (
+        f"model {model!r} names no provider; write {f'openai/{name}'!r} for an OpenAI-compatible server (with "
+        "api_base), 'embedded' for the model in this process, or 'gguf:PATH' for a file"
+    )
+
+
 class Backend(Protocol):
     """One model at one endpoint.
 

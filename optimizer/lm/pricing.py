@@ -9,7 +9,7 @@ from typing import cast
 from optimizer.candidate import JsonValue
 from optimizer.config import LM, Budget
 from optimizer.errors import ConfigError
-from optimizer.lm.backend import Backend
+from optimizer.lm.backend import Backend, no_provider
 from optimizer.records import Role
 
 UNPRICED = "unpriced"  # key of a study's facts
@@ -68,6 +68,8 @@ def require_prices(budget: Budget, prices: Mapping[Role, Pricing], *, elsewhere:
         )
     paid = [elsewhere[role] for role in unknown if role in elsewhere]
     if paid and budget.task_calls is None and budget.tokens is None:
+        if "/" not in paid[0]:
+            raise ConfigError(f"lm: {no_provider(paid[0])}")
         raise ConfigError(
             f"budget: what a call of {paid[0]!r} costs is unknown, and nothing limits the calls; check the name, or "
             f"set budget.task_calls, or {keys} (USD per million tokens; 0 for a server of your own)"

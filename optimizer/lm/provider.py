@@ -98,7 +98,7 @@ class ProviderBackend:
             response = self._response(self.request_of(request))
         except errors.DSPyError as error:
             # Not chained: the original's text may repeat the key.
-            raise attempt_error(error, self.secrets) from None
+            raise attempt_error(error, self.secrets, model=self._lm.model) from None
         except (ValueError, TypeError) as error:  # refused before anything was sent
             raise AttemptError("invalid_request", str(error)) from None
         at_most = tokens_at_most(*(message.content for message in request.messages))
@@ -216,11 +216,21 @@ def _without_credentials(url: str) -> str:
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}".rstrip("/")
 
 
+def _as_written(url: str) -> str:
+    """Return what should be a URL without the parts of it that may be secret."""
+    scheme, separator, rest = url.partition("://") if "://" in url else ("", "", url)
+    return f"{scheme}{separator}{rest.partition('?')[0].rpartition('@')[2]}"
+
+
 def _check_endpoint(url: str) -> None:
     parts = urlsplit(url)
-    shown = _without_credentials(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ConfigError(f"lm: api_base: {shown!r} is no http:// or https:// address")
+        shown = _as_written(url)
+        scheme, rest = re.findall(r"(?:(https?):)?/*(.*)", shown)[0]
+        meant = f"{scheme or 'http'}://{rest}"
+        hint = "" if "://" in shown or not rest else f"; did you mean {meant!r}?"
+        raise ConfigError(f"lm: api_base: {shown!r} is no http:// or https:// address{hint}")
+    shown = _without_credentials(url)
     if parts.username or parts.password or parts.query:
         raise ConfigError(
             f"lm: api_base: the address of {shown!r} holds a user, password or query; keep only the address, put the "

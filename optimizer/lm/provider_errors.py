@@ -9,10 +9,11 @@ from urllib.parse import urlsplit
 
 from dspy.utils import exceptions as errors
 
-from optimizer.lm.backend import AttemptError
+from optimizer.lm.backend import AttemptError, no_provider
 from optimizer.redaction import MIN_SECRET_CHARS, SECRET_NAMES, redacted
 
 MAX_MESSAGE_CHARS = 300
+NO_PROVIDER = "LLM Provider NOT provided"  # in LiteLLM's words
 
 
 class Meaning(NamedTuple):
@@ -51,8 +52,10 @@ NEVER_SENT = Meaning("unavailable", is_retryable=True)
 UNCLASSIFIED = Meaning("unexpected", is_retryable=True, is_billed=True)
 
 
-def attempt_error(error: errors.DSPyError, secrets: Iterable[str]) -> AttemptError:
+def attempt_error(error: errors.DSPyError, secrets: Iterable[str], *, model: str) -> AttemptError:
     """Translate an exception of DSPy; its message becomes one line without secrets."""
+    if NO_PROVIDER in error.message:  # found before anything is sent
+        return AttemptError("not_configured", no_provider(model), is_fatal=True)
     meaning = _meaning(error)
     status = f"HTTP {error.status}" if error.status is not None else ""
     text = redacted(" ".join(error.message.split("\n\n")[0].split()), secrets)[:MAX_MESSAGE_CHARS]
