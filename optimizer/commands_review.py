@@ -11,9 +11,10 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
-from optimizer.candidate import Example
+from optimizer.candidate import Candidate, Example
 from optimizer.command_line import command_name
 from optimizer.errors import ConfigError, StudyError, UserError
+from optimizer.marks import without_input_marks
 from optimizer.render import render
 from optimizer.review import Difference, Finalist, differences, finalists
 from optimizer.saved import SavedStudy, open_saved
@@ -32,7 +33,7 @@ def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor
     view = saved.view()
     refuse_finished(view)
     base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
-    candidate = reworded(base, words, predictor)
+    candidate = _reworded(saved, base, words, predictor)
     _say_suggested(name, is_new=suggest(saved.journal, view, candidate), state=view.state)
     return 0
 
@@ -96,8 +97,14 @@ def _edit(
     new = text_of(text) if text is not None else edit(old)
     if new is None or new.strip() == old.strip():
         raise ConfigError("--edit: nothing was changed")
-    is_new = suggest(saved.journal, view, reworded(finalist.candidate, new, predictor))
+    is_new = suggest(saved.journal, view, _reworded(saved, finalist.candidate, new, predictor))
     _say_suggested(view.name, is_new=is_new, state=view.state)
+
+
+def _reworded(saved: SavedStudy, base: Candidate, text: str, predictor: str | None) -> Candidate:
+    """The candidate in a person's words, without marks for inputs, which the layout adds."""
+    spec = saved.program().specs.get(predictor or base.parts[0].predictor)
+    return reworded(base, without_input_marks(text, spec) if spec else text, predictor)
 
 
 def _say_suggested(name: str, *, is_new: bool, state: str) -> None:
@@ -105,7 +112,9 @@ def _say_suggested(name: str, *, is_new: bool, state: str) -> None:
         console().print(f"this very prompt has been tried; see: {command_name()} show {name}", highlight=False)
         return
     when = (
-        "the running study takes it up next" if state == "running" else "it is raced next when the study is run again"
+        "the running study takes it up next, if there is time and budget left for it"
+        if state == "running"
+        else "it is raced next when the study is run again, if its budget allows"
     )
     console().print(f"added: {when}", highlight=False)
 

@@ -150,7 +150,7 @@ def operators(view: StudyView) -> tuple[OperatorRow, ...]:
     winner = view.trial_of(view.best)
     groups: dict[str, list[TrialRecord]] = {}
     for trial in view.trials:
-        if trial.state != "running":
+        if trial.state not in ("running", "unfinished"):
             groups.setdefault(trial.recipe.operator, []).append(trial)
     rows = (_operator(name, trials, winner) for name, trials in groups.items())
     return tuple(sorted(rows, key=lambda row: (-row.won, -row.gain, -row.tried, row.operator)))

@@ -12,7 +12,7 @@ from typing import Literal
 from optimizer.candidate import Candidate, Fields, JsonValue, Reasoning
 
 OutcomeKind = Literal["scored", "unparsed", "refused", "failed"]
-TrialState = Literal["running", "complete", "pruned", "rejected", "failed"]
+TrialState = Literal["running", "complete", "pruned", "rejected", "failed", "unfinished"]
 StudyState = Literal["running", "paused", "finished"]
 DemoPick = Literal["fresh", "swap", "add", "drop", "shuffle", "bootstrap"]
 Role = Literal["task", "proposer", "judge"]

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from optimizer import held, verdict
+from optimizer import closing, held, verdict
 from optimizer.budget import MIN_TEST_ROWS
 from optimizer.candidate import Candidate, Example
 from optimizer.database import storage_errors
@@ -82,17 +82,23 @@ def _carry_out(session: Session) -> StudyView:
             session.restore()
         session.mend_best()
         while not session.is_finished:
+            closing.begin_search(session)
             reason = search(session)
             if session.crew.is_shared and (turn := wait_turn(session)) != "lead":
                 if turn == "finished":
                     session.see_finished()
                     session.mend_best()
                 continue
+            if not closing.end_search(session, reason):
+                continue
             kept, winner = timing(session), recommend(session)
             if goes_on(session, reason):
                 continue
+            while not closing.begin_test(session, winner):
+                winner = recommend(session)
             found = final_test(session, winner)
             keep_ending(session, kept)
+            closing.close_trials(session)
             session.finish(reason, winner, found)
         return session.view()
 

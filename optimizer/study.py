@@ -168,6 +168,14 @@ class Study:
         self._study.tell(ticket.number, value if state == TrialState.COMPLETE else None, state=state)
         self._n_changes += 1
 
+    def abandon(self, number: int, facts: Mapping[str, JsonValue]) -> None:
+        """End a trial that nobody carries out any more; `facts` are kept with it."""
+        trial_id = self.trials()[number]._trial_id
+        for key, fact in facts.items():
+            self._storage.set_trial_user_attr(trial_id, key, fact)
+        self._study.tell(number, state=TrialState.FAIL)
+        self._n_changes += 1
+
     def trials(self) -> list[FrozenTrial]:
         """Return all trials in order of number; read again only after a change where other processes make none."""
         n_changes, (n_then, trials) = self._n_changes, self._read
@@ -196,7 +204,11 @@ class Study:
 
     def n_running(self) -> int:
         """Return how many trials have begun and not ended."""
-        return sum(trial.state == TrialState.RUNNING for trial in self.trials())
+        return len(self.running())
+
+    def running(self) -> dict[int, Mapping[str, JsonValue]]:
+        """Return the facts by number of trials that have begun and not ended."""
+        return {trial.number: trial.user_attrs for trial in self.trials() if trial.state == TrialState.RUNNING}
 
     def _orphans(self) -> list[FrozenTrial]:
         running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]

@@ -6,8 +6,9 @@ each trial; vetoes count when finalists are chosen.
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -15,20 +16,23 @@ import sqlalchemy as sa
 
 from optimizer.candidate import Candidate
 from optimizer.command_line import command_name
-from optimizer.database import storage_errors, wish_table
+from optimizer.database import storage_errors, study_table, wish_table
 from optimizer.errors import StudyError
 from optimizer.journal import Journal
 from optimizer.propose.wording import placeholders
 from optimizer.records import StudyView
+from optimizer.words import STOP_WORDS
 
 MAX_CHARS = 100_000
+SEARCH_OVER = "search_over"  # in the study's record: why the search ended; empty while it goes on
+TESTED = "tested"  # in the study's record: the candidate whose final test has begun
 
 
 def suggest(journal: Journal, view: StudyView, candidate: Candidate) -> bool:
     """Ask a study to race a candidate next; False if it has raced this very one.
 
     Raises:
-        StudyError: the study is finished, or the prompt lost a placeholder of the seed.
+        StudyError: the study is finished or its search is over, or the prompt lost a placeholder of the seed.
     """
     refuse_finished(view)
     _refuse_wrong_placeholders(view, candidate)
@@ -43,7 +47,7 @@ def veto(journal: Journal, view: StudyView, candidate: Candidate) -> None:
     """Keep a candidate from winning.
 
     Raises:
-        StudyError: the study is finished, or the candidate is the seed.
+        StudyError: the study is finished, its final test is about this candidate, or the candidate is the seed.
     """
     refuse_finished(view)
     if candidate == view.seed:
@@ -98,9 +102,30 @@ def _refuse_wrong_placeholders(view: StudyView, candidate: Candidate) -> None:
 
 
 def _add(journal: Journal, kind: Literal["suggest", "veto"], candidate_id: str) -> None:
+    """Enter a wish, unless it comes too late: the study writes how far it is before it acts, under the same lock."""
     values = {"study": journal.study, "kind": kind, "candidate": candidate_id, "at": time.time()}
+    where = study_table.c.name == journal.study
     with storage_errors(), journal.engine.begin() as connection:
+        row = connection.execute(sa.select(study_table).where(where).with_for_update()).one()
+        refuse = _refuse_late_veto if kind == "veto" else _refuse_late_suggestion
+        refuse(journal.study, row.state, json.loads(row.records), candidate_id)
         connection.execute(sa.insert(wish_table).values(**values))
+
+
+def _refuse_late_veto(name: str, state: str, records: Mapping[str, str], candidate_id: str) -> None:
+    if state == "finished" or records.get(TESTED) == candidate_id:
+        raise StudyError(f"too late to veto: the final test of this prompt has begun (study {name!r})")
+
+
+def _refuse_late_suggestion(name: str, state: str, records: Mapping[str, str], candidate_id: str) -> None:
+    del candidate_id
+    is_testing, reason = state == "finished" or bool(records.get(TESTED)), records.get(SEARCH_OVER, "")
+    if is_testing or (reason and state == "running"):
+        why = "the final test has begun" if is_testing else f"the search is over ({STOP_WORDS.get(reason, reason)})"
+        raise StudyError(
+            f"study {name!r} has no budget left for a suggestion: {why}; when it is finished, begin another with what "
+            f"it found, `{command_name()} run CONFIG --set name=NEW --warm-start {name}`, and suggest it to that one"
+        )
 
 
 def _rows(journal: Journal, kind: str) -> Sequence[tuple[int, str]]:

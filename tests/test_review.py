@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from optimizer.records import StudyView, TrialRecord
 from optimizer.review import differences, finalists
 from optimizer.run import run
 from optimizer.saved import open_saved
+from optimizer.summary import summary_json
 from optimizer.text_files import text_of
 from optimizer.wishes import reworded
 from optimizer.words import visible
@@ -124,6 +125,81 @@ def test_a_vetoed_candidate_does_not_win(tmp_path: Path, server: FakeServer) -> 
     person = next(trial for trial in view.trials if trial.recipe.operator == "person")
     assert person.score == 1.0
     assert view.best != person.candidate
+
+
+class Late(After):
+    """Does more when the finalists are scored and when the final test begins: another terminal, late."""
+
+    def __init__(
+        self, *, first: Callable[[], None], at_finalists: Callable[[], None], at_test: Callable[[], None]
+    ) -> None:
+        super().__init__(0, first)
+        self._at_finalists, self._at_test, self.n_tests = at_finalists, at_test, 0
+
+    def finalists(self, candidates: Sequence[Candidate]) -> None:
+        del candidates
+        self._at_finalists()
+
+    def final_started(self, winner: Candidate, n_rows: int) -> None:
+        del winner, n_rows
+        self.n_tests += 1
+        self._at_test()
+
+
+@pytest.mark.slow
+def test_a_veto_while_finalists_are_scored_holds(tmp_path: Path, server: FakeServer) -> None:
+    """The winner is chosen again from those that are left, before any test row is used; suggestions are too late."""
+
+    def veto_best() -> None:
+        if not vetoed:
+            vetoed.append(finalists(open_saved(tmp_path / "runs", "fruit").view(), frozenset())[0].number)
+            _review(tmp_path, vetoed=(vetoed[0],))
+            with pytest.raises(StudyError, match=r"no budget left for a suggestion: the search is over \("):
+                suggested(tmp_path, "Name the team.")()
+
+    vetoed: list[int] = []
+    observer = Late(first=suggested(tmp_path), at_finalists=veto_best, at_test=lambda: None)
+    view = study(tmp_path, server.url, observer)
+    best = view.trials[vetoed[0] - 1]
+    assert best.score == 1.0
+    assert view.best != best.candidate
+    assert observer.n_tests == 1
+    assert view.verdict is not None
+
+
+@pytest.mark.slow
+def test_a_veto_is_refused_once_the_final_test_has_begun(tmp_path: Path, server: FakeServer) -> None:
+    """It could not be kept any more, so it is not accepted; nor is a suggestion."""
+
+    def too_late() -> None:
+        best = finalists(open_saved(tmp_path / "runs", "fruit").view(), frozenset())[0].number
+        with pytest.raises(StudyError, match="too late to veto: the final test of this prompt has begun"):
+            _review(tmp_path, vetoed=(best,))
+        with pytest.raises(StudyError, match="no budget left for a suggestion: the final test has begun"):
+            suggested(tmp_path, "Name the team.")()
+
+    observer = Late(first=suggested(tmp_path), at_finalists=lambda: None, at_test=too_late)
+    view = study(tmp_path, server.url, observer)
+    assert observer.n_tests == 1
+    assert view.best.parts[0].instructions == HINT
+
+
+@pytest.mark.slow
+def test_a_finished_study_says_which_suggestions_were_not_tried(tmp_path: Path, server: FakeServer) -> None:
+    """With no calls left for them they end as `unfinished`, with the reason; nothing of a finished study runs."""
+
+    def two() -> None:
+        suggested(tmp_path)()
+        suggested(tmp_path, HINT + " Answer in one word.")()
+
+    view = study(tmp_path, server.url, After(0, two), budget={"task_calls": 110})
+    assert view.state == "finished"
+    left = [trial for trial in view.trials if trial.state == "unfinished"]
+    assert [trial.reason for trial in left][-1] == "not tried: the search had ended"
+    assert all(trial.recipe.operator == "person" for trial in left)
+    assert left[-1].candidate is not None
+    assert all(trial.state != "running" for trial in view.trials)
+    assert summary_json(view, {view.seed.id: "", view.best.id: ""})["trials"]["unfinished"] == len(left)  # type: ignore[index, call-overload]
 
 
 def _review(folder: Path, **changes: Any) -> int:

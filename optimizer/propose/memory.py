@@ -9,12 +9,15 @@ from optimizer.candidate import Candidate
 from optimizer.propose.operator import Tried
 from optimizer.records import TrialRecord
 
+LOST = ("failed", "unfinished")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Memory:
     """Trials with a candidate, in the order in which they were tried. Rebuilt from trial records after a restart.
 
-    A trial that failed is left out: the infrastructure broke down, so its candidate may be proposed again.
+    A trial that failed is left out: the infrastructure broke down, so its candidate may be proposed again. So is one
+    that was never carried out to its end.
     """
 
     trials: tuple[TrialRecord, ...] = ()
@@ -22,7 +25,7 @@ class Memory:
 
     @classmethod
     def from_trials(cls, trials: Sequence[TrialRecord]) -> Memory:
-        kept = tuple(trial for trial in trials if trial.candidate is not None and trial.state != "failed")
+        kept = tuple(trial for trial in trials if trial.candidate is not None and trial.state not in LOST)
         return cls(trials=kept, ids=frozenset(trial.candidate.id for trial in kept if trial.candidate))
 
     def with_trial(self, trial: TrialRecord) -> Memory:

@@ -28,6 +28,7 @@ TRIAL_STATUS: Mapping[TrialState, RunStatus] = {
     "complete": "FINISHED",
     "pruned": "FINISHED",
     "rejected": "KILLED",
+    "unfinished": "KILLED",
     "failed": "FAILED",
 }
 STUDY_STATUS: Mapping[StudyState, RunStatus] = {"running": "RUNNING", "paused": "SCHEDULED", "finished": "FINISHED"}
