@@ -10,7 +10,7 @@ judged it? An alarm wants 99% confidence, because a check that runs every night 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +23,9 @@ from optimizer.words import points
 Standing = Literal["holds", "weaker", "broken"]
 ALARM_CONFIDENCE = 0.99
 N_RESAMPLES = 10_000
+N_DRAWS = 1_000  # where a score is no mean, each draw scores four sets of rows
+Measure = Callable[[Sequence[Outcome]], float]
+Pairs = Mapping[str, tuple[Outcome, Outcome]]
 EXIT_CODES: dict[Standing, int] = {"holds": 0, "weaker": 4, "broken": 5}
 
 
@@ -51,29 +54,36 @@ class Decay:
         return EXIT_CODES[self.standing]
 
 
-def judge_decay(now: Verdict, then: Verdict | None, *, rng: np.random.Generator) -> Decay:
+def judge_decay(
+    now: Verdict, then: Verdict | None, *, rng: np.random.Generator, measure: Measure | None = None
+) -> Decay:
     """Decide whether a prompt still holds.
 
     Args:
+        measure: the score of a set of rows, where it is not their mean: a worst group, an F1.
         now: both prompts on the rows of the check.
         then: the study's own verdict; None if it has none, or is about another prompt: then only `broken` can be seen.
     """
-    change = gain_change(now, then, rng=rng) if then is not None and then.seed_outcomes else None
+    change = gain_change(now, then, rng=rng, measure=measure) if then is not None and then.seed_outcomes else None
     if now.high < 0 and now.difference < 0 and now.p_value < 1 - ALARM_CONFIDENCE:
         reason = f"It is {points(-now.difference).lstrip('+')} points worse than the seed that it replaced."
         return Decay(standing="broken", reason=reason, now=now, change=change)
     if change is not None and change.then > 0 and change.high < 0:
         reason = f"Its gain on the seed was {points(change.then)} points and is {points(now.difference)} now."
         return Decay(standing="weaker", reason=reason, now=now, change=change)
-    is_better = now.decision == "promote"
-    reason = (
-        "It is still proven to be better than its seed." if is_better else "There is no proof that it has become worse."
-    )
+    reason = "There is no proof that it has become worse."
+    if now.decision == "promote":
+        was_proven = then is not None and then.decision == "promote"
+        reason = f"It is {'still ' if was_proven else ''}proven to be better than its seed."
+        if then is not None and not was_proven:
+            reason = "It is better than its seed on these rows, but the study ended in `keep`: it is not proven."
     return Decay(standing="holds", reason=reason, now=now, change=change)
 
 
-def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator) -> Change:
+def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator, measure: Measure | None = None) -> Change:
     """Compare the gain on both occasions: row by row where both saw the same rows, else as two samples."""
+    if measure is not None:
+        return _change_of_measure(_pairs(now), _pairs(then), measure, rng)
     old, new = gains(then.seed_outcomes, then.winner_outcomes), gains(now.seed_outcomes, now.winner_outcomes)
     if shared := sorted(old.keys() & new.keys()):
         before, after = (np.array([side[key] for key in shared]) for side in (old, new))
@@ -87,6 +97,33 @@ def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator) -> Cha
     low, high = np.quantile(drawn, [tail, 1 - tail])
     difference = float(after.mean() - before.mean())
     return Change(then=float(before.mean()), difference=difference, low=float(low), high=float(high), is_paired=False)
+
+
+def _change_of_measure(now: Pairs, then: Pairs, measure: Measure, rng: np.random.Generator) -> Change:
+    """The same for a score that is no mean: the interval comes from drawing whole rows again."""
+    shared = sorted(now.keys() & then.keys())
+    new, old = ([side[key] for key in shared or sorted(side)] for side in (now, then))
+
+    def gain(pairs: Sequence[tuple[Outcome, Outcome]], indices: stats.IntArray) -> float:
+        drawn = [pairs[i] for i in indices]
+        return measure([winner for _, winner in drawn]) - measure([seed for seed, _ in drawn])
+
+    def draws() -> Iterator[float]:
+        for _ in range(N_DRAWS):
+            rows = rng.integers(0, len(new), size=len(new))
+            others = rows if shared else rng.integers(0, len(old), size=len(old))
+            yield gain(new, rows) - gain(old, others)
+
+    tail = (1 - ALARM_CONFIDENCE) / 2
+    low, high = np.quantile(np.fromiter(draws(), dtype=np.float64), [tail, 1 - tail])
+    before, after = gain(old, np.arange(len(old))), gain(new, np.arange(len(new)))
+    return Change(then=before, difference=after - before, low=float(low), high=float(high), is_paired=bool(shared))
+
+
+def _pairs(verdict: Verdict) -> Pairs:
+    """Return the outcomes of seed and winner by row; a verdict has none that failed."""
+    both = zip(verdict.seed_outcomes, verdict.winner_outcomes, strict=True)
+    return {seed.example_id: (seed, winner) for seed, winner in both}
 
 
 def gains(seed: Sequence[Outcome], winner: Sequence[Outcome]) -> dict[str, float]:

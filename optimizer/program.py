@@ -30,6 +30,7 @@ from optimizer.errors import OptimizerError, ProgramError
 from optimizer.formats import FORMATS, UnreadableReply
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm
+from optimizer.marks import without_input_marks
 from optimizer.prompt import REASONING, Message, PromptSpec
 from optimizer.quiet import quiet
 from optimizer.user_module import check_module, fingerprint_of
@@ -110,7 +111,8 @@ class TaskProgram:
         self._head = functools.lru_cache(maxsize=64)(self._render_head)
 
     def seed(self, instructions: str) -> Candidate:
-        return Candidate(parts=(Part(predictor=TASK_PREDICTOR, instructions=instructions),))
+        said = without_input_marks(instructions, self.specs[TASK_PREDICTOR])
+        return Candidate(parts=(Part(predictor=TASK_PREDICTOR, instructions=said),))
 
     def run(self, candidate: Candidate, inputs: Fields, complete: Complete) -> Answer:
         spec, layout = self._spec(candidate), FORMATS[candidate.format]
@@ -186,7 +188,8 @@ class ModuleProgram:
         predictors = list(self._module.named_predictors())
         parts = [Part(predictor=name, instructions=predictor.signature.instructions) for name, predictor in predictors]
         if instructions:
-            parts[0] = replace(parts[0], instructions=instructions)
+            said = without_input_marks(instructions, self.specs[parts[0].predictor])
+            parts[0] = replace(parts[0], instructions=said)
         return Candidate(parts=tuple(parts), format="chat")
 
     def run(self, candidate: Candidate, inputs: Fields, complete: Complete) -> Answer:

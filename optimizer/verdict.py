@@ -99,8 +99,8 @@ def judge(
         decision="promote" if is_promoted else "keep",
         reason=_reason(is_promoted, is_same=is_same, tested_on=tested_on) + _unread(new, is_same=is_same),
         n=comparison.n,
-        seed_score=_aggregate(metric, rows, old),
-        winner_score=_aggregate(metric, rows, new),
+        seed_score=score_of(metric, rows, old),
+        winner_score=score_of(metric, rows, new),
         difference=comparison.difference,
         low=comparison.low,
         high=comparison.high,
@@ -136,7 +136,7 @@ def _values(outcomes: Sequence[Outcome]) -> stats.FloatArray:
     return np.array([outcome.value for outcome in outcomes], dtype=np.float64)
 
 
-def _aggregate(metric: Metric, examples: Sequence[Example], outcomes: Sequence[Outcome]) -> float:
+def score_of(metric: Metric, examples: Sequence[Example], outcomes: Sequence[Outcome]) -> float:
     """Return the metric over a set of examples: the mean, or what the metric defines."""
     answers = [outcome.answer if outcome.kind == "scored" else None for outcome in outcomes]
     return metric.aggregate(examples, answers, _values(outcomes))
@@ -149,6 +149,6 @@ def _difference_of_aggregates(
 
     def difference(indices: stats.IntArray) -> float:
         rows = [examples[i] for i in indices]
-        return _aggregate(metric, rows, [new[i] for i in indices]) - _aggregate(metric, rows, [old[i] for i in indices])
+        return score_of(metric, rows, [new[i] for i in indices]) - score_of(metric, rows, [old[i] for i in indices])
 
     return difference

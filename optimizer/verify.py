@@ -15,7 +15,7 @@ from optimizer import verdict as verdicts
 from optimizer.candidate import Candidate, Example
 from optimizer.command_line import command_name
 from optimizer.config import LM, Config
-from optimizer.decay import ALARM_CONFIDENCE, Decay, judge_decay
+from optimizer.decay import ALARM_CONFIDENCE, Decay, Measure, judge_decay
 from optimizer.errors import CallError, DataError, Paused, ProgramError, StudyError
 from optimizer.evaluate import Evaluator
 from optimizer.exported import read_exported, words_of
@@ -29,9 +29,10 @@ from optimizer.lm.model import Model, Pricing, RetryPolicy
 from optimizer.lm.pricing import unpriced
 from optimizer.metrics import Metric, open_metric
 from optimizer.program import Refused
-from optimizer.records import Role, Spend
+from optimizer.records import Role, Spend, Verdict
 from optimizer.rows import open_table
 from optimizer.saved import SavedStudy, open_saved
+from optimizer.slices import WorstSlice, group_rows
 
 if TYPE_CHECKING:
     from optimizer.export import ExportFormat
@@ -133,7 +134,8 @@ def check_prompt(check: Check, on_wait: Callable[[str], None] | None = None) -> 
         except verdicts.TooManyFailures as error:
             raise Paused("error_rate", f"{error}; check again when the model is back") from error
         then = view.verdict if check.candidate == view.best else None
-        return judge_decay(now, then, rng=np.random.default_rng(1)), journal.spend()
+        measure, then = _measure(check, metric, then)
+        return judge_decay(now, then, rng=np.random.default_rng(1), measure=measure), journal.spend()
 
 
 def rows_of_file(config: Config, path: Path) -> tuple[Example, ...]:
@@ -247,7 +249,20 @@ def _metric(check: Check, opened: Opened) -> Metric:
     config, judge = check.saved.config, LateJudge()
     if config.metric.asks_judge:
         judge.complete = opened(config.judge, "judge").call
-    return open_metric(config, judge=judge, folder=check.saved.folder)
+    metric, slices = open_metric(config, judge=judge, folder=check.saved.folder), config.metric.slices
+    if slices is None or slices.aim != "worst":
+        return metric
+    return WorstSlice.of(metric, group_rows(slices, check.rows, check.saved.test_rows()), slices.by)
+
+
+def _measure(check: Check, metric: Metric, then: Verdict | None) -> tuple[Measure | None, Verdict | None]:
+    """Return how a set of rows is scored if not by their mean, and the study's verdict if its rows can be scored so."""
+    if metric.is_mean:
+        return None, then
+    by_id = {row.id: row for row in (*check.saved.test_rows(), *check.rows)}
+    if then is not None and any(outcome.example_id not in by_id for outcome in then.seed_outcomes):
+        then = replace(then, seed_outcomes=(), winner_outcomes=())  # no change can be told, but what it decided can
+    return lambda outcomes: verdicts.score_of(metric, [by_id[each.example_id] for each in outcomes], outcomes), then
 
 
 def _opener(journal: Journal, stack: ExitStack, on_wait: Callable[[str], None] | None) -> Opened:

@@ -19,7 +19,7 @@ from optimizer import stats
 from optimizer.candidate import Candidate, Demo, Part
 from optimizer.config import LM
 from optimizer.config_file import load_config
-from optimizer.decay import EXIT_CODES, Standing, judge_decay
+from optimizer.decay import EXIT_CODES, Standing, gain_change, judge_decay
 from optimizer.errors import StudyError, UserError
 from optimizer.export import EXPORTERS, export
 from optimizer.job import open_job
@@ -78,6 +78,40 @@ def standing(seed: int, skill_now: float, *, prefix: str = "r") -> Standing:
     again = hard if prefix == "r" else rng.random(N)
     now = verdict(draw(rng, again, 0.5), draw(rng, again, skill_now), prefix)
     return judge_decay(now, then, rng=rng).standing
+
+
+def test_a_worst_group_is_verified_as_a_worst_group() -> None:
+    """Where the study judged its worst group, the gain then, the gain now and their change are those of that group."""
+    groups = ["east"] * 50 + ["west"] * 100
+
+    def worst(found: Any) -> float:
+        of = {name: [each.value for each in found if groups[int(each.example_id[1:])] == name] for name in set(groups)}
+        return min(sum(values) / len(values) for values in of.values() if values)
+
+    seed = [i % 2 for i in range(150)]
+    then = verdict(seed, [*seed[:50], *[1] * 100])  # all of the gain is in the west
+    found = judge_decay(then, replace(then, decision="keep"), rng=np.random.default_rng(0), measure=worst)
+    assert found.change is not None
+    assert found.change.then == 0.0
+    assert found.change.difference == 0.0
+    assert found.change.is_paired
+    lost = verdict(seed, [*[1] * 50, *seed[50:]])
+    assert judge_decay(then, verdict(seed, [1] * 150), rng=np.random.default_rng(0), measure=worst).standing == "weaker"
+    other = gain_change(lost, verdict(seed, [1] * 150), rng=np.random.default_rng(0), measure=worst)
+    assert other.then == 0.5
+    assert other.difference == -0.5
+    assert other.high < 0
+
+
+def test_what_was_not_proven_is_not_still_proven() -> None:
+    """After `keep`, or with no verdict on this prompt, a better score in a check is not called a proof kept."""
+    seed, better = [0] * 75 + [1] * 75, [1] * 150
+    now = verdict(seed, better)
+    for then in (None, replace(now, decision="keep")):
+        assert "still" not in judge_decay(now, then, rng=np.random.default_rng(0)).reason
+    assert "still proven" in judge_decay(now, now, rng=np.random.default_rng(0)).reason
+    after_keep = judge_decay(now, replace(now, decision="keep"), rng=np.random.default_rng(0)).reason
+    assert "the study ended in `keep`" in after_keep
 
 
 @pytest.mark.parametrize("prefix", ["r", "new"])
