@@ -86,7 +86,7 @@ def test_a_worst_group_is_verified_as_a_worst_group() -> None:
 
     def worst(found: Any) -> float:
         of = {name: [each.value for each in found if groups[int(each.example_id[1:])] == name] for name in set(groups)}
-        return min(sum(values) / len(values) for values in of.values() if values)
+        return float(min(sum(values) / len(values) for values in of.values() if values))
 
     seed = [i % 2 for i in range(150)]
     then = verdict(seed, [*seed[:50], *[1] * 100])  # all of the gain is in the west
