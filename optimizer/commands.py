@@ -110,6 +110,7 @@ def verify_prompt(
     is_json: bool,
 ) -> int:
     """Score a prompt and its seed again, and end with the exit code of the verdict."""
+    from optimizer.aim import worst_of
     from optimizer.verify import check_prompt, plan_check, result_json
 
     hold_logs()
@@ -123,14 +124,16 @@ def verify_prompt(
     n_calls = 2 * len(check.rows) * len(check.candidate.parts)
     with err.status(f"about {n_calls} calls of {check.lm.model}") if err.is_terminal else err:
         decay, spend = check_prompt(check, waits)
-    now = decay.now
+    now, worst = decay.now, worst_of(check.saved.view())
+    whose = escape(f"{worst}: ") if worst else ""
     if is_json:
         print(json.dumps(result_json(check, decay, spend), indent=2, ensure_ascii=False))
         return decay.exit_code
     style = {"holds": "bold green", "weaker": "bold yellow", "broken": "bold red"}[decay.standing]
     out.print(f"[{style}]{decay.standing}[/]: {escape(decay.reason)}", highlight=False)
     out.print(
-        f"seed {percent(now.seed_score)}, prompt {percent(now.winner_score)} on {now.n} rows of {escape(check.source)} "
+        f"{whose}seed {percent(now.seed_score)}, prompt {percent(now.winner_score)} on {now.n} rows "
+        f"of {escape(check.source)} "
         f"with {escape(check.lm.model)}: {points(now.difference)} points ({100 * now.confidence:.0f}% interval "
         f"{points(now.low)} to {points(now.high)}, p = {now.p_value:.2g})",
         highlight=False,

@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer import earlier
+from optimizer.aim import which_worst, worst_of
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
 from optimizer.ending import stopped_words, time_notes
@@ -134,7 +135,10 @@ def _scores(view: StudyView) -> RenderableType:
     notes: list[RenderableType] = []
     if (verdict := view.verdict) is not None:
         scores = (percent(verdict.seed_score), percent(verdict.winner_score), points(verdict.difference))
-        table.add_row(earlier.label(view.seen_before), str(verdict.n), *scores)
+        whose = worst_of(view)
+        table.add_row(earlier.label(view.seen_before) + (f": {whose[:24]}" if whose else ""), str(verdict.n), *scores)
+        if which := which_worst(view):
+            notes.append(Text(which))
         interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
         notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
         if view.seen_before:
@@ -147,7 +151,7 @@ def _scores(view: StudyView) -> RenderableType:
         notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
         scores = (percent(dev.seed), percent(dev.winner), points(dev.winner - dev.seed))
-        table.add_row("dev, searched on", str(dev.n), *scores)
+        table.add_row("dev, mean of all rows" if worst_of(view) else "dev, searched on", str(dev.n), *scores)
         notes.append(
             Text(f"new prompt on dev: corrected for having been chosen, {percent(dev.raw)} before", style="dim")
         )

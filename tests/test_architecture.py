@@ -16,7 +16,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "prompt", "formats", "parse", "race", "elite", "stats", "shrinkage", "verdict",
     "splits", "words", "slices", "rules", "propose_task", "config_text", "personal_data", "advice", "review", "insight",
-    "word_diff", "front", "decay", "patience", "even_split", "ending", "earlier", "room", "marks",
+    "word_diff", "front", "decay", "patience", "even_split", "ending", "earlier", "room", "marks", "aim",
 )  # fmt: skip
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}

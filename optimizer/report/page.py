@@ -12,6 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from optimizer import insight
+from optimizer.aim import which_worst, worst_of
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.ending import stopped_words, time_notes
 from optimizer.insight import Pair, SliceRow, Step
@@ -104,6 +105,8 @@ def _content(material: Material) -> dict[str, Any]:
     return {
         "view": view,
         "verdict": verdict,
+        "worst": worst_of(view),
+        "which_worst": which_worst(view),
         "dev": view.dev,
         "goal": str(cast(Fields, view.config.get("task") or {}).get("goal") or ""),
         "model": str(_section(_section(view.config, "lm"), "task").get("model", "")),
@@ -140,6 +143,10 @@ def headline(view: StudyView) -> str:
     if verdict is None:
         return f"The study is {view.state}; there is no verdict yet."
     scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} on {verdict.n} examples"
+    if whose := worst_of(view):
+        scores = (
+            f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} in the {whose} of {verdict.n} examples"
+        )
     never = "" if view.seen_before else " that the search never saw"
     interval = f"between {points(verdict.low)} and {points(verdict.high)} points"
     if verdict.decision == "promote":
@@ -149,6 +156,8 @@ def headline(view: StudyView) -> str:
         )
     if view.best == view.seed:
         return "Keep your prompt: no candidate did better while searching."
+    if verdict.broken_rules:
+        return f"Keep your prompt: the best candidate went from {scores}, but {'; and '.join(verdict.broken_rules)}."
     return f"Keep your prompt: the best candidate went from {scores}, which may be chance ({interval})."
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from optimizer import earlier
+from optimizer.aim import which_worst, worst_of
 from optimizer.command_line import command_name
 from optimizer.ending import stopped_words, time_notes
 from optimizer.records import StudyView
@@ -54,6 +55,7 @@ def _scores(view: StudyView) -> str:
     if view.verdict is not None:
         test = view.verdict
         label = earlier.label(view.seen_before) if view.seen_before else "test"
+        label += f", {worst}" if (worst := worst_of(view)) else ""
         rows.append(
             f"| {label} | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
             f"| difference {test.low:+.3f} to {test.high:+.3f} ({test.confidence:.0%}), "
@@ -61,6 +63,8 @@ def _scores(view: StudyView) -> str:
         )
     head = ["| split | rows | seed | winner | difference | interval |", "|---|---|---|---|---|---|"]
     said = f"\n\n{earlier.warning(view.seen_before)}" if view.verdict and view.seen_before else ""
+    which = which_worst(view)
+    said += f"\n\nThe test score is {which}." if which else ""
     return "\n".join(head + rows) + said if rows else ""
 
 

@@ -1,0 +1,64 @@
+"""Where a worst group is judged, the figures say so, and which group it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from io import StringIO
+
+from rich.console import Console
+
+from optimizer.aim import which_worst, worst_of
+from optimizer.records import SliceScore, StudyView
+from optimizer.report.page import headline
+from optimizer.summary import print_summary
+from optimizer.track.note import _scores
+from tests.sample_study import sample_view
+
+
+def by_ward() -> StudyView:
+    """A finished study that is judged by its worst ward."""
+    view = sample_view()
+    assert view.verdict is not None
+    slices = (
+        SliceScore(name="north", n=20, seed=0.3, winner=0.6),
+        SliceScore(name="south", n=30, seed=0.5, winner=0.4),
+        SliceScore(name="east", n=25, seed=0.9, winner=0.8),
+    )
+    verdict = replace(view.verdict, decision="keep", slices=slices, broken_rules=())
+    best = next(trial.candidate for trial in view.trials if trial.candidate not in (None, view.seed))
+    assert best is not None
+    metric = {"slices": {"by": "ward", "aim": "worst"}}
+    return replace(view, config={**view.config, "metric": metric}, verdict=verdict, best=best)
+
+
+def test_every_display_names_the_worst_group() -> None:
+    """Terminal, report and MLflow call the score that of the worst ward, and name the ward for either prompt."""
+    view, out = by_ward(), StringIO()
+    which = "judged by the worst ward: north with your prompt, south with the new one"
+    assert which_worst(view) == which
+    print_summary(Console(file=out, width=120), view, {view.seed.id: "a", view.best.id: "b"}, runs_flag="")
+    assert "worst ward" in next(line for line in out.getvalue().splitlines() if line.startswith("test"))
+    assert which in out.getvalue()
+    assert "in the worst ward of" in headline(view)
+    assert "| test, worst ward |" in _scores(view)
+    assert which in _scores(view)
+
+
+def test_a_mean_is_not_called_a_worst_group() -> None:
+    """Groups that are only looked at change nothing in how the score is called."""
+    view = by_ward()
+    for slices in (None, {"by": "ward", "aim": "mean"}):
+        other = replace(view, config={**view.config, "metric": {"slices": slices}})
+        assert (worst_of(other), which_worst(other)) == ("", "")
+        assert "| test |" in _scores(other)
+
+
+def test_the_report_names_the_rule_that_keeps_your_prompt() -> None:
+    """A proven gain that breaks a rule is not called chance."""
+    view = by_ward()
+    assert view.verdict is not None
+    rule = "the group 'south' gets worse by -10.0 points on 30 rows (allowed: -5.0)"
+    said = headline(replace(view, verdict=replace(view.verdict, broken_rules=(rule,))))
+    assert said.startswith("Keep your prompt")
+    assert rule in said
+    assert "chance" not in said
