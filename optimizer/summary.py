@@ -23,7 +23,6 @@ from optimizer.words import count, duration, percent, points, price, trial_count
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
-ENDED: tuple[TrialState, ...] = ("complete", "pruned", "rejected", "failed", "unfinished")
 
 
 def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonValue]:
