@@ -228,11 +228,13 @@ def _fork_source(name: str, fork: str, runs_dir: Path) -> SavedStudy:
 @private_files()
 def track_study(name: str, runs_dir: Path) -> int:
     """Write a study to MLflow from its database."""
+    from optimizer.privacy import require_local
     from optimizer.saved import open_saved
     from optimizer.track import rebuild
     from optimizer.tracking import saved_projection
 
     saved = open_saved(runs_dir, name)
+    require_local(saved.config)
     hold_logs()
     log_to(saved.run_dir / "log.txt")
     run_id = rebuild(saved.view(), saved_projection(saved))

@@ -27,10 +27,14 @@ def print_privacy(out: Console, job: Job) -> None:
         if n:
             kinds = ", ".join(f"{kind} {n_kind}" for kind, n_kind in counts.items())
             lines.append(f"personal data: {n} of {len(checked)} {split} rows ({kinds}): {uses[split]}")
-    advice = [] if job.config.data.no_demos else ["`data.no_demos: COLUMN` keeps rows out of prompts"]
+    advice = [] if job.config.data.withheld_by else ["`data.no_demos: COLUMN` keeps rows out of prompts"]
     advice += [] if job.config.privacy == "local" else ["`privacy: local` keeps them on this machine"]
     if lines and advice:
         lines.append(f"personal data: {', '.join(advice)}")
+    if column := job.config.data.withheld_by:
+        n_withheld = len(job.splits.withheld)
+        said = f"{n_withheld} {'row is' if n_withheld == 1 else 'rows are'} held back by {column}"
+        out.print(said, highlight=False, markup=False)
     for line in lines or ["personal data: none recognised by its form (bare names and rare facts have no form)"]:
         out.print(line, highlight=False, markup=False)
 

@@ -65,7 +65,13 @@ class Data(Model):
     no_demos: str | None = Field(
         None,
         description="Column of rows that no prompt may show: a row with yes, true, 1 or x there goes to `dev` or "
-        "`test`, where it is answered and scored, and never to `train`.",
+        "`test`, where it is answered and scored, and never to `train`. Anything else than a yes, a no or an empty "
+        "cell is refused.",
+    )
+    demos_only: str | None = Field(
+        None,
+        description="Column of consent, the reverse of `no_demos`: only a row with yes, true, 1 or x there may be "
+        "shown; no or an empty cell holds it back.",
     )
     max_rows: MaxRows = Field(MaxRows(), description="Caps on the rows of each split.")
     seed: int = Field(0, description="Changes which rows fall in which split.")
@@ -78,6 +84,22 @@ class Data(Model):
         if (self.source is None) == (self.files is None):
             raise ValueError("give either `source` or `files`, not both and not neither")
         return self
+
+    @model_validator(mode="after")
+    def _one_column(self) -> Data:
+        if self.no_demos and self.demos_only:
+            raise ValueError("give either `no_demos` or `demos_only`, not both: one column says what may be shown")
+        return self
+
+    @property
+    def withheld_by(self) -> str | None:
+        """The column that holds rows back from prompts and exports."""
+        return self.no_demos or self.demos_only
+
+    @property
+    def withheld_key(self) -> str:
+        """The key that names it."""
+        return "data.no_demos" if self.no_demos else "data.demos_only"
 
     @field_validator("encoding")
     @classmethod

@@ -24,6 +24,7 @@ class Draft:
         outputs: by field name.
         n_rows: usable rows in the source.
         opt_out_column: a column that seems to say which rows must not be shown; empty for none.
+        consent_column: a column that seems to say which rows may be shown; empty for none.
         group_column: a column that could divide the rows into groups; empty for none.
         split_seed: the seed that spreads the classes most evenly; None where none was looked for.
         notes: sentences for the top of the file.
@@ -46,6 +47,7 @@ class Draft:
     n_bad: int = 0
     is_private: bool = False
     opt_out_column: str = ""
+    consent_column: str = ""
     group_column: str = ""
     split_seed: int | None = None
     notes: tuple[str, ...] = ()
@@ -157,6 +159,10 @@ def _data(draft: Draft) -> list[str]:
         lines += ["  max_rows: # enough for a clear answer", *caps]
     key = f"  no_demos: {_text(draft.opt_out_column)}" if draft.opt_out_column else "  # no_demos: COLUMN"
     lines += [f"{key} # rows with yes in this column are never shown in a prompt"]
+    if draft.consent_column and not draft.opt_out_column:
+        lines += [
+            f"  # demos_only: {_text(draft.consent_column)} # take the first # away: only rows with yes are shown"
+        ]
     return lines
 
 

@@ -15,9 +15,10 @@ from optimizer.candidate import Example
 from optimizer.config import Config, Data, MaxRows, Split, Task
 from optimizer.data_report import N_SHOWN, DataReport, Splits, Tally, assert_disjoint, describe
 from optimizer.errors import DataError, did_you_mean
-from optimizer.fields import BadRow, example_of, says_yes, show
+from optimizer.fields import BadRow, example_of, show
 from optimizer.rows import Row, RowLike, Table, open_table, table_of
 from optimizer.splits import LARGEST, SPLIT_NAMES, Bin, SplitName, content_key, hash64, ordered, pick_split, split_key
+from optimizer.withholding import is_withheld, withheld_ids
 
 __all__ = ["DataReport", "SplitName", "Splits", "assert_disjoint", "load_splits", "splits_from_rows"]
 
@@ -145,14 +146,16 @@ def _split(pools: Sequence[_Pool], plan: _Plan) -> Splits:
     taken: set[int] = set()
     for pool in pools:
         taken |= _fill(pool, plan, bins=bins, tally=tally, taken=taken, is_last=pool is pools[-1])
-    _withhold(bins["train"], plan, tally)
+    withheld = {name: withheld_ids(bins[name].rows, tally.withheld, keep_digits=plan.keep_digits) for name in bins}
+    for row_id in withheld.pop("train"):
+        del bins["train"].rows[row_id]
     _refuse_too_little(pools, plan, bins=bins, tally=tally)
     output = plan.class_output
     rows = {name: ordered(bins[name].rows.values(), output=output, seed=plan.data.seed) for name in SPLIT_NAMES}
     choices = plan.task.outputs[output].choices if output else ()
     report = describe(rows, class_output=output, choices=choices, keep_digits=plan.keep_digits)
     tally.sampled = {name: bins[name].n_left_out + len(rows[name]) for name in SPLIT_NAMES if name in sampled}
-    splits = Splits(**rows, report=tally.added_to(report))
+    splits = Splits(**rows, report=tally.added_to(report), withheld=frozenset().union(*withheld.values()))
     assert_disjoint(splits)
     return splits
 
@@ -161,15 +164,15 @@ def _fill(
     pool: _Pool, plan: _Plan, *, bins: Mapping[SplitName, Bin], tally: Tally, taken: set[int], is_last: bool
 ) -> set[int]:
     """Read one pool into the bins; return hashes of its inputs, which later pools must not repeat."""
-    seed = plan.data.seed
+    seed, columns = plan.data.seed, plan.columns
     shares = {name: plan.share(name) for name in pool.names}
     own: set[int] = set()
     seen: set[int] = set()
     for example in _examples(pool, plan, tally):
         group = split_key(example.inputs, keep_digits=plan.keep_digits)
         name = pick_split(group, shares, seed=seed)
-        if plan.data.no_demos and says_yes(example, plan.data.no_demos):
-            tally.withheld.add(group)
+        if is_withheld(example, plan.data, columns):
+            tally.withheld.add(hash64(group))
             others: dict[SplitName, float] = {other: share for other, share in shares.items() if other != "train"}
             name = pick_split(group, others, seed=seed) if others else name
         if len(tally.groups) < FEW_GROUPS:
@@ -189,14 +192,6 @@ def _fill(
     return own
 
 
-def _withhold(train: Bin, plan: _Plan, tally: Tally) -> None:
-    """Take rows out of train that no prompt may show, and near-copies of them that may be shown by themselves."""
-    keys = {row_id: split_key(row.inputs, keep_digits=plan.keep_digits) for row_id, row in train.rows.items()}
-    for row_id, key in keys.items() if tally.withheld else ():
-        if key in tally.withheld:
-            del train.rows[row_id]
-
-
 def _examples(pool: _Pool, plan: _Plan, tally: Tally) -> Iterator[Example]:
     """Yield the good rows of a pool; at its end, refuse it if a column or all rows are missing, or if a row was bad."""
     columns = plan.columns
@@ -206,7 +201,7 @@ def _examples(pool: _Pool, plan: _Plan, tally: Tally) -> Iterator[Example]:
     for row in pool.table.rows:
         n_read += 1
         met |= dict.fromkeys(row.values)
-        example = _example(row, plan.task, columns)
+        example = _example(row, plan, columns)
         if isinstance(example, Example):
             yield example
             continue
@@ -223,20 +218,22 @@ def _examples(pool: _Pool, plan: _Plan, tally: Tally) -> Iterator[Example]:
         raise DataError(f"{pool.key}: {pool.table.name!r} has no rows; put in labelled examples, one a row")
 
 
-def _example(row: Row, task: Task, columns: Mapping[str, str]) -> Example | str:
+def _example(row: Row, plan: _Plan, columns: Mapping[str, str]) -> Example | str:
     """Return the example, or what is wrong with the row."""
     if row.problem:
         return row.problem
     try:
-        return example_of(row.values, task, columns)
+        example = example_of(row.values, plan.task, columns)
+        is_withheld(example, plan.data, columns)  # refuses what it does not understand
+        return example
     except BadRow as problem:
         return str(problem)
 
 
 def _refuse_missing_column(pool: _Pool, plan: _Plan, met: Mapping[str, None]) -> None:
-    if met and (column := plan.data.no_demos) is not None and column not in met:
+    if met and (column := plan.data.withheld_by) is not None and column not in met:
         found = show(", ".join(met), 200)
-        raise DataError(f"data.no_demos: {pool.table.name} has no column {column!r}; columns found: {found}")
+        raise DataError(f"{plan.data.withheld_key}: {pool.table.name} has no column {column!r}; columns found: {found}")
     for name, column in plan.columns.items():
         if met and column not in met:
             mend = f"set data.fields: {{{name}: COLUMN}}" if plan.prefix else f"name the key {name!r}"
@@ -289,7 +286,8 @@ def _mend_size(pool: _Pool, plan: _Plan, *, name: SplitName, tally: Tally) -> st
             f"add other rows, or give train, dev and test yourself{' with data.files' if plan.prefix else ''}"
         )
     if name == "train" and tally.withheld:
-        return f"data.no_demos keeps {len(tally.withheld)} kinds of rows out of it; leave a few rows that may be shown"
+        n, key = len(tally.withheld), plan.data.withheld_key
+        return f"{key} keeps {n} kinds of rows out of it; leave a few rows that may be shown"
     share = plan.share(name) / sum(map(plan.share, pool.names))
     # A quarter on top, since a hash deals out shares only roughly.
     wanted = math.ceil(1.25 * least / share)

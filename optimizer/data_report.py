@@ -58,12 +58,17 @@ class DataReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Splits:
-    """The rows of each split, in the order in which races read them."""
+    """The rows of each split, in the order in which races read them.
+
+    Attributes:
+        withheld: ids of rows that no prompt, proposer or export may show, and of their near-copies.
+    """
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     test: tuple[Example, ...]
     report: DataReport
+    withheld: frozenset[str] = frozenset()
 
     def by_name(self) -> dict[SplitName, tuple[Example, ...]]:
         return {"train": self.train, "dev": self.dev, "test": self.test}
@@ -77,7 +82,7 @@ class Tally:
         overlaps: rows removed from each split because another one has their inputs.
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
-        withheld: `split_key`s of rows that no prompt may show.
+        withheld: hashes of the `split_key`s of rows that no prompt may show.
         sampled: rows of splits for which nobody has said how many to take.
     """
 
@@ -88,7 +93,7 @@ class Tally:
     bad_rows: list[str] = field(default_factory=list)
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
-    withheld: set[str] = field(default_factory=set)
+    withheld: set[int] = field(default_factory=set)
     sampled: Mapping[SplitName, int] = field(default_factory=dict)
 
     def added_to(self, report: DataReport) -> DataReport:

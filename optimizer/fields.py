@@ -19,7 +19,8 @@ from optimizer.splits import example_id, normalise
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _UNSTORABLE = re.compile("[\0\ud800-\udfff]")
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
-YES = frozenset(("yes", "true", "1", "1.0", "x", "y", "ja", "oui", "si", "sí", "\u306f\u3044"))
+YES = frozenset(("yes", "true", "1", "1.0", "x", "y", "ja", "wahr", "oui", "vrai", "si", "sí", "\u306f\u3044"))
+NO = frozenset(("no", "n", "false", "0", "0.0", "nein", "falsch", "non", "faux", "\u3044\u3044\u3048"))
 _N_CHOICES_SHOWN = 12
 
 
@@ -43,12 +44,6 @@ def example_of(values: Fields, task: Task, columns: Mapping[str, str]) -> Exampl
     used = set(columns.values())
     extras = {column: value for column, value in values.items() if column not in used}
     return Example(id=example_id(inputs, outputs), inputs=inputs, outputs=outputs, extras=extras)
-
-
-def says_yes(example: Example, column: str) -> bool:
-    """Tell whether a row's column, be it a field or not, holds a yes."""
-    value = next((fields[column] for fields in (example.extras, example.inputs) if column in fields), None)
-    return value is not None and normalise(str(value)) in YES
 
 
 def _present(values: Fields, name: str, column: str) -> JsonValue:

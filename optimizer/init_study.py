@@ -35,6 +35,7 @@ from optimizer.propose_task import (
     guess_output,
     is_empty,
     other_outputs,
+    pick_consent,
     pick_group,
     pick_inputs,
     pick_metric,
@@ -202,6 +203,7 @@ class Dialogue:
             n_bad=n_bad,
             is_private=bool(wishes.is_private),
             opt_out_column=pick_opt_out(columns, [*inputs, *outputs]),
+            consent_column=pick_consent(columns, [*inputs, *outputs]),
             group_column=pick_group(columns, [*inputs, *outputs]),
             notes=tuple(self._notes(guesses, others=others if self._guesses_output else [])),
         )

@@ -7,15 +7,25 @@ What a user's own program or metric does is beyond this: their code may call wha
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Iterator
+import os
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
-from urllib.parse import urlsplit
+from urllib.parse import parse_qs, urlsplit
 from urllib.request import getproxies_environment, proxy_bypass
 
 from optimizer.config import LM, Config
 from optimizer.errors import ConfigError
 
 IN_PROCESS = ("embedded", "gguf:")
+CURES = {
+    "lm": "use `embedded`, `gguf:PATH`, or an api_base on this machine such as http://127.0.0.1:8000/v1",
+    "tracking.uri": "leave it out (MLflow's store is then a file in the runs folder), or name a server on this machine "
+    "such as http://127.0.0.1:5000",
+    "storage": "leave it out (the study is then a file in its folder), or name a server on this machine such as "
+    "postgresql+psycopg://127.0.0.1/NAME",
+    "notify.webhook_env": "leave it out, or let the variable hold an address on this machine such as "
+    "http://127.0.0.1:9000",
+}
 
 
 class Place(NamedTuple):
@@ -37,18 +47,29 @@ def require_local(config: Config) -> None:
     """Refuse a study that may send anything elsewhere, if it asks for that.
 
     Raises:
-        ConfigError: a model, the tracking server or the database is not here; or a proxy stands in between.
+        ConfigError: a model, the tracking server, the database or the webhook is not here; or a proxy stands between.
     """
     if config.privacy != "local":
         return
-    for path, what in _elsewhere(config):
-        raise ConfigError(
-            f"privacy: local, but {path} is {what}; use `embedded`, `gguf:PATH`, or an api_base on this machine such "
-            "as http://127.0.0.1:8000/v1, or remove `privacy: local`"
-        )
-    addresses = [place.address for place in places(config) if place.address]
-    for address in [*addresses, *([config.tracking.uri] if config.tracking.uri else [])]:
+    require_local_models(config)
+    _refuse(_services_elsewhere(config))
+    uris = [config.tracking.uri, _webhook(config)]
+    for address in filter(None, uris):
         _refuse_proxy(address)
+
+
+def require_local_models(config: Config) -> None:
+    """Refuse models that are elsewhere, if the study asks for that: all that a command sends rows to.
+
+    Raises:
+        ConfigError: a model is not here, or a proxy stands in between.
+    """
+    if config.privacy != "local":
+        return
+    _refuse(_models_elsewhere(config))
+    for place in places(config):
+        if place.address:
+            _refuse_proxy(place.address)
 
 
 def is_here(url: str) -> bool:
@@ -68,19 +89,47 @@ def _place(role: str, lm: LM) -> Place:
     return Place(role, lm.model, lm.api_base, lm.api_base is not None and is_here(lm.api_base))
 
 
-def _elsewhere(config: Config) -> Iterator[tuple[str, str]]:
+def _refuse(found: Iterable[tuple[str, str]]) -> None:
+    for path, what in found:
+        cure = CURES["lm" if path.startswith("lm.") else path]
+        raise ConfigError(f"privacy: local, but {path} is {what}; {cure}, or remove `privacy: local`")
+
+
+def _models_elsewhere(config: Config) -> Iterator[tuple[str, str]]:
     for place in places(config):
         if not place.is_here:
             at = f"at {_host(place.address)}" if place.address else "at its provider"
             yield f"lm.{place.role}", f"{place.model!r} {at}"
+
+
+def _services_elsewhere(config: Config) -> Iterator[tuple[str, str]]:
     uri = config.tracking.uri or ""
     if config.tracking.enabled and "://" in uri and not uri.startswith(("sqlite:", "file:")) and not is_here(uri):
         yield "tracking.uri", f"at {_host(uri)}"
     if config.tracking.enabled and uri.startswith("databricks"):
         yield "tracking.uri", uri
-    storage = config.storage or ""
-    if storage and not storage.startswith("sqlite") and urlsplit(storage).hostname and not is_here(storage):
-        yield "storage", f"at {_host(storage)}"
+    for host in _database_hosts(config.storage or ""):
+        if not is_here(f"//{host}"):
+            yield "storage", f"at {host!r}"
+    if (url := _webhook(config)) and not is_here(url):
+        yield "notify.webhook_env", f"an address at {_host(url)}"
+
+
+def _database_hosts(storage: str) -> list[str]:
+    """Every host that a database may be reached at: of the address, its `?host=`, or else the environment's."""
+    if not storage or storage.startswith("sqlite"):
+        return []
+    parts = urlsplit(storage)
+    options = parse_qs(parts.query)
+    named = [parts.hostname or "", *options.get("host", []), *options.get("hostaddr", [])]
+    named = named if any(named) else [os.environ.get("PGHOST", ""), os.environ.get("PGHOSTADDR", "")]
+    hosts = [host for each in named for host in each.split(",")]
+    return [host for host in hosts if host and not host.startswith("/")]  # a path is a socket on this machine
+
+
+def _webhook(config: Config) -> str | None:
+    """The address that a message would go to; one that is not set is refused where it is needed."""
+    return os.environ.get(config.notify.webhook_env) if config.notify.webhook_env else None
 
 
 def _host(url: str | None) -> str:

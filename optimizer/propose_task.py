@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from optimizer.candidate import Fields, JsonValue
 from optimizer.config import OutputKind
 from optimizer.errors import DataError, did_you_mean
-from optimizer.fields import YES
+from optimizer.fields import NO, YES
 from optimizer.splits import normalise
 
 
@@ -33,7 +33,7 @@ INPUT_NAMES = _set(
     "conversation"
 )
 OPT_OUT_NAMES = _set("withheld withhold confidential sensitive optout opted private hidden secret no_demos")
-NO = _set("no n false 0 0.0 nein non いいえ")
+CONSENT_NAMES = _set("consent consented consents agreed permission permitted einwilligung zustimmung may_show")
 IGNORED_NAMES = _set("id index idx uuid guid date time created updated timestamp url split nr no number row")
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
@@ -136,6 +136,13 @@ def pick_opt_out(columns: Mapping[str, Column], used: Sequence[str]) -> str:
     left = [column for name, column in columns.items() if name not in used]
     says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
     return next((column.name for column in says_so if column.words & OPT_OUT_NAMES), "")
+
+
+def pick_consent(columns: Mapping[str, Column], used: Sequence[str]) -> str:
+    """Return a column that seems to say which rows may be shown, or an empty text."""
+    left = [column for name, column in columns.items() if name not in used]
+    says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
+    return next((column.name for column in says_so if column.words & CONSENT_NAMES), "")
 
 
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:

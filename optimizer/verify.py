@@ -28,6 +28,7 @@ from optimizer.lm.backend import AttemptError, Backend
 from optimizer.lm.model import Model, Pricing, RetryPolicy
 from optimizer.lm.pricing import unpriced
 from optimizer.metrics import Metric, open_metric
+from optimizer.privacy import require_local_models
 from optimizer.program import Refused
 from optimizer.records import Role, Spend, Verdict
 from optimizer.rows import open_table
@@ -68,17 +69,19 @@ def plan_check(
         prices: USD for a million tokens, in and out, where the study's own are not to be used.
 
     Raises:
-        UserError: there is no such study, file or row, or the file was changed since it was written.
+        UserError: there is no such study, file or row, the file was changed since it was written, or the study is
+            `privacy: local` and the model is elsewhere.
     """
     path = Path(target)
     saved, candidate = _from_file(path, runs_dir) if path.is_file() else _from_study(open_saved(runs_dir, target))
+    lm = model_settings(saved.config.lm.task, model, api_base)
+    require_local_models(saved.config.model_copy(update={"lm": saved.config.lm.model_copy(update={"task": lm})}))
     rows = rows_of_file(saved.config, data) if data else saved.test_rows()
     if not rows:
         raise DataError(
             f"study {saved.config.name!r}: its test rows cannot be read or have changed since; give rows with --data"
         )
     source = str(data) if data else "the study's test rows"
-    lm = model_settings(saved.config.lm.task, model, api_base)
     given = {key: usd for key, usd in zip(("price_in", "price_out"), prices, strict=True) if usd is not None}
     lm = lm.model_copy(update=given)
     return Check(saved=saved, candidate=candidate, rows=rows, lm=lm, source=source)

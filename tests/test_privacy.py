@@ -83,6 +83,46 @@ def test_local_privacy_refuses_every_other_address(changes: dict[str, Any], said
     assert "secret" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("changes", "cure"),
+    [
+        ({"lm": {"task": {"model": "openai/m"}}}, "`gguf:PATH`"),
+        ({"tracking": {"uri": "https://mlflow.example.org"}}, "http://127.0.0.1:5000"),
+        ({"storage": "postgresql+psycopg:///x?host=db.example.org"}, "a file in its folder"),
+        ({"storage": "postgresql+psycopg://localhost/x?hostaddr=192.0.2.2"}, "postgresql+psycopg://127.0.0.1"),
+        ({"notify": {"webhook_env": "HOOK"}}, "http://127.0.0.1:9000"),
+    ],
+)
+def test_each_refusal_names_its_own_cure(changes: dict[str, Any], cure: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One line: the key, where it points, and what to write instead; never a webhook's path, which is a secret."""
+    monkeypatch.setenv("HOOK", "https://chat.example.org/T0/private-path")
+    with pytest.raises(ConfigError) as error:
+        require_local(config(**changes))
+    assert cure in str(error.value)
+    assert ("`embedded`" in str(error.value)) == ("lm" in changes)
+    assert "private-path" not in str(error.value)
+
+
+def test_a_webhook_on_this_machine_is_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message to oneself goes nowhere else, unless a proxy stands in between."""
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOOK", "http://127.0.0.1:9000/x")
+    require_local(config(notify={"webhook_env": "HOOK"}))
+    monkeypatch.setenv("http_proxy", "http://proxy.example.org:3128")
+    with pytest.raises(ConfigError, match="through a proxy"):
+        require_local(config(notify={"webhook_env": "HOOK"}))
+
+
+def test_a_database_host_of_the_environment_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An address without a host goes where PGHOST says; a folder there is a socket on this machine."""
+    monkeypatch.setenv("PGHOST", "db.example.org")
+    with pytest.raises(ConfigError, match=r"storage is at 'db\.example\.org'"):
+        require_local(config(storage="postgresql+psycopg:///local"))
+    monkeypatch.setenv("PGHOST", "/var/run/postgresql")
+    require_local(config(storage="postgresql+psycopg:///local"))
+
+
 def test_it_is_refused_before_the_data_is_read(tmp_path: Path) -> None:
     """A file that does not even exist is not looked for."""
     with pytest.raises(ConfigError, match="privacy: local"):
@@ -160,6 +200,55 @@ def test_a_misspelt_opt_out_column_is_refused(tmp_path: Path) -> None:
         load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
 
 
+@pytest.mark.parametrize("value", ["no consent", "confidential", ["yes"]])
+@pytest.mark.parametrize("key", ["no_demos", "demos_only"])
+def test_an_unclear_word_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    """A value that is neither yes nor no must not let a row through: its row, the column and the words are named."""
+    rows = note_rows()
+    rows[6]["closed"] = value
+    write(tmp_path, rows)
+    said = rf"rows\.jsonl:7: data\.{key}: column 'closed' holds .*; allowed: yes, true, 1 or x; no, false or 0"
+    with pytest.raises(DataError, match=said):
+        load_splits(config(data={"source": "rows.jsonl", key: "closed"}), folder=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("yes", "no"), [("wahr", "FALSCH"), (True, False), (1, 0), ("x", ""), ("Y", "n"), ("ja", None)]
+)
+def test_usual_words_are_understood(yes: Any, no: Any, tmp_path: Path) -> None:
+    """Spreadsheets in other languages, ticks, numbers and truth values."""
+    rows = note_rows()
+    write(tmp_path, [{**row, "closed": yes if row["closed"] == "YES" else no} for row in rows])
+    splits = load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
+    assert {row.extras["closed"] for row in splits.train} == {no}
+
+
+def test_consent_must_be_said(tmp_path: Path) -> None:
+    """With `demos_only` train holds rows with a clear yes alone; no, nothing and a missing cell hold a row back."""
+    rows = [{**row, "consent": ("yes", "no", "")[i % 3]} for i, row in enumerate(note_rows())]
+    del rows[2]["consent"]
+    write(tmp_path, rows)
+    splits = load_splits(config(data={"source": "rows.jsonl", "demos_only": "consent"}), folder=tmp_path)
+    assert {row.extras["consent"] for row in splits.train} == {"yes"}
+    held = {row.id for row in (*splits.dev, *splits.test) if row.extras.get("consent") != "yes"}
+    assert held <= splits.withheld
+    assert len(held) == 80
+    with pytest.raises(ValueError, match="not both"):
+        config(data={"source": "rows.jsonl", "demos_only": "consent", "no_demos": "closed"})
+
+
+def test_a_column_that_is_also_a_field_holds_back(tmp_path: Path) -> None:
+    """It makes no difference whether the task reads the column, nor by which name."""
+    write(tmp_path, note_rows())
+    task = {
+        "inputs": {"note": "n", "shut": "c"},
+        "outputs": {"ward": {"kind": "label", "choices": ["a", "b"]}},
+    }
+    data = {"source": "rows.jsonl", "no_demos": "closed", "fields": {"shut": "closed"}}
+    splits = load_splits(config(task=task, data=data), folder=tmp_path)
+    assert {row.inputs["shut"] for row in splits.train} == {"no"}
+
+
 def test_tracking_can_show_ids_instead_of_rows() -> None:
     """Nothing of a shown row is left, and its id is."""
     demo = Demo(example_id="abc123", inputs={"note": "Mrs Alder fell"}, outputs={"ward": "a"}, reasoning="Alder fell")
@@ -176,14 +265,18 @@ def test_check_says_what_is_personal_and_where_it_would_go(tmp_path: Path) -> No
         {**row, "note": f"{row['note']}, reported by Mrs Alder"} if i % 2 else row for i, row in enumerate(note_rows())
     ]
     write(tmp_path, rows)
+    data = {"source": "rows.jsonl", "no_demos": "closed"}
     for privacy, base, said in (("open", AWAY, f"sent to lm.task ({AWAY})"), ("local", HERE, "on this machine only")):
         lm = {"task": {"model": "openai/m", "api_base": base}}
         budget = {"task_calls": 400}
-        job = open_job(config(privacy=privacy, lm=lm, budget=budget), folder=tmp_path, runs_dir=tmp_path / "runs")
+        job = open_job(
+            config(privacy=privacy, lm=lm, budget=budget, data=data), folder=tmp_path, runs_dir=tmp_path / "runs"
+        )
         out = Console(record=True, width=200)
         print_privacy(out, job)
         text = out.export_text()
-        assert "train rows (name" in text
+        assert f"{len(job.splits.withheld)} rows are held back by closed" in text
+        assert len(job.splits.withheld) >= 60
         assert said in text
         assert "Alder" not in text
         job.close()
