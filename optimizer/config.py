@@ -291,8 +291,9 @@ class Config(Model):
     )
     privacy: Literal["open", "local"] = Field(
         "open",
-        description="With `local`, every model, database and tracking server must be in this process or on this "
-        "machine; any other address is refused before anything is read or sent.",
+        description="With `local`, every model, database, tracking server and webhook must be in this process or on "
+        "this machine; any other address is refused before anything is read or sent. `hub:` names are downloaded, "
+        "nothing of your rows is sent.",
     )
     lm: LMs = Field(LMs(), description="The models.")
     search: Search = Field(Search(), description="How the search goes.")

@@ -183,7 +183,12 @@ def _models(draft: Draft) -> list[str]:
     remark = "# a small model inside this program, to try things out; too small for real work" if is_embedded else ""
     lines = []
     if draft.is_private:
-        lines += ["# Nothing leaves this machine: any other address is refused.", "privacy: local", ""]
+        lines += ["# Nothing of your rows leaves this machine: any other address is refused."]
+        lines += [
+            "# A `hub:` name is downloaded: the name and your token are sent, nothing else.",
+            "privacy: local",
+            "",
+        ]
         lines += ["# MLflow shows the ids of rows instead of the rows.", "tracking:", "  rows: ids", ""]
     return [
         *lines,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ WANTED_TRAIN_PER_CLASS = 5
 SHARE_GAP = 0.10
 N_SHOWN = 3
 MAX_CLASSES_LISTED = 12
+_QUOTES = re.compile(r"(a row of another answer|are bad and were left out)[:,].*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -269,6 +271,11 @@ def warn_near_copies(rows: Rows, *, keep_digits: bool) -> list[str]:
         return []
     counts = ", ".join(f"{count} in {name}" for name, count in n.items() if count)
     return [f"near-duplicates across splits: {counts} differ from a row of another split only in digits or punctuation"]
+
+
+def unquoted(warning: str) -> str:
+    """The warning without the rows that it quotes."""
+    return _QUOTES.sub(r"\1", warning)
 
 
 def _brief(text: str, limit: int = 60) -> str:

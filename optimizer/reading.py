@@ -19,8 +19,9 @@ from optimizer.terminal import console, wide_console
 from optimizer.words import visible
 
 if TYPE_CHECKING:
-    from optimizer.candidate import Candidate
+    from optimizer.candidate import Candidate, Example
     from optimizer.records import StudyView
+    from optimizer.saved import SavedStudy
 
 
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
@@ -110,11 +111,11 @@ def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: b
     from optimizer.files import write_new, write_text
     from optimizer.report import report_html
     from optimizer.saved import open_saved
-    from optimizer.showing import material_of
+    from optimizer.showing import report_material
 
     saved = open_saved(runs_dir, name)
     path = output or saved.run_dir / "report.html"
-    text = report_html(material_of(saved))
+    text = report_html(report_material(saved))
     if output is None:
         write_text(path, text)
     else:
@@ -138,7 +139,7 @@ def export_study(
     saved = open_saved(runs_dir, name)
     view = saved.view()
     candidate = view.chosen if trial is None else picked(view, str(trial))
-    rows = saved.test_rows() if chosen == "promptfoo" else ()
+    rows = suite_rows(saved) if chosen == "promptfoo" else ()
     text = export(view, saved.program(), chosen, candidate, rows=rows)
     if output is None:
         sys.stdout.write(visible(text) if sys.stdout.isatty() else text)  # a row must not steer a terminal
@@ -149,6 +150,17 @@ def export_study(
         _tell_kept(view)
     _tell_personal(candidate)
     return 0
+
+
+def suite_rows(saved: SavedStudy) -> tuple[Example, ...]:
+    """The test rows that an exported suite may hold; how many is said on standard error."""
+    column, hides_all = saved.config.data.withheld_by, saved.config.tracking.rows == "ids"
+    rows = () if hides_all else saved.test_rows(shows_withheld=False)
+    why = " (tracking.rows is `ids`: the suite has the prompt alone)" if hides_all else ""
+    why = why or (f"; rows held back by {column} are left out" if column else "")
+    said = f"the file holds {len(rows)} test rows{why}"
+    console(is_error=True).print(said, highlight=False, markup=False, soft_wrap=True)
+    return rows
 
 
 def _tell_kept(view: StudyView) -> None:
@@ -172,7 +184,7 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
         raise ConfigError("--pareto: writes a file for each prompt; name a folder with --output")
     saved = open_saved(runs_dir, name)
     material, program = material_of(saved, needs_rows=False), saved.program()
-    rows = saved.test_rows() if chosen == "promptfoo" else ()
+    rows = suite_rows(saved) if chosen == "promptfoo" else ()
     front = {each.number + 1: each.candidate for each in insight.front_of(material.view, material.n_chars)}
     texts = {
         f"{material.view.name}-trial-{n}{SUFFIXES[chosen]}": export(

@@ -63,23 +63,34 @@ class SavedStudy:
         Empty when the data is gone or came from Python. Ids are made of the content, so a row that has changed since
         is not found rather than shown in place of another.
         """
-        splits = self._splits()
+        splits = self.splits()
         return (
             {}
             if splits is None
             else {example.id: example for examples in splits.by_name().values() for example in examples}
         )
 
-    def test_rows(self) -> tuple[Example, ...]:
-        """Return the test rows, or nothing where they cannot be read or have changed since."""
-        splits = self._splits()
+    def withheld(self) -> frozenset[str]:
+        """Return the ids of rows that no prompt and no export may show, as far as they can still be read."""
+        splits = self.splits()
+        return splits.withheld if splits else frozenset()
+
+    def test_rows(self, *, shows_withheld: bool = True) -> tuple[Example, ...]:
+        """Return the test rows, or nothing where they cannot be read or have changed since.
+
+        Args:
+            shows_withheld: also those that no prompt and no export may show.
+        """
+        splits = self.splits()
         if splits is None:
             return ()
         known = self.view().facts.get("fingerprints")
-        is_same = isinstance(known, Mapping) and known.get("test") == splits.report.fingerprints["test"]
-        return splits.test if is_same else ()
+        if not isinstance(known, Mapping) or known.get("test") != splits.report.fingerprints["test"]:
+            return ()
+        return tuple(row for row in splits.test if shows_withheld or row.id not in splits.withheld)
 
-    def _splits(self) -> Splits | None:
+    def splits(self) -> Splits | None:
+        """Read the study's data again; None where it is gone, has become unusable, or came from Python."""
         from optimizer.data import load_splits
 
         try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from dataclasses import replace
 
-from optimizer.candidate import Candidate
+from optimizer.candidate import Candidate, Example
+from optimizer.config import Config
 from optimizer.errors import StudyError
 from optimizer.program import Program
 from optimizer.records import StudyView
@@ -12,13 +14,48 @@ from optimizer.redaction import redact
 from optimizer.render import render
 from optimizer.report import Material
 from optimizer.saved import SavedStudy
-from optimizer.track.projection import shown_uri
+from optimizer.track.projection import shown_uri, without_rows
 
 
 def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
     """Return what the report of a saved study is made of."""
     rows = saved.rows() if needs_rows else {}
     return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean)
+
+
+def report_material(saved: SavedStudy) -> Material:
+    """Return the same for a file: it may be sent on, so it obeys what the study says of its rows."""
+    splits = saved.splits()
+    rows = {row.id: row for split in splits.by_name().values() for row in split} if splits else {}
+    material = Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean)
+    return as_file(material, saved.config, splits.withheld if splits else ())
+
+
+def as_file(material: Material, config: Config, withheld: Collection[str]) -> Material:
+    """Take out of a report what may not be sent on: rows that are held back, or every row with `tracking.rows: ids`.
+
+    Of such a row its id stays, and its class, which no text is. A row that is no longer in the data is hidden, too,
+    where a column holds rows back: nobody can say of it.
+    """
+    hides_all, rows = config.tracking.rows == "ids", material.rows
+    if not hides_all and config.data.withheld_by is None:
+        return material
+
+    def hides(row_id: str) -> bool:
+        return hides_all or row_id in withheld or row_id not in rows
+
+    classes = [name for name, output in config.task.outputs.items() if output.kind in ("label", "boolean")]
+    return replace(
+        material,
+        rows={key: _outline(row, classes) if hides(key) else row for key, row in rows.items()},
+        hides=hides,
+        shown=without_rows if hides_all else material.shown,
+        is_guarded=True,
+    )
+
+
+def _outline(row: Example, classes: Collection[str]) -> Example:
+    return Example(id=row.id, inputs={}, outputs={name: row.outputs[name] for name in classes if name in row.outputs})
 
 
 def clean(text: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -20,7 +20,7 @@ from optimizer.journal import Journal
 from optimizer.program import Program
 from optimizer.records import StudyView
 from optimizer.saved import SavedStudy
-from optimizer.showing import clean, texts
+from optimizer.showing import as_file, clean, texts
 from optimizer.track import NoTracker, Projection, SplitInput, Tracker, default_artifact_root, default_uri, storage_id
 from optimizer.track.outbox import is_settled
 from optimizer.track.projection import without_rows
@@ -63,7 +63,15 @@ def projection_of(job: Job, journal: Journal) -> Projection:
     report = job.splits.report
     splits: Splits = {name: (n, report.fingerprints[name]) for name, n in report.n.items()}
     rows = {example.id: example for examples in job.splits.by_name().values() for example in examples}
-    return _projection(job.config, job.program, journal.engine, splits, runs_dir=job.runs_dir, rows=lambda: rows)
+    return _projection(
+        job.config,
+        job.program,
+        journal.engine,
+        splits,
+        runs_dir=job.runs_dir,
+        rows=lambda: rows,
+        withheld=lambda: job.splits.withheld,
+    )
 
 
 def saved_projection(saved: SavedStudy) -> Projection:
@@ -71,8 +79,15 @@ def saved_projection(saved: SavedStudy) -> Projection:
     facts = saved.view().facts
     n_rows, digests = cast("dict[str, int]", facts["n_rows"]), cast("dict[str, str]", facts["fingerprints"])
     splits = {name: (n, digests[name]) for name, n in n_rows.items()}
-    rows = cache(saved.rows)
-    return _projection(saved.config, saved.program(), saved.journal.engine, splits, runs_dir=saved.runs_dir, rows=rows)
+    return _projection(
+        saved.config,
+        saved.program(),
+        saved.journal.engine,
+        splits,
+        runs_dir=saved.runs_dir,
+        rows=cache(saved.rows),
+        withheld=cache(saved.withheld),
+    )
 
 
 def _projection(
@@ -83,6 +98,7 @@ def _projection(
     *,
     runs_dir: Path,
     rows: Callable[[], Mapping[str, Example]],
+    withheld: Callable[[], Collection[str]],
 ) -> Projection:
     """Say what is shown. Where rows are hidden, nothing is handed over that holds one: no report, no traces."""
     source, full_text = config.data.source or "files", texts(program)
@@ -94,7 +110,8 @@ def _projection(
     def extra_files(view: StudyView) -> Mapping[str, str]:
         from optimizer.report import Material  # slow to import, wanted once a study has ended
 
-        return _extra_files(Material(view=view, render=text, rows=rows(), clean=clean), has_report=not hides_rows)
+        material = Material(view=view, render=text, rows=rows(), clean=clean)
+        return _extra_files(as_file(material, config, withheld()), has_report=not hides_rows)
 
     return Projection(
         uri=config.tracking.uri or default_uri(runs_dir),

@@ -5,14 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import yaml
 
 from optimizer.config import Config
+from optimizer.data_report import unquoted
 from optimizer.errors import ConfigError
 from optimizer.job import open_job
+from optimizer.reading import export_study, suite_rows, write_report
+from optimizer.report import report_html
 from optimizer.run import run
+from optimizer.saved import SavedStudy, open_saved
+from optimizer.showing import report_material
 from optimizer.verify import plan_check
 from tests.fake_server import FakeServer
 from tests.test_main_job import answer, command, config, labelled_rows
@@ -21,9 +28,9 @@ AWAY = "http://192.0.2.2/v1"  # reserved for documentation: nothing answers ther
 
 
 def private_rows() -> list[dict[str, str]]:
-    """Every fourth row is held back; its text says so, so that it can be looked for."""
+    """Every other row is held back; its text says so, so that it can be looked for."""
     return [
-        {**row, "note": f"HELD {row['note']}", "closed": "yes", "who": f"Alder{i}"} if i % 4 == 0 else
+        {**row, "note": f"HELD {row['note']}", "closed": "yes", "who": f"Alder{i}"} if i % 2 == 0 else
         {**row, "closed": "no", "who": ""}
         for i, row in enumerate(labelled_rows())
     ]  # fmt: skip
@@ -41,11 +48,17 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             server.url,
             privacy="local",
             data={"source": "rows.jsonl", "no_demos": "closed"},
-            search={"trials": 3, "formats": ["plain"], "max_demos": 2},
+            search={"trials": 5, "formats": ["plain"], "max_demos": 0, "operators": ["rewrite"]},
             tracking={"enabled": False},
         )
         run(open_job(Config.model_validate(settings), folder=folder, runs_dir=folder / "runs"))
         yield folder
+
+
+def with_ids(saved: SavedStudy) -> SavedStudy:
+    """The study as if `tracking.rows: ids` had been set."""
+    tracking = saved.config.tracking.model_copy(update={"rows": "ids"})
+    return replace(saved, config=saved.config.model_copy(update={"tracking": tracking}))
 
 
 def test_verify_obeys_the_study(study: Path) -> None:
@@ -62,3 +75,56 @@ def test_verify_obeys_the_study(study: Path) -> None:
     )  # fmt: skip
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1), done.stderr
     plan_check("fruit", study / "runs", model="openai/other", api_base="http://127.0.0.1:9/v1", data=None)
+
+
+def test_a_suite_leaves_rows_out_that_are_held_back(study: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """None of them is in the file, the others are, and how many is said; with `tracking.rows: ids` there is none."""
+    saved = open_saved(study / "runs", "fruit")
+    splits = saved.splits()
+    assert splits is not None
+    held = [row for row in splits.test if row.id in splits.withheld]
+    assert len(held) >= 10
+    export_study("fruit", study / "runs", format="promptfoo", output=None, is_forced=False)
+    said = capsys.readouterr()
+    suite = yaml.safe_load(said.out)
+    assert len(suite["tests"]) == len(splits.test) - len(held) >= 10
+    assert "HELD" not in said.out
+    assert not any(row.id in said.out for row in held)
+    assert f"the file holds {len(suite['tests'])} test rows; rows held back by closed are left out" in said.err
+
+    assert suite_rows(with_ids(saved)) == ()
+    assert "the file holds 0 test rows (tracking.rows is `ids`" in capsys.readouterr().err
+
+
+def test_a_report_can_be_sent_on(study: Path) -> None:
+    """Of rows that are held back it has the id alone, of others the text; no column of theirs is a group either."""
+    write_report("fruit", study / "runs", output=None, is_forced=False, opens_browser=False)
+    page = (study / "runs/fruit/report.html").read_text()
+    saved = open_saved(study / "runs", "fruit")
+    splits = saved.splits()
+    assert splits is not None
+    assert saved.view().best != saved.view().seed
+    assert "HELD" not in page
+    assert "Alder" not in page
+    assert any(row.id in page for row in splits.test if row.id in splits.withheld)
+    assert any(str(row.inputs["note"]) in page for row in splits.test if row.id not in splits.withheld)
+
+    page = report_html(report_material(with_ids(saved)))
+    assert not any(str(row.inputs["note"]) in page for rows in splits.by_name().values() for row in rows)
+    assert any(row.id in page for row in splits.test)
+
+
+def test_a_report_without_its_data_shows_ids(study: Path, tmp_path: Path) -> None:
+    """Where nobody can say any more which rows are held back, no answer of any row is shown."""
+    saved = replace(open_saved(study / "runs", "fruit"), folder=tmp_path)
+    material = report_material(saved)
+    assert material.pairs
+    assert all(material.hides(pair.example_id) for pair in material.pairs)
+
+
+def test_remarks_that_quote_rows_are_cut() -> None:
+    """A warning keeps its count and loses the rows in it."""
+    text = "4 rows share their inputs with a row of another answer: 'Mrs Alder: fell' has the answers 'a', 'b'"
+    assert unquoted(text) == "4 rows share their inputs with a row of another answer"
+    assert unquoted("2 of 9 rows are bad and were left out, for example x:3: 'Alder'").endswith("were left out")
+    assert unquoted("dev has 20 rows, fewer than 50: roughly") == "dev has 20 rows, fewer than 50: roughly"

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from optimizer import insight
 from optimizer.aim import which_worst, worst_of
 from optimizer.candidate import Candidate, Example, Fields
+from optimizer.data_report import unquoted
 from optimizer.ending import stopped_words, time_notes
 from optimizer.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
@@ -35,6 +36,15 @@ MAX_ROWS = 12  # examples fixed, and as many broken
 MAX_TRIALS = 1000
 
 
+def _hides_nothing(row_id: str) -> bool:
+    del row_id
+    return False
+
+
+def _as_it_is(candidate: Candidate) -> Candidate:
+    return candidate
+
+
 @dataclass(frozen=True, kw_only=True)
 class Material:
     """What a report is made of.
@@ -43,12 +53,18 @@ class Material:
         render: a candidate's prompt as text.
         rows: examples by id; empty when the data is not at hand, then ids stand for them.
         clean: applied to every prompt and row; removes secrets.
+        hides: tells of a row's id whether nothing but the id may be shown.
+        shown: a candidate as its prompt may be shown.
+        is_guarded: some rows are hidden, so remarks that may quote one are left out.
     """
 
     view: StudyView
     render: Callable[[Candidate], str]
     rows: Mapping[str, Example] = field(default_factory=dict)
     clean: Callable[[str], str] = str
+    hides: Callable[[str], bool] = _hides_nothing
+    shown: Callable[[Candidate], Candidate] = _as_it_is
+    is_guarded: bool = False
 
     @cached_property
     def n_chars(self) -> Mapping[str, int]:
@@ -99,7 +115,7 @@ def _content(material: Material) -> dict[str, Any]:
     from optimizer.report import figures
 
     view, verdict = material.view, material.view.verdict
-    seed, best = material.clean(material.render(view.seed)), material.clean(material.render(view.best))
+    seed, best = (material.clean(material.render(material.shown(each))) for each in (view.seed, view.best))
     drawn = {name: Markup(svg) for name, svg in figures_of(material).items()}  # ours, see `figures`
     flips: Counter[str] = Counter(pair.flip for pair in material.pairs)
     return {
@@ -131,7 +147,8 @@ def _content(material: Material) -> dict[str, Any]:
         "n_chars": material.n_chars,
         "states": trial_counts(trial.state for trial in view.trials),
         "stopped": " ".join([f"{stopped_words(view)}.", *time_notes(view)]) if view.stop_reason else "",
-        "split": _split(view),
+        "split": _split(view, is_guarded=material.is_guarded),
+        "is_guarded": material.is_guarded,
         "limits": limits(view, n_flips=flips),
         "has_rows": bool(material.rows),
     }
@@ -192,7 +209,9 @@ def _answered(material: Material, flip: str) -> list[dict[str, str]]:
     """Return the first rows that were fixed or broken, as the page shows them."""
     found = [pair for pair in material.pairs if pair.flip == flip][:MAX_ROWS]
     return [
-        {
+        {"id": pair.example_id, "input": "", "expected": "", "seed": "-", "winner": "-"}
+        if material.hides(pair.example_id)
+        else {
             "id": pair.example_id,
             "input": material.clean(insight.as_line(pair.example.inputs))[:400] if pair.example else "",
             "expected": material.clean(insight.as_line(pair.example.outputs))[:200] if pair.example else "",
@@ -207,14 +226,15 @@ def _front_row(material: Material, trial: Any) -> dict[str, Any]:
     return {"trial": trial, "n_chars": material.n_chars[trial.candidate.id]}
 
 
-def _split(view: StudyView) -> dict[str, Any]:
+def _split(view: StudyView, *, is_guarded: bool) -> dict[str, Any]:
     data, facts = _section(view.config, "data"), view.facts
     n_rows, counts = _section(facts, "n_rows"), _section(facts, "class_counts")
+    warnings = cast("Sequence[str]", facts.get("warnings") or ())
     return {
         "shares": _section(data, "split"),
         "is_given": bool(data.get("files")),
         "seed": data.get("seed", 0),
         "rows": [(name, n, _section(counts, name)) for name, n in n_rows.items()],
         "fingerprints": _section(facts, "fingerprints"),
-        "warnings": list(cast("Sequence[str]", facts.get("warnings") or ())),
+        "warnings": [unquoted(each) if is_guarded else each for each in warnings],
     }
