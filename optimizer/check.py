@@ -25,6 +25,7 @@ N_TRIED = 3  # rows on which the metric is tried
 CHAT_TOKENS = 200  # fewer cut most of the instructions that a chat model writes
 SURE_SHARE = 0.5  # of what one row took: others may be shorter
 MAX_SHOWN = 60
+HIDDEN = "(hidden: tracking.rows is ids)"  # a reply may quote its row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,18 +162,18 @@ def _probe_task(job: Job) -> Probe:
         spent.append(replace(probe, usd=job.prices["task"].usd(reply.tokens_in, reply.tokens_out)))
         return reply
 
-    note = ""
+    note, hides_rows = "", job.config.tracking.rows == "ids"
     seed = job.program.seed(job.config.prompt)
     try:
         job.program.run(seed, job.splits.dev[0].inputs, complete)
     except UnreadableReply as error:
-        note = f"the reply could not be read: {error.args[0]}"
+        note = "the reply could not be read" + ("" if hides_rows else f": {error.args[0]}")
     except Refused:
         note = "the model declined to answer"
     last = spent[-1]
     seconds, tokens = sum(probe.seconds for probe in spent), sum(probe.tokens for probe in spent)
-    usd, n = sum(probe.usd for probe in spent), len(spent)
-    return replace(last, seconds=seconds / n, tokens=tokens // n, usd=usd / n, note=note)
+    usd, n, reply = sum(probe.usd for probe in spent), len(spent), HIDDEN if hides_rows else last.reply
+    return replace(last, seconds=seconds / n, tokens=tokens // n, usd=usd / n, reply=reply, note=note)
 
 
 def _probe(backend: Backend, role: Role, request: CallRequest) -> Probe:

@@ -78,7 +78,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
 
 
 def _print_data(job: Job) -> None:
-    from optimizer.data_report import classes_text, provable_gain
+    from optimizer.data_report import classes_text, provable_gain, unquoted
     from optimizer.marks import mark_notes
 
     out, report = console(), job.splits.report
@@ -94,8 +94,10 @@ def _print_data(job: Job) -> None:
         out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
     gain = provable_gain(report.n["test"])
     out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
+    hides_rows = job.config.tracking.rows == "ids"
     notes = mark_notes(job.config.prompt, next(iter(job.program.specs.values())))
-    for warning in (*notes, *report.warnings, *report.bad_rows[1:5]):
+    notes = [*notes, *(unquoted(each) if hides_rows else each for each in report.warnings)]
+    for warning in (*notes, *([] if hides_rows else report.bad_rows[1:5])):
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
 
 

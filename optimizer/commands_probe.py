@@ -16,7 +16,7 @@ from optimizer.advice import Advice, ProbeFacts, advise
 from optimizer.check import Estimate, Probe, concerns, estimate, metric_notes, probes
 from optimizer.config import config_folder
 from optimizer.config_file import load_config
-from optimizer.data_report import provable_gain
+from optimizer.data_report import provable_gain, unquoted
 from optimizer.job import Job, open_job
 from optimizer.personal_data import count_findings
 from optimizer.probe import Spent, plan, probe, questions
@@ -44,7 +44,8 @@ def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *,
 def _probe(job: Job, config_path: Path, *, is_json: bool) -> int:
     out, planned = console(is_error=is_json), plan(job)
     if not job.is_free:
-        extra = " and one proposer call" if job.proposer_backend.style == "chat" else ""
+        is_asked = job.proposer_backend.style == "chat" and job.config.tracking.rows != "ids"
+        extra = " and one proposer call" if is_asked else ""
         judged = ", each judged by a further call, some twice," if job.judge_backend is not None else ""
         out.print(
             f"The probe makes {planned.n_calls} task calls{judged}{extra}; nothing else is sent.", highlight=False
@@ -103,7 +104,7 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
         say("leaks", facts.near_copies)
     say("unsettled", f"{len(facts.unsettled)} of {facts.n_repeated} rows are answered differently from time to time")
     for each in facts.unsettled[:3]:
-        say("", f"{each.shown!r}: {' / '.join(each.answers)}")
+        say("", f"{each.shown!r}: {' / '.join(each.answers) or 'several answers'}")
     for question in asked:
         say("to settle", question)
     price = "no money" if job.is_free else "an unknown sum" if bill.usd is None else f"about {money(bill.usd)}"
@@ -142,7 +143,10 @@ def _check_json(job: Job, found: Sequence[Probe], bill: Estimate, notes: Sequenc
         "classes": {split: dict(counts) for split, counts in report.class_counts.items()},
         "constant_answer": list(report.constant_answer) if report.constant_answer else None,
         "provable_gain": provable_gain(report.n["test"]),
-        "warnings": [*report.warnings, *notes],
+        "warnings": [
+            *(unquoted(each) if job.config.tracking.rows == "ids" else each for each in report.warnings),
+            *notes,
+        ],
         "personal_data": count_findings(texts),
         "models": [asdict(each) for each in found],
         "estimate": asdict(bill),

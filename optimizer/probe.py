@@ -78,11 +78,15 @@ def probe(job: Job, planned: Plan) -> tuple[ProbeFacts, Spent]:
 
 
 def questions(job: Job, unsettled: Sequence[Unsettled]) -> list[str]:
-    """Return what a person should decide: from the proposer in one call, or plainly one question a row."""
-    plain = [f"for {each.shown!r}: {' or '.join(map(repr, each.answers))}? By which rule?" for each in unsettled]
-    if job.proposer_backend.style == "completion" or not unsettled:
+    """Return what a person should decide: from the proposer in one call, or plainly one question a row.
+
+    The proposer is not told of rows that are held back; with `tracking.rows: ids` it is not asked.
+    """
+    plain = [_question(each) for each in unsettled]
+    told = [each for each in unsettled if each.example_id not in job.splits.withheld]
+    if job.proposer_backend.style == "completion" or not told or job.config.tracking.rows == "ids":
         return plain[:MAX_QUESTIONS]
-    listed = "\n".join(f"- input: {each.shown} | answers: {' / '.join(each.answers)}" for each in unsettled)
+    listed = "\n".join(f"- input: {each.shown} | answers: {' / '.join(each.answers)}" for each in told)
     text = (
         f"A prompt for this task leaves something open:\n{job.config.task.goal}\n{job.config.prompt}\n\n"
         f"The same model gave these inputs different answers:\n{listed}\n\n"
@@ -96,6 +100,11 @@ def questions(job: Job, unsettled: Sequence[Unsettled]) -> list[str]:
         return plain[:MAX_QUESTIONS]
     asked = [visible(line).strip(" -*0123456789.)\t") for line in lines if "?" in line or "\uff1f" in line]
     return asked[:MAX_QUESTIONS] or plain[:MAX_QUESTIONS]
+
+
+def _question(row: Unsettled) -> str:
+    said = " or ".join(map(repr, row.answers)) or "it is answered in several ways"
+    return f"for {row.shown!r}: {said}? By which rule?"
 
 
 class _Asker:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from optimizer.advice import Luck, ProbeFacts, Unsettled
 from optimizer.candidate import Example, Fields
+from optimizer.config import Config
 from optimizer.errors import MetricError
 from optimizer.job import Job
 from optimizer.lm.backend import AttemptError
@@ -63,6 +64,7 @@ def facts_of(
     seed = _score(job, planned.rows, plain)
     asked = [*plain, *(each for answers in sets.values() for each in answers)]
     unread = [each for each in asked if not each.is_read and each.value is not None]
+    hides_rows, unsettled = job.config.tracking.rows == "ids", _unsettled(planned.repeated, draws)
     return ProbeFacts(
         n_rows=len(planned.rows),
         n_test=job.n_test,
@@ -75,13 +77,13 @@ def facts_of(
         expected=_expected(job, planned.rows),
         is_mean=job.metric.is_mean,
         read_share=1 - len(unread) / max(1, len(asked)),
-        unread_reason=unread[0].note if unread else "",
-        unread_reply=visible(clip(unread[0].text, 60)) if unread else "",
+        unread_reason=("hidden: tracking.rows is `ids`" if hides_rows else unread[0].note) if unread else "",
+        unread_reply=visible(clip(unread[0].text, 60)) if unread and not hides_rows else "",
         noise=_noise(draws),
         metric_noise=_metric_noise(job, planned.repeated, plain),
         spread=float(np.std([b - a for a, b in pairs])) if pairs else float(np.std(values)),
         n_pairs=len(pairs) or len(values),
-        unsettled=_unsettled(planned.repeated, draws),
+        unsettled=_as_ids(unsettled, job.config) if hides_rows else unsettled,
         n_repeated=len(planned.repeated),
         contradictory_share=report.n_contradictory / max(1, sum(report.n.values())),
         leaked_share=sum(map(_is_leaked, rows)) / max(1, len(rows)),
@@ -181,6 +183,14 @@ def _unsettled(rows: Sequence[Example], draws: list[list[Asked]]) -> tuple[Unset
             shown = tuple(visible(clip(text, 60)) for text in answers.values())
             found.append(Unsettled(example_id=row.id, shown=visible(clip(fields_text(row.inputs), 80)), answers=shown))
     return tuple(sorted(found, key=lambda each: -len(each.answers)))
+
+
+def _as_ids(unsettled: Iterable[Unsettled], config: Config) -> tuple[Unsettled, ...]:
+    """The rows by their ids; their answers stay where all outputs are classes, which tell nothing of a row's text."""
+    has_text = any(output.kind not in ("label", "boolean") for output in config.task.outputs.values())
+    return tuple(
+        replace(each, shown=f"row {each.example_id}", answers=() if has_text else each.answers) for each in unsettled
+    )
 
 
 def _is_leaked(row: Example) -> bool:

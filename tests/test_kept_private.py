@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 from collections.abc import Iterator
@@ -11,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from optimizer.commands import check_config
+from optimizer.commands_probe import probe_config
 from optimizer.config import Config
 from optimizer.data_report import unquoted
 from optimizer.errors import ConfigError
@@ -21,10 +24,16 @@ from optimizer.run import run
 from optimizer.saved import SavedStudy, open_saved
 from optimizer.showing import report_material
 from optimizer.verify import plan_check
-from tests.fake_server import FakeServer
+from tests.fake_server import Body, FakeServer
 from tests.test_main_job import answer, command, config, labelled_rows
 
+GUESSES = itertools.cycle(["red", "blue", "green"])
 AWAY = "http://192.0.2.2/v1"  # reserved for documentation: nothing answers there
+
+
+def wavering(body: Body) -> str:
+    """Another answer each time; as proposer, a question."""
+    return "Who packs it?" if body["model"] == "proposer" else next(GUESSES)
 
 
 def private_rows() -> list[dict[str, str]]:
@@ -128,3 +137,26 @@ def test_remarks_that_quote_rows_are_cut() -> None:
     assert unquoted(text) == "4 rows share their inputs with a row of another answer"
     assert unquoted("2 of 9 rows are bad and were left out, for example x:3: 'Alder'").endswith("were left out")
     assert unquoted("dev has 20 rows, fewer than 50: roughly") == "dev has 20 rows, fewer than 50: roughly"
+
+
+@pytest.mark.slow
+def test_a_probe_shows_ids_and_tells_the_proposer_of_no_row_that_is_held_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `tracking.rows: ids` no text of a row is printed and nobody is asked about one; else held rows are kept."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in private_rows()))
+    with FakeServer(wavering) as server:
+        settings = config(server.url, data={"source": "rows.jsonl", "no_demos": "closed"}, search={"max_demos": 0})
+        for rows in ("full", "ids"):
+            (tmp_path / "study.yaml").write_text(yaml.safe_dump({**settings, "tracking": {"rows": rows}}))
+            n_calls = len(server.calls)
+            probe_config(tmp_path / "study.yaml", [], tmp_path / "runs", is_json=False, is_probed=True)
+            check_config(tmp_path / "study.yaml", [], tmp_path / "runs")
+            said = capsys.readouterr().out
+            asked = [call.prompt for call in server.calls[n_calls:] if "leaves something open" in call.prompt]
+            assert len(asked) == (rows == "full")
+            assert not any("HELD" in each for each in asked)
+            assert all("Box" in each for each in asked)
+            assert ("HELD" in said or "Box" in said) == (rows == "full")
+            assert ("'row " in said) == (rows == "ids")
