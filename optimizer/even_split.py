@@ -12,8 +12,9 @@ from typing import NamedTuple
 
 from optimizer.candidate import Example, Fields
 from optimizer.config import Config
-from optimizer.fields import BadRow, example_of, says_yes
+from optimizer.fields import BadRow, example_of
 from optimizer.splits import SPLIT_NAMES, Bin, SplitName, class_of, pick_split, split_key
+from optimizer.withholding import is_withheld
 
 N_SEEDS = 20
 MAX_ROWS = 3_000  # with more, every seed is even enough, and trying them would take seconds
@@ -60,30 +61,31 @@ def unevenness(counts: Mapping[SplitName, Mapping[str, int]]) -> Unevenness:
     )
 
 
-def _keyed(rows: Sequence[Fields], config: Config) -> list[tuple[Example, str]]:
-    """The usable rows and the texts that decide on their splits, as loading finds them."""
+def _keyed(rows: Sequence[Fields], config: Config) -> list[tuple[Example, str, bool]]:
+    """The usable rows, the texts that decide on their splits and whether they are held back, as loading finds them."""
     columns = {name: config.data.fields.get(name, name) for name in [*config.task.inputs, *config.task.outputs]}
     keep_digits = any(output.kind == "number" for output in config.task.outputs.values())
     found = []
     for row in rows:
         try:
             example = example_of(row, config.task, columns)
+            withheld = is_withheld(example, config.data, columns)
         except BadRow:
             continue
-        found.append((example, split_key(example.inputs, keep_digits=keep_digits)))
+        found.append((example, split_key(example.inputs, keep_digits=keep_digits), withheld))
     return found
 
 
 def _counts(
-    keyed: Sequence[tuple[Example, str]], config: Config, scored: str, seed: int
+    keyed: Sequence[tuple[Example, str, bool]], config: Config, scored: str, seed: int
 ) -> dict[SplitName, Counter[str]]:
-    split, caps, column = config.data.split, config.data.max_rows, config.data.no_demos
+    split, caps = config.data.split, config.data.max_rows
     shares: dict[SplitName, float] = {"train": split.train, "dev": split.dev, "test": split.test}
     unseen: dict[SplitName, float] = {"dev": split.dev, "test": split.test}
     bins = {"train": Bin(cap=caps.train), "dev": Bin(cap=caps.dev), "test": Bin(cap=caps.test)}
-    for example, key in keyed:
+    for example, key, withheld in keyed:
         name = pick_split(key, shares, seed=seed)
-        if column and name == "train" and says_yes(example, column):
+        if withheld and name == "train":
             name = pick_split(key, unseen, seed=seed)
         bins[name].offer(example, seed=seed)
     return {name: Counter(class_of(row, scored) for row in bins[name].rows.values()) for name in SPLIT_NAMES}
