@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from optimizer import cli
-from optimizer.candidate import JsonValue
+from optimizer.candidate import Fields, JsonValue
 from optimizer.commands_init import init_study
 from optimizer.config_file import load_config
 from optimizer.data import load_splits
@@ -31,7 +31,16 @@ from optimizer.even_split import MAX_ROWS, most_even_seed, unevenness
 from optimizer.init_answers import model_name
 from optimizer.init_study import Dialogue, Written, study_name
 from optimizer.init_wishes import Wishes
-from optimizer.propose_task import Column, columns_of, field_names, guess_output, pick_inputs, pick_metric, pick_output
+from optimizer.propose_task import (
+    Column,
+    columns_of,
+    field_names,
+    guess_output,
+    pick_consent,
+    pick_inputs,
+    pick_metric,
+    pick_output,
+)
 from optimizer.text_files import guess_encoding
 
 TEAMS = ("Versand", "Abrechnung", "Technik")
@@ -480,3 +489,14 @@ def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
     checked = optimizer("check", "anfragen.yaml")
     assert checked.returncode == 0, checked.stderr
     assert "Everything is in place" in checked.stdout
+
+
+def test_a_column_of_consent_is_noticed() -> None:
+    """A yes/no column that is named like consent is noticed; one of other words is not."""
+    for words, is_named in ((("yes", "no"), True), (("signed", "no"), False)):
+        rows: list[Fields] = [
+            {"text": f"Message {i} about {'abcdefg'[i % 7] * 9}", "team": ("x", "z")[i % 2], "consent": words[i % 2]}
+            for i in range(120)
+        ]
+        columns = columns_of(rows)
+        assert (pick_consent(columns, ["text", "team"]) == "consent") is is_named
