@@ -238,9 +238,9 @@ def verify(
     STUDY may also be an exported FILE. Ends with 0 if the prompt holds, 4 if its gain is weaker than it was, 5 if it
     is broken: worse than its seed.
     """
-    from optimizer import commands
+    from optimizer import commands_verify
 
-    call = functools.partial(commands.verify_prompt, target, runs_dir, prices=(price_in, price_out), data=data)
+    call = functools.partial(commands_verify.verify_prompt, target, runs_dir, prices=(price_in, price_out), data=data)
     guard(debug, lambda: call(model=model, api_base=api_base, is_json=is_json))
 
 

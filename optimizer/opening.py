@@ -292,12 +292,6 @@ def _learned(record: Mapping[str, JsonValue]) -> list[tuple[str, Candidate]]:
 
 
 def _diverse_starts(job: Job, seed: Candidate) -> list[tuple[str, Candidate]]:
-    search = job.config.search
-    return diverse_starts(
-        seed,
-        job.config.task,
-        job.splits.train,
-        formats=search.formats,
-        max_demos=search.max_demos,
-        rng=generator(job, "starts"),
-    )
+    search, rng = job.config.search, generator(job, "starts")
+    formats, max_demos = search.formats, search.max_demos
+    return diverse_starts(seed, job.config.task, job.splits.train, formats=formats, max_demos=max_demos, rng=rng)
