@@ -95,6 +95,8 @@ def hold_logs() -> None:
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
+        if isinstance(handler, LogFile):
+            handler.close()
     _unhook_libraries()
     root.addHandler(MemoryHandler(capacity=100_000, flushLevel=logging.CRITICAL + 1, flushOnClose=False))
     root.setLevel(logging.INFO)

@@ -32,6 +32,7 @@ EDGES = {
         "commands",
         "commands_init",
         "commands_privacy",
+        "commands_verify",
         "commands_probe",
         "commands_review",
         "reading",

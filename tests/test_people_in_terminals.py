@@ -255,4 +255,4 @@ def test_files_may_be_called_anything(tmp_path: Path) -> None:
     assert written.name == "study"
     assert load_splits(written, folder=folder).test
     command = done.stdout.splitlines()[-1].strip()
-    assert shlex.split(command)[:3] == ["optimizer", "check", str(folder / "\u05d0 b.yaml")]
+    assert shlex.split(command.removeprefix("uv run "))[:3] == ["optimizer", "check", str(folder / "\u05d0 b.yaml")]
