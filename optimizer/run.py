@@ -30,7 +30,7 @@ from optimizer.records import Outcome, StudyView, Verdict
 from optimizer.rounds import together
 from optimizer.session import OUT_OF_REACH, Session
 from optimizer.sharing import wait_turn
-from optimizer.stops import goes_on, keep_ending, timing
+from optimizer.stops import can_score, goes_on, keep_ending, timing
 from optimizer.study import Ticket
 from optimizer.view import seen_from_json
 
@@ -175,6 +175,8 @@ def recommend(session: Session) -> Candidate:
     # The seed last: it matters only to people who compare dev scores.
     together(session, [(candidate, session.splits.dev) for candidate in (*finalists, session.seed)])
     for candidate in [*finalists, session.seed]:
+        if candidate != finalists[0] and not can_score(session, candidate):
+            break  # the time that is left is kept for the test
         try:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:

@@ -14,6 +14,7 @@ from optimizer.patience import is_unlikely_to_pay
 from optimizer.records import Timing
 
 if TYPE_CHECKING:
+    from optimizer.candidate import Candidate
     from optimizer.session import Session
 
 MIN_TRIALS = 3  # before that there is no pace to go by
@@ -79,14 +80,18 @@ def final_s(session: Session) -> float:
 
 
 def n_final_rows(session: Session) -> int:
-    """Return how many rows finalists, seed and final test have still to score.
+    """Return how many rows the best so far and the final test have still to score; further finalists wait for time."""
+    return 2 * session.n_test + len(session.splits.dev) - session.elite.n_raced
 
-    Finalists are taken to be scored on what the best so far is scored on: ranking them all takes too long to do often.
-    """
-    known, n_dev = session.known, len(session.splits.dev)
-    n_finalists = min(session.job.config.search.finalists, max(1, known.n_races() - 1))
-    n_seed = int(np.isnan(session.elite.values(session.seed)).sum()) if session.seed in session.elite else n_dev
-    return 2 * session.n_test + n_finalists * (n_dev - session.elite.n_raced) + n_seed
+
+def can_score(session: Session, candidate: Candidate) -> bool:
+    """Whether a finalist's missing dev rows can be scored and the final test can still be made in time."""
+    if session.models.task.final_s() is not None:
+        return True
+    n_dev = len(session.splits.dev)
+    n_missing = int(np.isnan(session.elite.values(candidate)).sum()) if candidate in session.elite else n_dev
+    n_rows = 2 * session.n_test + n_missing
+    return session.deadline.allows(FINAL_SLACK * row_s(session) * n_rows)
 
 
 def row_s(session: Session) -> float:

@@ -84,7 +84,7 @@ def test_a_search_goes_on_when_the_finalists_took_less_than_was_feared(folder: P
             job.close()
     n_test, n_dev = job.n_test, len(job.splits.dev)
     assert len(watch.rows_left) == 2
-    assert watch.rows_left[0] > 2 * n_test + n_dev  # seed and several finalists have most of dev before them
+    assert 2 * n_test <= watch.rows_left[0] <= 2 * n_test + n_dev  # one finalist; others only if there is time
     assert watch.rows_left[1] < watch.rows_left[0]
     assert (len(view.trials), view.stop_reason) == (5, "time")
     assert view.verdict is not None
