@@ -25,13 +25,13 @@ import numpy as np
 from experiments.benchmark.studies import job_of
 from experiments.benchmark.tasks import ROOT
 from optimizer.candidate import Candidate, Example
-from optimizer.config import Config
-from optimizer.data import splits_from_rows
-from optimizer.job import Job
+from optimizer.config.keys import Config
+from optimizer.data.loading import splits_from_rows
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.metrics import score
 from optimizer.run import run
 from optimizer.stats import wilson
+from optimizer.study.job import Job
 
 WORLDS = {"lines matter much": 0.5, "lines matter little": 0.15, "nothing matters": 0.0}
 LABELS = ("yes", "no")

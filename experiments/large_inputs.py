@@ -33,13 +33,13 @@ import pyarrow.parquet as pq
 import sqlalchemy as sa
 
 from optimizer.candidate import Candidate, Part
-from optimizer.config_file import load_config
-from optimizer.database import candidate_table, evaluation_table, ledger_table, spend_table
-from optimizer.job import Job, open_job
-from optimizer.journal import Journal, open_engine
-from optimizer.opening import open_record, seed_candidate
-from optimizer.saved import leave_pointer
-from optimizer.study import open_storage
+from optimizer.config.file import load_config
+from optimizer.search.optuna_study import open_storage
+from optimizer.storage.database import candidate_table, evaluation_table, ledger_table, spend_table
+from optimizer.storage.journal import Journal, open_engine
+from optimizer.study.job import Job, open_job
+from optimizer.study.opening import open_record, seed_candidate
+from optimizer.study.saved import leave_pointer
 from tests.fake_server import Body, FakeServer
 from tests.faults import write_study
 from tests.test_main_job import answer
@@ -61,8 +61,8 @@ finally:
     print(json.dumps({{**took, "peak_mb": round(peak), **found}}), file=sys.stderr)
 """
 LOAD = """
-    from optimizer.config_file import load_config
-    from optimizer.data import load_splits
+    from optimizer.config.file import load_config
+    from optimizer.data.loading import load_splits
     from pathlib import Path
     found = {{}}
     path = Path({path!r})
@@ -72,7 +72,7 @@ LOAD = """
 COMMAND = """
     found = {{}}
     sys.argv = ["optimizer", *{words!r}]
-    from optimizer.cli import main
+    from optimizer.cli.main import main
     main()
 """
 

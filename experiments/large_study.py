@@ -32,10 +32,10 @@ from typing import Any
 from rich.console import Console, Group
 
 from experiments.screenshots import wait_until_up
-from optimizer import insight
-from optimizer.render import render
+from optimizer.cli.tables import lineage_tree, operator_table, trial_table
+from optimizer.prompts.render import render
+from optimizer.proof import insight
 from optimizer.report import Material, report_html
-from optimizer.tables import lineage_tree, operator_table, trial_table
 from optimizer.track import Projection, free_port, rebuild, ui_command
 from optimizer.track.content import number_width, trial_name
 from optimizer.track.mlflow_view import MlflowView

@@ -16,11 +16,11 @@ from pathlib import Path
 from experiments.benchmark.replies import KeptReplies
 from experiments.benchmark.studies import open_model, open_study
 from experiments.benchmark.tasks import ROOT, open_task
-from optimizer.advice import Advice, ProbeFacts, advise
-from optimizer.probe import plan, probe
+from optimizer.cli.summary import final_test_json
+from optimizer.probe.advice import Advice, ProbeFacts, advise
+from optimizer.probe.probe import plan, probe
 from optimizer.records import StudyView, Verdict
 from optimizer.run import run
-from optimizer.summary import final_test_json
 
 # Chosen before any of them was probed. The advice was mended after the first eight; it had not seen the last five.
 TASKS = (

@@ -19,7 +19,7 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
-from optimizer.saved import open_saved
+from optimizer.study.saved import open_saved
 
 ROOT = Path(__file__).parent.parent
 

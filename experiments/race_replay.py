@@ -31,9 +31,9 @@ import optuna
 from scipy import stats as scipy_stats
 
 from optimizer.candidate import Candidate, Part
-from optimizer.elite import Elite
-from optimizer.race import FIRST_BLOCKS, RACES_PER_BLOCK, FloatArray, RaceRule
-from optimizer.verdict import choose_winner
+from optimizer.proof.verdict import choose_winner
+from optimizer.search.elite import Elite
+from optimizer.search.race import FIRST_BLOCKS, RACES_PER_BLOCK, FloatArray, RaceRule
 
 ROOT = Path(__file__).parent.parent
 BLOCK = 5

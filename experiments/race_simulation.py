@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.race import FloatArray, RaceRule
+from optimizer.search.race import FloatArray, RaceRule
 
 ROOT = Path(__file__).parent.parent
 BLOCKS = (5, 10)

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from PIL import Image  # comes with Matplotlib
 
 from optimizer.report import report_html
-from optimizer.saved import SavedStudy, open_saved
-from optimizer.showing import material_of
+from optimizer.study.saved import SavedStudy, open_saved
+from optimizer.study.showing import material_of
+from optimizer.study.tracking import saved_projection
 from optimizer.track import free_port, study_url, ui_command
-from optimizer.tracking import saved_projection
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

@@ -21,8 +21,8 @@ from pathlib import Path
 
 import numpy as np
 
-from optimizer.elite import SHRINK_ROWS
-from optimizer.race import FloatArray, RaceRule, race_rows
+from optimizer.search.elite import SHRINK_ROWS
+from optimizer.search.race import FloatArray, RaceRule, race_rows
 
 ROOT = Path(__file__).parent.parent
 N_DEV, N_CALLS, BLOCK = 50, 300, 5

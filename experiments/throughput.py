@@ -113,15 +113,15 @@ class Bench(NamedTuple):
 
 @contextlib.contextmanager
 def bench(folder: Path, backend: Any, n: int, *, concurrency: int = IN_FLIGHT) -> Iterator[Bench]:
+    from optimizer.budget.caps import Caps
     from optimizer.candidate import Example
-    from optimizer.caps import Caps
-    from optimizer.config import Config
-    from optimizer.evaluate import Evaluator
-    from optimizer.journal import Journal, open_engine
+    from optimizer.config.keys import Config
     from optimizer.lm.model import Model, Pricing, RetryPolicy
     from optimizer.metrics import open_metric
-    from optimizer.program import TaskProgram
-    from optimizer.prompt import spec_of_task
+    from optimizer.prompts.program import TaskProgram
+    from optimizer.prompts.spec import spec_of_task
+    from optimizer.search.evaluate import Evaluator
+    from optimizer.storage.journal import Journal, open_engine
 
     config = Config.model_validate(settings(folder, "http://127.0.0.1:9/v1"))
     engine = open_engine(f"sqlite:///{folder / 'study.db'}")
@@ -152,7 +152,7 @@ def bench(folder: Path, backend: Any, n: int, *, concurrency: int = IN_FLIGHT) -
 
 def ours(url: str, n: int) -> Taken:
     """Score one candidate on n rows, as the search does."""
-    from optimizer.config import LM
+    from optimizer.config.keys import LM
     from optimizer.lm.provider import open_provider
 
     with tempfile.TemporaryDirectory() as folder:
@@ -310,9 +310,9 @@ def write_study(folder: Path, url: str, *, n_rows: int, name: str = "colours", *
 
 def run_study(path: Path) -> tuple[Any, float]:
     """Carry out a study in this process; return its view and the seconds that it took."""
-    from optimizer.config_file import load_config
-    from optimizer.job import open_job
+    from optimizer.config.file import load_config
     from optimizer.run import run
+    from optimizer.study.job import open_job
 
     job = open_job(load_config(path), folder=path.parent, runs_dir=path.parent / "runs")
     try:
@@ -410,10 +410,10 @@ LAST = {name: 49 if name == "ledger" else 50 for name in REPEATED}
 
 def trial_costs(folder: Path, n: int, *, n_more: int) -> dict[str, float]:
     """Seconds of a trial around its proposal and evaluation, after n trials; the median of `n_more`."""
-    from optimizer.config_file import load_config
-    from optimizer.job import open_job
-    from optimizer.observe import Observer
-    from optimizer.session import Session
+    from optimizer.config.file import load_config
+    from optimizer.study.job import open_job
+    from optimizer.study.observe import Observer
+    from optimizer.study.session import Session
     from optimizer.track.mlflow_view import MlflowView
 
     path = grown(folder, n)

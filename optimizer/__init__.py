@@ -21,12 +21,12 @@ for _name, _value in {
     os.environ.setdefault(_name, _value)
 
 if TYPE_CHECKING:
-    from optimizer.adapter import FormatAdapter
     from optimizer.api import PromptOptimizer, Result, optimize
     from optimizer.lm.dspy_engine import embedded_lm
+    from optimizer.prompts.adapter import FormatAdapter
 
 _LAZY = {
-    "FormatAdapter": "optimizer.adapter",
+    "FormatAdapter": "optimizer.prompts.adapter",
     "PromptOptimizer": "optimizer.api",
     "Result": "optimizer.api",
     "embedded_lm": "optimizer.lm.dspy_engine",

@@ -14,7 +14,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizer.candidate import Candidate
-from optimizer.config import (
+from optimizer.config.keys import (
     LM,
     Budget,
     Config,
@@ -28,23 +28,23 @@ from optimizer.config import (
     TaskLM,
     Tracking,
 )
-from optimizer.config import Metric as MetricConfig
-from optimizer.data import splits_from_rows
+from optimizer.config.keys import Metric as MetricConfig
+from optimizer.data.loading import splits_from_rows
 from optimizer.errors import ConfigError, DataError
 from optimizer.export import export, export_format
-from optimizer.job import Job, facts_of
 from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend
 from optimizer.lm.dspy_engine import Engine
 from optimizer.lm.provider import borrow_provider
 from optimizer.metrics import Metric, from_function, open_metric
-from optimizer.observe import Observer
-from optimizer.program import ModuleProgram, Program
-from optimizer.prompt import FieldSpec
+from optimizer.prompts.program import ModuleProgram, Program
+from optimizer.prompts.render import render
+from optimizer.prompts.spec import FieldSpec
 from optimizer.propose import open_operators
 from optimizer.records import StudyView, Verdict
-from optimizer.render import render
 from optimizer.run import run
+from optimizer.study.job import Job, facts_of
+from optimizer.study.observe import Observer
 
 Model: TypeAlias = "str | dspy.LM"
 Rows = Iterable[Mapping[str, Any] | dspy.Example]

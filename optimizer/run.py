@@ -4,8 +4,8 @@
     recommend   score the finalists on all of dev, choose one
     final_test  seed against winner on test rows, once
 
-What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.opening`; what it says is carried out
-in `optimizer.session`.
+What the loop stands on (journal, models, Optuna, MLflow) is opened in `optimizer.study.opening`; what it says is
+carried out in `optimizer.study.session`.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 
-from optimizer import closing, held, verdict
-from optimizer.budget import MIN_TEST_ROWS
+from optimizer.budget.limits import MIN_TEST_ROWS
 from optimizer.candidate import Candidate, Example
-from optimizer.database import storage_errors
-from optimizer.earlier import tested_on
 from optimizer.errors import BudgetExhausted, Paused
-from optimizer.heartbeat import Heartbeat
-from optimizer.job import Job
-from optimizer.notify import tell, webhook_url
-from optimizer.observe import Observer
+from optimizer.proof import verdict
+from optimizer.proof.earlier import tested_on
 from optimizer.propose import Rejection
 from optimizer.records import Outcome, StudyView, Verdict
-from optimizer.rounds import together
-from optimizer.session import OUT_OF_REACH, Session
-from optimizer.sharing import wait_turn
-from optimizer.stops import can_score, goes_on, keep_ending, timing
-from optimizer.study import Ticket
-from optimizer.view import seen_from_json
+from optimizer.search.optuna_study import Ticket
+from optimizer.storage.database import storage_errors
+from optimizer.study import closing, held
+from optimizer.study.job import Job
+from optimizer.study.observe import Observer
+from optimizer.study.rounds import together
+from optimizer.study.session import OUT_OF_REACH, Session
+from optimizer.study.sharing import wait_turn
+from optimizer.study.stops import can_score, goes_on, keep_ending, timing
+from optimizer.study.view import seen_from_json
+from optimizer.unattended.heartbeat import Heartbeat
+from optimizer.unattended.notify import tell, webhook_url
 
 logger = logging.getLogger(__name__)
 

@@ -11,29 +11,29 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from optimizer import verdict as verdicts
 from optimizer.candidate import Candidate, Example
 from optimizer.command_line import command_name
-from optimizer.config import LM, Config
-from optimizer.decay import ALARM_CONFIDENCE, Decay, Measure, judge_decay
+from optimizer.config.keys import LM, Config
+from optimizer.data.fields import BadRow, example_of
+from optimizer.data.rows import open_table
 from optimizer.errors import CallError, DataError, Paused, ProgramError, StudyError
-from optimizer.evaluate import Evaluator
-from optimizer.exported import read_exported, words_of
-from optimizer.fields import BadRow, example_of
-from optimizer.formats import UnreadableReply
-from optimizer.job import LateJudge
-from optimizer.journal import Caps, Journal, open_engine
+from optimizer.export.reading import read_exported, words_of
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, Backend
 from optimizer.lm.model import Model, Pricing, RetryPolicy
 from optimizer.lm.pricing import unpriced
 from optimizer.metrics import Metric, open_metric
-from optimizer.privacy import require_local_models
-from optimizer.program import Refused
+from optimizer.privacy.local import require_local_models
+from optimizer.prompts.formats import UnreadableReply
+from optimizer.prompts.program import Refused
+from optimizer.proof import verdict as verdicts
+from optimizer.proof.decay import ALARM_CONFIDENCE, Decay, Measure, judge_decay
+from optimizer.proof.slices import WorstSlice, group_rows
 from optimizer.records import Role, Spend, Verdict
-from optimizer.rows import open_table
-from optimizer.saved import SavedStudy, open_saved
-from optimizer.slices import WorstSlice, group_rows
+from optimizer.search.evaluate import Evaluator
+from optimizer.storage.journal import Caps, Journal, open_engine
+from optimizer.study.job import LateJudge
+from optimizer.study.saved import SavedStudy, open_saved
 
 if TYPE_CHECKING:
     from optimizer.export import ExportFormat

@@ -1,6 +1,6 @@
 """Several processes on one study: refused where they could not work, started on this machine, joining again.
 
-What they share and how they agree is in `optimizer.crew` and `optimizer.sharing`.
+What they share and how they agree is in `optimizer.machines.crew` and `optimizer.study.sharing`.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 
 import sqlalchemy as sa
 
-from optimizer.away import AGAIN_S, AWAY_S
-from optimizer.crew import is_passing
-from optimizer.database import is_shared
 from optimizer.errors import ConfigError, Paused
-from optimizer.files import PRIVATE_FILE
-from optimizer.job import Job
-from optimizer.observe import Observer
+from optimizer.machines.crew import is_passing
 from optimizer.records import StudyView
 from optimizer.run import run
+from optimizer.storage.away import AGAIN_S, AWAY_S
+from optimizer.storage.database import is_shared
+from optimizer.storage.files import PRIVATE_FILE
+from optimizer.study.job import Job
+from optimizer.study.observe import Observer
 
 logger = logging.getLogger(__name__)
 

@@ -16,12 +16,12 @@ import traceback
 from pathlib import Path
 from typing import Any
 
-from optimizer import crash_points, database
-from optimizer.config_file import load_config
+from optimizer.cli.terminal import stop_on_signals
+from optimizer.config.file import load_config
 from optimizer.errors import OptimizerError
-from optimizer.job import open_job
 from optimizer.run import run
-from optimizer.terminal import stop_on_signals
+from optimizer.storage import crash_points, database
+from optimizer.study.job import open_job
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from optimizer.saved import open_saved
+from optimizer.study.saved import open_saved
 from tests.fake_server import Body, FakeServer
 from tests.fault_kills import empty_store, zygote
 from tests.fault_tracker import shown_once

@@ -21,7 +21,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from optimizer.saved import open_saved
+from optimizer.study.saved import open_saved
 from tests.fake_server import Body, FakeServer
 from tests.fault_tracker import shown_once
 from tests.faults import Figures, answer, kept_rows, n_in_ledger, n_paid_twice, outline, run_here, write_study

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from optimizer.saved import open_saved
+from optimizer.study.saved import open_saved
+from optimizer.study.tracking import saved_projection
 from optimizer.track import Tracker, free_port, ui_command
 from optimizer.track.content import Lineage, trial_content
 from optimizer.track.points import final_points, study_points
-from optimizer.tracking import saved_projection
 from tests.fake_server import Body, FakeServer
 from tests.faults import Figures, answer, outline, run_here, write_study
 from tests.servers import wait_until_up

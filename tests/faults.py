@@ -24,12 +24,12 @@ from pathlib import Path
 from typing import Any
 from zlib import crc32
 
-from optimizer.config_file import load_config
-from optimizer.data import load_splits
-from optimizer.job import open_job
+from optimizer.config.file import load_config
+from optimizer.data.loading import load_splits
 from optimizer.metrics import user_metric
 from optimizer.records import StudyView
 from optimizer.run import run
+from optimizer.study.job import open_job
 from tests.fake_server import (
     Body,
     FakeServer,

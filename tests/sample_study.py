@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 
 from optimizer.candidate import Candidate, Demo, Example, Part
-from optimizer.config import Config
-from optimizer.program import TaskProgram
-from optimizer.prompt import spec_of_task
+from optimizer.config.keys import Config
+from optimizer.prompts.program import TaskProgram
+from optimizer.prompts.spec import spec_of_task
 from optimizer.records import DevEstimate, Outcome, Recipe, Spend, StudyView, TrialRecord, Verdict
 
 N_DEV, N_TEST = 40, 30

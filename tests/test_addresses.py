@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from optimizer.addresses import passwords_in, without_password
+from optimizer.storage.addresses import passwords_in, without_password
 
 
 @pytest.mark.parametrize(

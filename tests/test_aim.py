@@ -7,10 +7,10 @@ from io import StringIO
 
 from rich.console import Console
 
-from optimizer.aim import which_worst, worst_of
+from optimizer.cli.summary import print_summary
+from optimizer.proof.aim import which_worst, worst_of
 from optimizer.records import SliceScore, StudyView
 from optimizer.report.page import headline
-from optimizer.summary import print_summary
 from optimizer.track.note import _scores
 from tests.sample_study import sample_view
 

@@ -18,19 +18,19 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from optimizer.caps import Caps
-from optimizer.config import Config, TaskLM
-from optimizer.config_batch import Batch
+from optimizer.budget.caps import Caps
+from optimizer.config.batch import Batch
+from optimizer.config.keys import Config, TaskLM
 from optimizer.errors import BudgetExhausted, CallError, Paused
-from optimizer.journal import Journal, open_engine
 from optimizer.lm import open_backend
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.batch_endpoint import open_batch_endpoint
 from optimizer.lm.batch_model import BatchModel
 from optimizer.lm.pricing import Pricing
 from optimizer.lm.retry import RetryPolicy
-from optimizer.prompt import Message
-from optimizer.saved import open_saved
+from optimizer.prompts.spec import Message
+from optimizer.storage.journal import Journal, open_engine
+from optimizer.study.saved import open_saved
 from tests.fake_batch import BatchPlan, FakeBatchServer
 from tests.fake_server import Body, Fault, error, rate_limited, reply, reset
 from tests.fault_kills import zygote

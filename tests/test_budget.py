@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.budget import (
+from optimizer.budget.limits import (
     MIN_TEST_ROWS,
     TEST_SHARE,
     Deadline,
@@ -20,10 +20,10 @@ from optimizer.budget import (
     next_time,
     open_caps,
 )
-from optimizer.config import Budget
+from optimizer.budget.room import Need, fewest_tokens, lack_of_room, require_room
+from optimizer.config.keys import Budget
 from optimizer.errors import ConfigError
 from optimizer.records import Spend
-from optimizer.room import Need, fewest_tokens, lack_of_room, require_room
 
 EVENING = datetime(2025, 3, 7, 22, 30)
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from optimizer import cli
+from optimizer.cli import main as cli
 
 TEAMS = ("red", "green", "blue")
 PRICED = {"model": "openai/x", "api_base": "http://127.0.0.1:9/v1", "max_tokens": 8, "price_in": 5, "price_out": 5}

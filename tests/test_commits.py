@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import sqlalchemy as sa
 
-from optimizer.commits import Commits, Entry
-from optimizer.database import open_engine
 from optimizer.errors import Paused
+from optimizer.storage.commits import Commits, Entry
+from optimizer.storage.database import open_engine
 
 WAIT_S = 20.0
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import pytest
 from rich.console import Console, RenderableType
 
-from optimizer import insight
-from optimizer.comparison import compare_studies, compare_trials
+from optimizer.cli.comparison import compare_studies, compare_trials
+from optimizer.cli.tables import diff_text, lineage_tree, operator_table, trial_table
 from optimizer.errors import StudyError
-from optimizer.render import render
+from optimizer.prompts.render import render
+from optimizer.proof import insight
 from optimizer.report import Material
-from optimizer.showing import picked
-from optimizer.tables import diff_text, lineage_tree, operator_table, trial_table
+from optimizer.study.showing import picked
 from tests.sample_study import PROGRAM, ROWS, outcomes, sample_view
 
 

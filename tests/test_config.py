@@ -14,10 +14,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.config import FORMATS, OPERATORS, Config
-from optimizer.config_docs import BEGIN, KEYS, child_names, main, markdown_table, reference_path, with_reference
-from optimizer.config_file import METRICS, load_config
-from optimizer.config_open import MAX_BYTES
+from optimizer.config.docs import BEGIN, KEYS, child_names, main, markdown_table, reference_path, with_reference
+from optimizer.config.file import METRICS, load_config
+from optimizer.config.keys import FORMATS, OPERATORS, Config
+from optimizer.config.source import MAX_BYTES
 from optimizer.errors import ConfigError
 from optimizer.metrics import NAMES
 
@@ -534,12 +534,12 @@ def test_no_value_escapes_as_another_error(tmp_path_factory: pytest.TempPathFact
 
 
 def test_committed_reference_is_what_the_generator_makes(tmp_path: Path) -> None:
-    """README.md and schema.json in configs/ are up to date: `python -m optimizer.config_docs` changes nothing."""
+    """README.md and schema.json in configs/ are up to date: `python -m optimizer.config.docs` changes nothing."""
     shutil.copy(CONFIGS / "README.md", tmp_path)
     main(tmp_path)
     for name in ("README.md", "schema.json"):
         assert (tmp_path / name).read_bytes() == (CONFIGS / name).read_bytes(), (
-            f"run python -m optimizer.config_docs: {name}"
+            f"run python -m optimizer.config.docs: {name}"
         )
 
 

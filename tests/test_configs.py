@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 
 from optimizer.candidate import content_hash
-from optimizer.check import probes
-from optimizer.config import Config
-from optimizer.config_file import load_config
-from optimizer.job import Job, open_job
-from optimizer.prompt import as_text
+from optimizer.config.file import load_config
+from optimizer.config.keys import Config
+from optimizer.probe.check import probes
+from optimizer.prompts.spec import as_text
 from optimizer.propose.wording import placeholders
 from optimizer.run import run
+from optimizer.study.job import Job, open_job
 from tests.fake_server import Body, FakeServer
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -15,13 +15,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.candidate import Example, JsonValue
-from optimizer.config import Config, MaxRows, Split, Task
-from optimizer.data import Splits, assert_disjoint, load_splits, splits_from_rows
-from optimizer.data_report import DataReport, provable_gain
+from optimizer.config.keys import Config, MaxRows, Split, Task
+from optimizer.data.fields import BadRow, example_of
+from optimizer.data.loading import load_splits, splits_from_rows
+from optimizer.data.report import DataReport, Splits, assert_disjoint, provable_gain
+from optimizer.data.rows import dataset_rows
+from optimizer.data.splits import Bin, content_key, example_id, order_rank, ordered, split_key
 from optimizer.errors import DataError
-from optimizer.fields import BadRow, example_of
-from optimizer.rows import dataset_rows
-from optimizer.splits import Bin, content_key, example_id, order_rank, ordered, split_key
 
 Record = dict[str, JsonValue]
 LABELS = ("billing", "delivery", "technical")
@@ -513,7 +513,7 @@ def test_a_larger_cap_only_adds_rows() -> None:
 
 def test_of_a_very_large_source_a_sample_is_taken_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     """Unless a number is set, a split by hash has a largest size; the rows are those that the same cap would keep."""
-    monkeypatch.setattr("optimizer.data.LARGEST", {"train": 30, "dev": 12, "test": 15})
+    monkeypatch.setattr("optimizer.data.loading.LARGEST", {"train": 30, "dev": 12, "test": 15})
     sampled, wanted = splits_from_rows(BASE, task=TASK), MaxRows(train=30, dev=12, test=15)
     assert (len(sampled.train), len(sampled.dev), len(sampled.test)) == (30, 12, 15)
     assert splits_from_rows(BASE, task=TASK, max_rows=wanted).report.fingerprints == sampled.report.fingerprints

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from optimizer import earlier
-from optimizer.commands import run_study
-from optimizer.config import Config
-from optimizer.fork import limits_of, raised
+from optimizer.cli.commands import run_study
+from optimizer.cli.summary import print_summary, summary_json
+from optimizer.cli.tables import status_cells, trial_table
+from optimizer.cli.terminal import console
+from optimizer.config.keys import Config
+from optimizer.proof import earlier
 from optimizer.records import SeenBefore
 from optimizer.report import report_html
 from optimizer.report.page import Material
-from optimizer.saved import open_saved
-from optimizer.summary import print_summary, summary_json
-from optimizer.tables import status_cells, trial_table
-from optimizer.terminal import console
+from optimizer.study.fork import limits_of, raised
+from optimizer.study.saved import open_saved
 from optimizer.track.note import study_note
 from optimizer.track.projection import Projection
 from tests.fake_server import FakeServer

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.candidate import Candidate, Part
-from optimizer.elite import SHRINK_ROWS, Elite
+from optimizer.search.elite import SHRINK_ROWS, Elite
 
 IDS = ("a", "b", "c", "d", "e")
 SCORES = st.sampled_from([0.0, 0.1, 0.2, 0.3, 1.0])

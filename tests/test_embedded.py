@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.config import LM
+from optimizer.config.keys import LM
 from optimizer.errors import ConfigError
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, CallRequest, Reply
 from optimizer.lm.embedded import EmbeddedBackend, gguf_path, open_embedded
 from optimizer.lm.grammar import gbnf, only_json, replies
-from optimizer.prompt import Choice, Constraint, Json, Line, Message, Number, Text
+from optimizer.prompts.spec import Choice, Constraint, Json, Line, Message, Number, Text
 
 HEAD = "".join(
     f"Message: {message}\nTeam: {team}\n\n"

@@ -12,21 +12,21 @@ import dspy
 import numpy as np
 import pytest
 
+from optimizer.budget.caps import Caps
 from optimizer.candidate import Candidate, Example, Fields, Part
-from optimizer.caps import Caps
-from optimizer.config import InputField, OutputField, Task
+from optimizer.config.keys import InputField, OutputField, Task
 from optimizer.errors import BudgetExhausted, CallError, MetricError, Paused, ProgramError
-from optimizer.evaluate import Evaluator
-from optimizer.formats import UnreadableReply
-from optimizer.journal import Journal, open_engine
 from optimizer.lm.backend import AttemptError, CallRequest, Reply
 from optimizer.lm.model import Model, Pricing, RetryPolicy
 from optimizer.metrics import Metric, Score, from_function
-from optimizer.program import Answer, Complete, Refused
-from optimizer.prompt import Message, PromptSpec
+from optimizer.prompts.formats import UnreadableReply
+from optimizer.prompts.program import Answer, Complete, Refused
+from optimizer.prompts.spec import Message, PromptSpec
 from optimizer.propose import Attempt, Context
 from optimizer.propose.demos import OPERATOR as DEMOS
 from optimizer.records import Outcome, Recipe
+from optimizer.search.evaluate import Evaluator
+from optimizer.storage.journal import Journal, open_engine
 
 PATIENCE_S = 20.0  # how long a test waits for another thread before it fails
 SEED = Candidate(parts=(Part(predictor="answer", instructions="Echo."),))

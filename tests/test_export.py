@@ -19,19 +19,19 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.adapter import FormatAdapter
 from optimizer.candidate import Candidate, Demo, Fields, JsonValue, Part, Reasoning
-from optimizer.config import Config
+from optimizer.config.keys import Config
 from optimizer.errors import ConfigError, ProgramError
 from optimizer.export import EXPORTERS, ExportFormat, export, export_format
 from optimizer.export.markdown import code
-from optimizer.formats import FORMATS, Plain
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm
-from optimizer.program import ModuleProgram, Program, TaskProgram
-from optimizer.prompt import FieldSpec, Message, PromptSpec
+from optimizer.prompts.adapter import FormatAdapter
+from optimizer.prompts.formats import FORMATS, Plain
+from optimizer.prompts.program import ModuleProgram, Program, TaskProgram
+from optimizer.prompts.render import render
+from optimizer.prompts.spec import FieldSpec, Message, PromptSpec
 from optimizer.records import DevEstimate, Outcome, Recipe, Spend, StudyView, TrialRecord, Verdict
-from optimizer.render import render
 
 ROOT = Path(__file__).parent.parent
 LAYOUTS = tuple(FORMATS)

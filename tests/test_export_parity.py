@@ -20,17 +20,17 @@ import yaml
 from jinja2 import Environment
 
 from optimizer.candidate import Candidate, Demo, Example, Fields, Part
-from optimizer.config import Config
+from optimizer.config.keys import Config
 from optimizer.errors import ConfigError, UserError
 from optimizer.export import EXPORTERS, ExportFormat, export
 from optimizer.export.personal import personal_data
-from optimizer.files import write_into, write_new
-from optimizer.formats import FORMATS
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import open_embedded
 from optimizer.metrics import open_metric, score
-from optimizer.program import ModuleProgram, TaskProgram
-from optimizer.prompt import spec_of_task
+from optimizer.prompts.formats import FORMATS
+from optimizer.prompts.program import ModuleProgram, TaskProgram
+from optimizer.prompts.spec import spec_of_task
+from optimizer.storage.files import write_into, write_new
 from tests.sample_study import sample_view
 from tests.test_export import NASTY, Desk, filled, read
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from optimizer.commands import run_study
+from optimizer.cli.commands import run_study
 from optimizer.errors import StudyError
-from optimizer.fork import differences
-from optimizer.saved import open_saved
+from optimizer.study.fork import differences
+from optimizer.study.saved import open_saved
 from tests.fake_server import FakeServer
 from tests.test_main_job import answer, config, labelled_rows, write
 

@@ -12,14 +12,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.adapter import with_reasoning
 from optimizer.candidate import Demo, Fields, JsonValue
-from optimizer.config import FORMATS as CONFIG_FORMATS
-from optimizer.config import OutputKind
-from optimizer.formats import FORMATS, UnreadableReply, json_schema, tidy
+from optimizer.config.keys import FORMATS as CONFIG_FORMATS
+from optimizer.config.keys import OutputKind
 from optimizer.lm.grammar import gbnf, only_json, replies
-from optimizer.parse import read_value
-from optimizer.prompt import Choice, Constraint, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
+from optimizer.prompts.adapter import with_reasoning
+from optimizer.prompts.formats import FORMATS, UnreadableReply, json_schema, tidy
+from optimizer.prompts.parse import read_value
+from optimizer.prompts.spec import Choice, Constraint, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
 
 MESSAGE = FieldSpec(name="message", label="Message")
 CONTEXT = FieldSpec(name="order_no", label="Order no")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from optimizer.front import pareto_front
+from optimizer.search.front import pareto_front
 
 POINTS = st.lists(st.tuples(st.sampled_from([0.1, 0.2, 0.5]), st.integers(1, 5)), min_size=1, max_size=9)
 

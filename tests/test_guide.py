@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from optimizer.candidate import Candidate, Example, Part
-from optimizer.config import Config, Task
+from optimizer.config.keys import Config, Task
 from optimizer.metrics import from_function, score
 from optimizer.propose.operator import Context
 from optimizer.records import Recipe
@@ -57,7 +57,7 @@ def tickets(path: Path) -> None:
 # Runs command lines one after the other in one process: starting Python anew for each would take most of the time.
 DRIVER = """
 import contextlib, io, json, pathlib, shlex, sys, yaml
-from optimizer.cli import app
+from optimizer.cli.main import app
 lines, changes = json.load(sys.stdin)
 results = []
 for line in lines:

@@ -21,17 +21,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from optimizer import cli
 from optimizer.candidate import Fields, JsonValue
-from optimizer.commands_init import init_study
-from optimizer.config_file import load_config
-from optimizer.data import load_splits
+from optimizer.cli import main as cli
+from optimizer.cli.init import init_study
+from optimizer.config.file import load_config
+from optimizer.data.loading import load_splits
+from optimizer.data.text_files import guess_encoding
 from optimizer.errors import ConfigError, DataError, UserError
-from optimizer.even_split import MAX_ROWS, most_even_seed, unevenness
-from optimizer.init_answers import model_name
-from optimizer.init_study import Dialogue, Written, study_name
-from optimizer.init_wishes import Wishes
-from optimizer.propose_task import (
+from optimizer.init.answers import model_name
+from optimizer.init.even_split import MAX_ROWS, most_even_seed, unevenness
+from optimizer.init.study import Dialogue, Written, study_name
+from optimizer.init.task import (
     Column,
     columns_of,
     field_names,
@@ -41,7 +41,7 @@ from optimizer.propose_task import (
     pick_metric,
     pick_output,
 )
-from optimizer.text_files import guess_encoding
+from optimizer.init.wishes import Wishes
 
 TEAMS = ("Versand", "Abrechnung", "Technik")
 THINGS = ("Lampe", "Küche", "Tür", "Wäsche", "Säge", "Brücke", "Möbel", "Decke", "Uhr", "Vase")
@@ -323,7 +323,7 @@ def test_a_break_at_any_question_keeps_every_answer(
             seen.append(wishes)
             return 0
 
-        monkeypatch.setattr("optimizer.commands_init.init_study", init)
+        monkeypatch.setattr("optimizer.cli.init.init_study", init)
         with pytest.raises(SystemExit):
             cli.app(words, standalone_mode=False)
         return seen[0]

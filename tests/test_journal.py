@@ -19,13 +19,13 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from optimizer.budget.caps import Caps
 from optimizer.candidate import Candidate, Part
-from optimizer.caps import Caps
-from optimizer.database import ledger_table, prepare_sqlite, reply_table
 from optimizer.errors import BudgetExhausted, Paused
-from optimizer.journal import MANY, Journal, open_engine
 from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
+from optimizer.storage.database import ledger_table, prepare_sqlite, reply_table
+from optimizer.storage.journal import MANY, Journal, open_engine
 
 NO_CAPS = Caps(calls={}, tokens=None, usd=None)
 ROLES: tuple[Role, ...] = ("task", "proposer", "judge")
@@ -179,8 +179,8 @@ def test_what_a_killed_process_left_reserved_is_spent(url: str, journal: Journal
     """A process that dies between reservation and reply leaves a call that the next owner counts as spent."""
     script = """
 import os, sys
-from optimizer.caps import Caps
-from optimizer.journal import Journal, open_engine
+from optimizer.budget.caps import Caps
+from optimizer.storage.journal import Journal, open_engine
 
 journal = Journal(open_engine(sys.argv[1]), "night", owner="here:1")  # the same name as the next owner's
 journal.reserve("task", "k", tokens=100, usd=0.01, caps=Caps(calls={}, tokens=None, usd=None))
@@ -246,8 +246,8 @@ def test_several_processes_open_and_use_a_new_database_at_once(url: str) -> None
     script = """
 import sys
 from optimizer.errors import BudgetExhausted
-from optimizer.caps import Caps
-from optimizer.journal import Journal, open_engine
+from optimizer.budget.caps import Caps
+from optimizer.storage.journal import Journal, open_engine
 
 journal = Journal(open_engine(sys.argv[1]), "night", owner=sys.argv[2])
 journal.create_study({"by": sys.argv[2]})

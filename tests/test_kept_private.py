@@ -12,17 +12,17 @@ from pathlib import Path
 import pytest
 import yaml
 
-from optimizer.commands import check_config
-from optimizer.commands_probe import probe_config
-from optimizer.config import Config
-from optimizer.data_report import unquoted
+from optimizer.cli.commands import check_config
+from optimizer.cli.probe import probe_config
+from optimizer.cli.reading import export_study, suite_rows, write_report
+from optimizer.config.keys import Config
+from optimizer.data.report import unquoted
 from optimizer.errors import ConfigError
-from optimizer.job import open_job
-from optimizer.reading import export_study, suite_rows, write_report
 from optimizer.report import report_html
 from optimizer.run import run
-from optimizer.saved import SavedStudy, open_saved
-from optimizer.showing import report_material
+from optimizer.study.job import open_job
+from optimizer.study.saved import SavedStudy, open_saved
+from optimizer.study.showing import report_material
 from optimizer.verify import plan_check
 from tests.fake_server import Body, FakeServer
 from tests.test_main_job import answer, command, config, labelled_rows

@@ -23,21 +23,21 @@ import dspy
 import pytest
 import sqlalchemy as sa
 
-from optimizer.caps import Caps
-from optimizer.config import LM, Budget
-from optimizer.database import ledger_table, reply_table
+from optimizer.budget.caps import Caps
+from optimizer.config.keys import LM, Budget
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
-from optimizer.journal import Journal, open_engine
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, tokens_at_most
 from optimizer.lm.flow import Flow
 from optimizer.lm.model import PROBE, Model, Pricing, RetryPolicy, require_prices
 from optimizer.lm.provider import ProviderBackend, borrow_provider
 from optimizer.lm.retry import MAX_RETRY_AFTER_S
-from optimizer.models import Models
-from optimizer.prompt import Choice, Json, Message, Text
+from optimizer.privacy.redaction import redacted
+from optimizer.prompts.spec import Choice, Json, Message, Text
 from optimizer.records import Role
-from optimizer.redaction import redacted
+from optimizer.storage.database import ledger_table, reply_table
+from optimizer.storage.journal import Journal, open_engine
+from optimizer.study.models import Models
 from tests.fake_server import (
     Body,
     FakeServer,
@@ -798,10 +798,10 @@ def test_the_other_route_to_a_provider_does_not_retry_either(server: FakeServer)
     server.script(error(500), rate_limited(retry_after=2), reset(), error(401, "wrong"), reply("fine"))
     script = """
 import sys, threading
-from optimizer.config import LM
+from optimizer.config.keys import LM
 from optimizer.lm import open_backend
 from optimizer.lm.backend import AttemptError, CallRequest
-from optimizer.prompt import Message
+from optimizer.prompts.spec import Message
 
 class Importers:
     names = []

@@ -15,13 +15,13 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from optimizer.cli import app
-from optimizer.config import LM, LMs
-from optimizer.database import open_engine
+from optimizer.cli.main import app
+from optimizer.config.keys import LM, LMs
 from optimizer.errors import ConfigError
 from optimizer.lm import open_backend
 from optimizer.lm.backend import CallRequest
-from optimizer.prompt import Choice, Constraint, Json, Line, Message, Text
+from optimizer.prompts.spec import Choice, Constraint, Json, Line, Message, Text
+from optimizer.storage.database import open_engine
 from tests.fake_server import FakeServer
 
 RECIPES = Path(__file__).parent.parent / "configs/machines"

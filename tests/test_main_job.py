@@ -233,7 +233,7 @@ def test_the_ui_opens_at_the_study(how: signal.Signals, folder: Path, server: Fa
 @pytest.mark.slow
 def test_a_study_is_run_by_one_process_at_a_time(folder: Path, server: FakeServer) -> None:
     """A second process on a running study is refused with one line."""
-    from optimizer.files import claim, make_private_folder
+    from optimizer.storage.files import claim, make_private_folder
 
     write(folder, config(server.url))
     make_private_folder(folder / "runs/fruit")

@@ -6,9 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from optimizer.marks import mark_notes, without_input_marks
-from optimizer.program import TaskProgram
-from optimizer.prompt import FieldSpec, PromptSpec
+from optimizer.prompts.marks import mark_notes, without_input_marks
+from optimizer.prompts.program import TaskProgram
+from optimizer.prompts.spec import FieldSpec, PromptSpec
 
 SPEC = PromptSpec(
     inputs=(FieldSpec(name="note", label="Note"), FieldSpec(name="age", label="Age")),

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.candidate import Example, Fields, JsonValue
-from optimizer.config import Config
+from optimizer.config.keys import Config
 from optimizer.errors import CallError, ConfigError, MetricError, ProgramError
 from optimizer.metrics import (
     NAMES,

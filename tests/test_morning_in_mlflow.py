@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from optimizer.candidate import Candidate
+from optimizer.prompts.render import render
 from optimizer.records import StudyView
-from optimizer.render import render
 from optimizer.report import Material, figures_of, report_html
 from optimizer.report.figures import standalone
 from optimizer.track import Projection, rebuild

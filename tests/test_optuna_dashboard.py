@@ -12,9 +12,9 @@ from typing import Any
 import optuna
 import pytest
 
-from optimizer.config import Search
-from optimizer.race import FloatArray, RaceRule
-from optimizer.study import RacePruner, Study
+from optimizer.config.keys import Search
+from optimizer.search.optuna_study import RacePruner, Study
+from optimizer.search.race import FloatArray, RaceRule
 from optimizer.track import free_port
 from tests.servers import serving
 from tests.test_browser import browser as browser

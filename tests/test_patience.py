@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from optimizer.patience import MIN_DONE, MIN_LEFT, expected_gain, is_unlikely_to_pay
+from optimizer.search.patience import MIN_DONE, MIN_LEFT, expected_gain, is_unlikely_to_pay
 
 
 def records(n: int, rng: np.random.Generator) -> list[float]:

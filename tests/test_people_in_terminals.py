@@ -15,16 +15,17 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from optimizer import cli
-from optimizer.commands_review import review_study
-from optimizer.config_file import load_config
-from optimizer.data import load_splits
+import optimizer
+from optimizer.cli import main as cli
+from optimizer.cli.progress import Progress
+from optimizer.cli.reading import export_study, show_study, write_report
+from optimizer.cli.review import review_study
+from optimizer.config.file import load_config
+from optimizer.data.loading import load_splits
 from optimizer.errors import ConfigError
-from optimizer.examples import copy_example, examples
-from optimizer.progress import Progress
-from optimizer.reading import export_study, show_study, write_report
+from optimizer.init.examples import FOLDER, PACKED, copy_example, examples
 from optimizer.records import TrialRecord
-from optimizer.saved import open_saved
+from optimizer.study.saved import open_saved
 from tests.fake_server import FakeServer
 from tests.pseudo_terminal import in_terminal
 from tests.test_init import as_csv, rows
@@ -105,7 +106,7 @@ def test_the_shell_completes_commands_studies_and_examples(tmp_path: Path) -> No
     """`eval` of the script that the guide names gives names that are there, not only options."""
 
     def optimizer(**env: str) -> str:
-        call = "from optimizer.cli import app; app(prog_name='optimizer')"
+        call = "from optimizer.cli.main import app; app(prog_name='optimizer')"
         done = subprocess.run(
             [sys.executable, "-c", call], cwd=tmp_path, capture_output=True, text=True, timeout=60,
             env={**os.environ, **env},
@@ -182,7 +183,9 @@ def test_the_wheel_carries_the_examples() -> None:
     """The build puts `configs` where the installed package looks for it."""
     project = (Path(__file__).parent.parent / "pyproject.toml").read_text(encoding="utf-8")
     assert '"configs" = "optimizer/examples"' in project
-    assert '_HERE / "examples"' in (Path(cli.__file__).parent / "examples.py").read_text(encoding="utf-8")
+    in_wheel, in_checkout = Path(optimizer.__file__).parent / "examples", Path(__file__).parent.parent / "configs"
+    assert in_checkout == FOLDER
+    assert in_wheel == PACKED
 
 
 # -- right-to-left, wide letters, emoji ------------------------------------------------------------

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from optimizer.personal_data import count_findings, findings
+from optimizer.privacy.personal_data import count_findings, findings
 
 
 @pytest.mark.parametrize(

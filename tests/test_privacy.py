@@ -10,12 +10,12 @@ import pytest
 from rich.console import Console
 
 from optimizer.candidate import Candidate, Demo, Part
-from optimizer.commands_privacy import print_privacy
-from optimizer.config import Config
-from optimizer.data import load_splits
+from optimizer.cli.privacy import print_privacy
+from optimizer.config.keys import Config
+from optimizer.data.loading import load_splits
 from optimizer.errors import ConfigError, DataError
-from optimizer.job import open_job
-from optimizer.privacy import is_here, require_local
+from optimizer.privacy.local import is_here, require_local
+from optimizer.study.job import open_job
 from optimizer.track.projection import without_rows
 
 HERE = "http://127.0.0.1:8000/v1"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from optimizer.advice import Luck, ProbeFacts, advise
+from optimizer.probe.advice import Luck, ProbeFacts, advise
 from tests.fake_server import Body, FakeServer
 from tests.test_main_job import FRUIT, config, labelled_rows
 

@@ -22,15 +22,22 @@ from dspy.utils.exceptions import AdapterParseError
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.adapter import FormatAdapter, LaidOut, signature_of_spec, spec_of_signature, with_reasoning, worded
 from optimizer.candidate import Candidate, Demo, Fields, Part, Reasoning
 from optimizer.errors import BudgetExhausted, CallError, Paused, ProgramError
-from optimizer.formats import FORMATS, UnreadableReply, tidy
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm, constraint_of, response_format
-from optimizer.program import Answer, ModuleProgram, Program, Refused, TaskProgram
-from optimizer.prompt import Choice, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
-from optimizer.quiet import quiet
+from optimizer.lm.quiet import quiet
+from optimizer.prompts.adapter import (
+    FormatAdapter,
+    LaidOut,
+    signature_of_spec,
+    spec_of_signature,
+    with_reasoning,
+    worded,
+)
+from optimizer.prompts.formats import FORMATS, UnreadableReply, tidy
+from optimizer.prompts.program import Answer, ModuleProgram, Program, Refused, TaskProgram
+from optimizer.prompts.spec import Choice, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
 
 LAYOUTS = list(FORMATS)
 REASONINGS: list[Reasoning] = ["predict", "chain_of_thought"]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.candidate import Candidate, Demo, Example, Part
-from optimizer.config import OPERATORS, InputField, OutputField, Task
+from optimizer.config.keys import OPERATORS, InputField, OutputField, Task
 from optimizer.errors import ProgramError
 from optimizer.propose import (
     BUILT_IN,

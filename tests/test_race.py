@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from optimizer.race import FloatArray, RaceRule, race_rows
+from optimizer.search.race import FloatArray, RaceRule, race_rows
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 PAIRS = st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=40)

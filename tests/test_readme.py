@@ -12,11 +12,11 @@ from pathlib import Path
 import click
 import pytest
 
-from optimizer.cli import app
-from optimizer.config_file import load_config
+from optimizer.cli.main import app
+from optimizer.config.file import load_config
 from optimizer.export import export
-from optimizer.program import TaskProgram
-from optimizer.prompt import spec_of_task
+from optimizer.prompts.program import TaskProgram
+from optimizer.prompts.spec import spec_of_task
 from tests.sample_study import sample_view
 
 ROOT = Path(__file__).parent.parent

@@ -14,18 +14,18 @@ import pytest
 import yaml
 from rich.console import Console
 
-from optimizer import insight
+from optimizer.cli.summary import print_summary, summary_json
+from optimizer.cli.tables import status_cells
+from optimizer.cli.terminal import print_command
 from optimizer.command_line import command_name
-from optimizer.examples import FOLDER
+from optimizer.init.examples import FOLDER
+from optimizer.prompts.render import render
+from optimizer.proof import insight
 from optimizer.propose import BUILT_IN
 from optimizer.records import Spend, StudyView
-from optimizer.render import render
 from optimizer.report import Material, figures_of, report_html
 from optimizer.report.figures import standalone
 from optimizer.report.page import steps
-from optimizer.summary import print_summary, summary_json
-from optimizer.tables import status_cells
-from optimizer.terminal import print_command
 from optimizer.track.note import study_note
 from optimizer.track.projection import Projection
 from optimizer.word_diff import word_diff

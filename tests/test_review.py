@@ -13,18 +13,18 @@ from typing import Any
 import pytest
 
 from optimizer.candidate import Candidate, Part
-from optimizer.commands_review import review_study, suggest_prompt
-from optimizer.config import Config
+from optimizer.cli.review import review_study, suggest_prompt
+from optimizer.cli.summary import summary_json
+from optimizer.config.keys import Config
+from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, StudyError
-from optimizer.job import open_job
-from optimizer.observe import Observer
 from optimizer.records import StudyView, TrialRecord
-from optimizer.review import differences, finalists
+from optimizer.review.finalists import differences, finalists
+from optimizer.review.wishes import reworded
 from optimizer.run import run
-from optimizer.saved import open_saved
-from optimizer.summary import summary_json
-from optimizer.text_files import text_of
-from optimizer.wishes import reworded
+from optimizer.study.job import open_job
+from optimizer.study.observe import Observer
+from optimizer.study.saved import open_saved
 from optimizer.words import visible
 from tests.fake_server import Body, FakeServer
 

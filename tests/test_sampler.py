@@ -8,7 +8,7 @@ import optuna
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from optimizer.sampler import MEMORY, LatestTPE, LatestTrials
+from optimizer.search.sampler import MEMORY, LatestTPE, LatestTrials
 
 OPERATOR = CategoricalDistribution(("rewrite", "demos"))
 

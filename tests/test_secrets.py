@@ -12,7 +12,7 @@ from urllib.parse import quote
 
 import pytest
 
-from optimizer.redaction import RedactingFormatter, redact, remember
+from optimizer.privacy.redaction import RedactingFormatter, redact, remember
 from tests.fake_server import Body, FakeServer, Fault, error, rate_limited, raw, reply, reset, truncated
 from tests.test_main_job import answer, command, config, labelled_rows, write
 

@@ -10,17 +10,17 @@ import numpy as np
 import pytest
 
 from optimizer.candidate import Candidate, Example, Part
-from optimizer.config import Config, Constraints
-from optimizer.config_metric import Slices
-from optimizer.elite import Elite
+from optimizer.config.keys import Config, Constraints
+from optimizer.config.metric import Slices
 from optimizer.errors import ConfigError
-from optimizer.job import open_job
 from optimizer.metrics import Metric, open_metric
+from optimizer.proof.rules import Facts, held_to
+from optimizer.proof.slices import OTHER, WorstSlice, by_worst_slice, group_rows, slice_scores
+from optimizer.proof.verdict import judge
 from optimizer.records import Outcome, SliceScore, Verdict
-from optimizer.rules import Facts, held_to
-from optimizer.slices import OTHER, WorstSlice, by_worst_slice, group_rows, slice_scores
+from optimizer.search.elite import Elite
 from optimizer.stats import compare
-from optimizer.verdict import judge
+from optimizer.study.job import open_job
 
 
 def config(metric: object, **more: object) -> Config:

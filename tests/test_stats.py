@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats as scipy_stats
 
-from optimizer.shrinkage import shrink, shrunken_best
+from optimizer.proof.shrinkage import shrink, shrunken_best
 from optimizer.stats import (
     FloatArray,
     IntArray,

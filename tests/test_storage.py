@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
-from optimizer import database
-from optimizer.config_file import load_config
+from optimizer.config.file import load_config
 from optimizer.errors import Paused
-from optimizer.files import write_atomically
-from optimizer.job import open_job
 from optimizer.records import StudyView
 from optimizer.run import run
+from optimizer.storage import database
+from optimizer.storage.files import write_atomically
+from optimizer.study.job import open_job
 from tests import fault_disk
 from tests.fake_server import FakeServer
 from tests.fault_disk import At, fill

@@ -10,7 +10,7 @@ import pytest
 
 LOST_STOP = """
 import os, signal, sys, time
-from optimizer.terminal import guarded, stop_on_signals
+from optimizer.cli.terminal import guarded, stop_on_signals
 
 class Deleted:
     def __del__(self):

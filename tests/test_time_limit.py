@@ -8,21 +8,21 @@ from pathlib import Path
 
 import pytest
 
-from optimizer.budget import Deadline
+from optimizer.budget.limits import Deadline
 from optimizer.candidate import Candidate
-from optimizer.config import Config
-from optimizer.ending import stopped_words, time_notes
-from optimizer.evaluate import Busy
-from optimizer.job import open_job
-from optimizer.observe import Observer
+from optimizer.cli.summary import print_summary
+from optimizer.cli.terminal import console
+from optimizer.config.keys import Config
+from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import Timing, TrialRecord
 from optimizer.report import report_html
 from optimizer.report.page import Material
 from optimizer.run import run
-from optimizer.session import Session
-from optimizer.stops import n_final_rows
-from optimizer.summary import print_summary
-from optimizer.terminal import console
+from optimizer.search.evaluate import Busy
+from optimizer.study.job import open_job
+from optimizer.study.observe import Observer
+from optimizer.study.session import Session
+from optimizer.study.stops import n_final_rows
 from tests.fake_server import FakeServer
 from tests.sample_study import sample_view
 from tests.test_main_job import answer, config, folder

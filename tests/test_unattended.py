@@ -16,17 +16,17 @@ from typing import Any
 
 import pytest
 
-from optimizer import background, heartbeat
-from optimizer.background import stop_study
-from optimizer.budget import expected_left_s
-from optimizer.config_file import load_config
+from optimizer.budget.limits import expected_left_s
+from optimizer.cli.reading import show_status
+from optimizer.config.file import load_config
 from optimizer.errors import Paused, StudyError
-from optimizer.files import is_claimed
-from optimizer.heartbeat import Heartbeat, read_live
-from optimizer.job import open_job
-from optimizer.observe import Observer
-from optimizer.reading import show_status
 from optimizer.run import run
+from optimizer.storage.files import is_claimed
+from optimizer.study.job import open_job
+from optimizer.study.observe import Observer
+from optimizer.unattended import background, heartbeat
+from optimizer.unattended.background import stop_study
+from optimizer.unattended.heartbeat import Heartbeat, read_live
 from tests.fake_server import Body, FakeServer, Fault, error
 from tests.test_main_job import answer, command, config, labelled_rows, optimizer, write
 
@@ -234,7 +234,7 @@ def test_a_message_is_sent_when_a_study_pauses_and_when_it_ends(
     hook: Hook, folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The address gets one message a pause and one at the end, without keys; a deaf address changes nothing."""
-    monkeypatch.setattr("optimizer.notify.TIMEOUT_S", 0.5)
+    monkeypatch.setattr("optimizer.unattended.notify.TIMEOUT_S", 0.5)
     monkeypatch.setenv("FRUIT_HOOK", hook.url)
     monkeypatch.setenv("FRUIT_API_KEY", "sk-canary-0123456789")
     broken: list[Fault] = [error(401, "Incorrect API key provided: sk-canary-0123456789", code="invalid_api_key")]

@@ -8,9 +8,9 @@ from textwrap import dedent
 
 import pytest
 
-from optimizer.config import Config
+from optimizer.config.keys import Config
 from optimizer.errors import CallError, MetricError, OptimizerError, ProgramError
-from optimizer.job import open_program
+from optimizer.study.job import open_program
 from optimizer.user_code import load, load_function, user_code
 
 

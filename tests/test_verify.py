@@ -17,17 +17,17 @@ import yaml
 
 from optimizer import stats
 from optimizer.candidate import Candidate, Demo, Part
-from optimizer.config import LM
-from optimizer.config_file import load_config
-from optimizer.decay import EXIT_CODES, Standing, gain_change, judge_decay
+from optimizer.config.file import load_config
+from optimizer.config.keys import LM
 from optimizer.errors import StudyError, UserError
 from optimizer.export import EXPORTERS, export
-from optimizer.job import open_job
+from optimizer.proof.decay import EXIT_CODES, Standing, gain_change, judge_decay
 from optimizer.records import Outcome, Verdict
 from optimizer.run import run
-from optimizer.saved import open_saved
+from optimizer.study.job import open_job
+from optimizer.study.saved import open_saved
+from optimizer.study.warm_start import best_of, learned_from
 from optimizer.verify import Check, check_prompt, model_settings, plan_check, rows_of_file
-from optimizer.warm_start import best_of, learned_from
 from tests.fake_server import Body, FakeServer, rate_limited
 from tests.sample_study import CONFIG, PROGRAM, sample_view
 from tests.test_main_job import HINT, answer, command, config, labelled_rows, optimizer, write
@@ -290,7 +290,9 @@ def test_another_task_is_no_start(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     """A study about other fields, or the study itself, is refused."""
     other = Demo(example_id="x", inputs={"text": "a"}, outputs={"label": "b"})
     view = replace(sample_view(1), best=Candidate(parts=(Part(predictor="answer", instructions="", demos=(other,)),)))
-    monkeypatch.setattr("optimizer.warm_start.open_saved", lambda *_: type("Saved", (), {"view": lambda _: view})())
+    monkeypatch.setattr(
+        "optimizer.study.warm_start.open_saved", lambda *_: type("Saved", (), {"view": lambda _: view})()
+    )
     with pytest.raises(StudyError, match="is about label, text, this one about message, team"):
         learned_from("old", tmp_path, PROGRAM, "new")
     with pytest.raises(StudyError, match="this study itself"):

@@ -19,15 +19,15 @@ from typing import Any
 import pytest
 import sqlalchemy as sa
 
-from optimizer import sign_of_life
-from optimizer.crew import Crew
-from optimizer.database import worker_table
 from optimizer.errors import ConfigError
-from optimizer.file_systems import file_system_of
-from optimizer.journal import Journal, open_engine
+from optimizer.machines import sign_of_life
+from optimizer.machines.crew import Crew
+from optimizer.machines.roster import lines, workers
 from optimizer.records import StudyView
-from optimizer.roster import lines, workers
-from optimizer.saved import open_saved
+from optimizer.storage.database import worker_table
+from optimizer.storage.file_systems import file_system_of
+from optimizer.storage.journal import Journal, open_engine
+from optimizer.study.saved import open_saved
 from optimizer.workers import require_server
 from tests.fake_server import Body, FakeServer
 from tests.faults import write_study

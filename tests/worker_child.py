@@ -12,7 +12,9 @@ import os
 import sys
 from pathlib import Path
 
-from optimizer import commands, database, sign_of_life, terminal
+from optimizer.cli import commands, terminal
+from optimizer.machines import sign_of_life
+from optimizer.storage import database
 
 BEAT_S, TAKE_OVER_S = 0.3, 2.0
 SLOW = ("mlflow", *(f"optimizer.{name}" for name in ("job", "progress", "render", "run", "summary", "workers")))

@@ -23,14 +23,14 @@ from dspy.teleprompt import COPRO, GEPA, BootstrapFewShotWithRandomSearch, MIPRO
 from dspy.utils.exceptions import AdapterParseError
 
 from experiments.benchmark.replies import Meter, OutOfCalls
-from optimizer.adapter import FormatAdapter, json_fields
 from optimizer.candidate import Candidate, Demo, Example
-from optimizer.job import Job
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm
 from optimizer.metrics import Score, score
+from optimizer.prompts.adapter import FormatAdapter, json_fields
 from optimizer.records import StudyView
 from optimizer.run import run
+from optimizer.study.job import Job
 
 MAX_DRAWS = 20
 

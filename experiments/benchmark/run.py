@@ -24,10 +24,10 @@ from experiments.benchmark.replies import KeptReplies
 from experiments.benchmark.studies import open_model, open_study
 from experiments.benchmark.tasks import ROOT, TASKS, open_task
 from optimizer.candidate import Candidate
-from optimizer.formats import UnreadableReply
-from optimizer.job import Job
 from optimizer.metrics import score
-from optimizer.render import render
+from optimizer.prompts.formats import UnreadableReply
+from optimizer.prompts.render import render
+from optimizer.study.job import Job
 
 N_DEV = {100: 50, 300: 50, 1000: 100}
 N_TEST = 100

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from experiments.benchmark.replies import KeptReplies
-from optimizer.config import Config
-from optimizer.data import Splits, load_splits
-from optimizer.job import Job, facts_of, open_program
+from optimizer.config.keys import Config
+from optimizer.data.loading import load_splits
+from optimizer.data.report import Splits
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import EmbeddedBackend, gguf_path
 from optimizer.metrics import open_metric
 from optimizer.propose import open_operators
+from optimizer.study.job import Job, facts_of, open_program
 
 
 def open_model(replies: Path) -> KeptReplies:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from optimizer.config import Config
+from optimizer.config.keys import Config
 
 ROOT = Path(__file__).parent.parent.parent
 QUICKSTART = "quickstart"

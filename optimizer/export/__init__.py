@@ -31,9 +31,9 @@ from optimizer.export.other_tools import langchain_json, mlflow_json
 from optimizer.export.promptfoo import promptfoo_yaml
 from optimizer.export.python_file import python_file
 from optimizer.export.structured import chat_json, yaml_text
-from optimizer.program import Program
+from optimizer.prompts.program import Program
+from optimizer.prompts.render import render
 from optimizer.records import StudyView
-from optimizer.render import render
 
 __all__ = ["EXPORTERS", "SUFFIXES", "ExportFormat", "export", "export_format"]
 

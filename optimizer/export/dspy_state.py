@@ -12,9 +12,9 @@ from typing import Any
 
 from dspy.utils.saving import get_dependency_versions
 
-from optimizer.adapter import FormatAdapter
 from optimizer.export.facts import Subject
-from optimizer.prompt import REASONING
+from optimizer.prompts.adapter import FormatAdapter
+from optimizer.prompts.spec import REASONING
 
 BARE = "self"  # DSPy's name for a module that is nothing but a predictor; its state has no names
 

@@ -12,13 +12,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import PureWindowsPath
 from typing import Any, cast
 
-from optimizer.adapter import spec_of_signature
 from optimizer.candidate import Candidate, Example, Fields, JsonValue, Part
 from optimizer.export.template import Template, open_template
-from optimizer.formats import FORMATS
 from optimizer.lm.grammar import gbnf, only_json
-from optimizer.program import Program, TaskProgram
-from optimizer.prompt import PromptSpec
+from optimizer.prompts.adapter import spec_of_signature
+from optimizer.prompts.formats import FORMATS
+from optimizer.prompts.program import Program, TaskProgram
+from optimizer.prompts.spec import PromptSpec
 from optimizer.records import StudyView
 
 

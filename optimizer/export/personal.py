@@ -1,6 +1,6 @@
 """Personal data in demonstrations: what an export would carry to wherever the prompt goes. Pure.
 
-What can be recognised, and what cannot, is said in `optimizer.personal_data`.
+What can be recognised, and what cannot, is said in `optimizer.privacy.personal_data`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from optimizer.candidate import Candidate, Demo
-from optimizer.personal_data import findings
+from optimizer.privacy.personal_data import findings
 
 
 class Found(NamedTuple):

@@ -18,7 +18,7 @@ from optimizer.export.facts import PredictorPrompt, Subject, goal, is_local, mod
 from optimizer.export.other_tools import raw
 from optimizer.export.structured import dump_yaml
 from optimizer.export.template import Slot, written
-from optimizer.prompt import FieldSpec, as_text
+from optimizer.prompts.spec import FieldSpec, as_text
 
 _MARKS = re.compile(r"\{[{%#]|[}%#]\}")
 _NUMBERS = r"(output.replace(/,(?=\d{3})/g, '').match(/-?\d+(\.\d+)?/g) || ['x'])"

@@ -12,7 +12,7 @@ from importlib.resources import files
 from optimizer.candidate import JsonValue
 from optimizer.export.clients import openai_request
 from optimizer.export.facts import PredictorPrompt, Subject, goal, predictor_prompts
-from optimizer.prompt import FieldSpec
+from optimizer.prompts.spec import FieldSpec
 
 _TAKEN = {"json", "os", "re", "urllib", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
 

@@ -11,7 +11,7 @@ from yaml.emitter import ScalarAnalysis
 from optimizer.candidate import JsonValue
 from optimizer.export.facts import PredictorPrompt, Subject, facts, predictor_prompts
 from optimizer.export.template import ENCODINGS, FILL
-from optimizer.prompt import FieldSpec
+from optimizer.prompts.spec import FieldSpec
 
 LONG = 80  # characters on one line
 _BLOCK = re.compile("(?!\\s)[\t\n\x20-\x7e\xa0-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010fffe]+")

@@ -15,8 +15,8 @@ from itertools import chain, count
 
 from optimizer.candidate import Candidate, Fields, JsonValue
 from optimizer.errors import ProgramError
-from optimizer.program import Program
-from optimizer.prompt import Message, as_text
+from optimizer.prompts.program import Program
+from optimizer.prompts.spec import Message, as_text
 
 FILL = (
     "Send the messages with each placeholder replaced by its input, written in the input's encoding. Every input is "

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from optimizer.config import LM
+from optimizer.config.keys import LM
 from optimizer.lm.backend import Backend, CallRequest, Reply
 from optimizer.lm.embedded import open_embedded
 

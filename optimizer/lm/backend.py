@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from optimizer.prompt import Constraint, Message
+from optimizer.prompts.spec import Constraint, Message
 
 FinishReason = Literal["stop", "length", "filtered"]
 MAX_REPLY_CHARS = 1_000_000

@@ -17,13 +17,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
-from optimizer.caps import Caps
-from optimizer.crash_points import crash_point
+from optimizer.budget.caps import Caps
 from optimizer.errors import BudgetExhausted, Paused
 from optimizer.lm.backend import AttemptError, CallRequest, Reply, tokens_at_most
 from optimizer.lm.batch_endpoint import BatchEndpoint, BatchState, is_answer
 from optimizer.lm.batch_store import BatchStore, ClosedRow, OpenBatch, PlannedRow
 from optimizer.lm.pricing import Pricing
+from optimizer.storage.crash_points import crash_point
 
 logger = logging.getLogger(__name__)
 

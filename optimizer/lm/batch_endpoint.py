@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import openai
 from dspy import lm15
 
-from optimizer.config import LM
+from optimizer.config.keys import LM
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
 from optimizer.lm.keys import read_key
 from optimizer.lm.provider import ProviderBackend, reply_of
 from optimizer.lm.provider_errors import MAX_MESSAGE_CHARS
-from optimizer.redaction import redact
+from optimizer.privacy.redaction import redact
 
 if TYPE_CHECKING:
     from openai.types import Batch

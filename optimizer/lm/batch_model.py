@@ -10,10 +10,9 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
-from optimizer.caps import Caps
-from optimizer.config_batch import Batch
+from optimizer.budget.caps import Caps
+from optimizer.config.batch import Batch
 from optimizer.errors import BudgetExhausted, CallError, OutOfTime
-from optimizer.journal import Journal
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
 from optimizer.lm.batch import Clerk, Terms
 from optimizer.lm.batch_carrier import NO_ROOM, AskLive, Found, Prices, Wish
@@ -22,6 +21,7 @@ from optimizer.lm.batch_store import BatchStore
 from optimizer.lm.model import Model
 from optimizer.lm.pricing import Pricing
 from optimizer.lm.retry import RetryPolicy
+from optimizer.storage.journal import Journal
 
 MAX_TRIES = 3  # of a row that comes back with a passing error
 LIVE_S = 900.0  # before a deadline, kept for a cancelled batch to come back and what is missing to be asked live

@@ -14,13 +14,13 @@ from typing import Any, Literal, NamedTuple, cast
 
 import sqlalchemy as sa
 
-from optimizer.away import patient
-from optimizer.caps import Caps
-from optimizer.database import making_tables, metadata, require_space, storage_errors, worker_table
+from optimizer.budget.caps import Caps
 from optimizer.errors import BudgetExhausted
-from optimizer.journal import Journal
-from optimizer.ledger import Close, Reserve, reply_from_json, reply_json
 from optimizer.lm.backend import Reply
+from optimizer.storage.away import patient
+from optimizer.storage.database import making_tables, metadata, require_space, storage_errors, worker_table
+from optimizer.storage.journal import Journal
+from optimizer.storage.ledger import Close, Reserve, reply_from_json, reply_json
 
 State = Literal["planned", "uploaded", "created", "ended"]
 OPEN: tuple[State, ...] = ("planned", "uploaded", "created")

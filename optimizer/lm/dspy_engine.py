@@ -11,7 +11,7 @@ from dspy import lm15
 
 from optimizer.lm.backend import Backend, CallRequest, Reply
 from optimizer.lm.embedded import open_embedded
-from optimizer.prompt import Choice, Constraint, Json, Line, Message, Number, Piece, Text
+from optimizer.prompts.spec import Choice, Constraint, Json, Line, Message, Number, Piece, Text
 
 Complete = Callable[[CallRequest], Reply]
 PIECES: dict[str, type[Any]] = {cls.__name__: cls for cls in (Text, Choice, Line, Number, Json)}

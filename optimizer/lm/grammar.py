@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from optimizer.prompt import Choice, Constraint, Json, Line, Number, Piece, Text
+from optimizer.prompts.spec import Choice, Constraint, Json, Line, Number, Piece, Text
 
 MAX_LINE_CHARS = 400
 MAX_STRING_CHARS = 400

@@ -7,9 +7,9 @@ import shlex
 import subprocess
 from pathlib import Path
 
-from optimizer.config import LM
+from optimizer.config.keys import LM
 from optimizer.errors import ConfigError
-from optimizer.redaction import remember
+from optimizer.privacy.redaction import remember
 
 COMMAND_LIMIT_S = 30.0
 

@@ -11,17 +11,17 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from optimizer.budget.caps import Caps
 from optimizer.candidate import content_hash
-from optimizer.caps import Caps
-from optimizer.crash_points import crash_point
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
-from optimizer.journal import Journal
 from optimizer.lm.backend import MAX_REPLY_CHARS, AttemptError, Backend, CallRequest, Reply, tokens_at_most
 from optimizer.lm.flow import AWAY, Flow, ahead
 from optimizer.lm.pricing import Pricing, require_prices
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
-from optimizer.prompt import Message
+from optimizer.prompts.spec import Message
 from optimizer.records import Role
+from optimizer.storage.crash_points import crash_point
+from optimizer.storage.journal import Journal
 from optimizer.words import tries
 
 __all__ = ["Model", "Pricing", "RetryPolicy", "require_prices"]

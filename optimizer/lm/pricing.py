@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from optimizer.candidate import JsonValue
-from optimizer.config import LM, Budget
+from optimizer.config.keys import LM, Budget
 from optimizer.errors import ConfigError
 from optimizer.lm.backend import Backend, no_provider
 from optimizer.records import Role

@@ -16,7 +16,7 @@ from dspy.clients.errors import error_boundary
 from dspy.clients.model_metadata import model_info
 from dspy.utils import exceptions as errors
 
-from optimizer.config import LM
+from optimizer.config.keys import LM
 from optimizer.errors import ConfigError
 from optimizer.lm.attempts import Attempts, GivenUp
 from optimizer.lm.backend import AttemptError, CallRequest, FinishReason, Reply, tokens_at_most
@@ -24,8 +24,8 @@ from optimizer.lm.grammar import only_json, structured_outputs
 from optimizer.lm.keys import read_key
 from optimizer.lm.native import load_litellm, native_engine, needs_litellm
 from optimizer.lm.provider_errors import attempt_error, secrets_in
-from optimizer.quiet import quiet
-from optimizer.redaction import redacted, remember
+from optimizer.lm.quiet import quiet
+from optimizer.privacy.redaction import redacted, remember
 
 MAX_STOPS = 4  # OpenAI's limit
 DEFAULT_TIMEOUT_S = 600.0

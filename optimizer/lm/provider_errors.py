@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 from dspy.utils import exceptions as errors
 
 from optimizer.lm.backend import AttemptError, no_provider
-from optimizer.redaction import MIN_SECRET_CHARS, SECRET_NAMES, redacted
+from optimizer.privacy.redaction import MIN_SECRET_CHARS, SECRET_NAMES, redacted
 
 MAX_MESSAGE_CHARS = 300
 NO_PROVIDER = "LLM Provider NOT provided"  # in LiteLLM's words

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from optimizer.candidate import JsonValue, content_hash
-from optimizer.config import Config, Measure, OutputKind
+from optimizer.config.keys import Config, Measure, OutputKind
 from optimizer.errors import ConfigError, did_you_mean
 from optimizer.metrics.built_in import BuiltIn, MacroF1
 from optimizer.metrics.combined import Limited, Weighted

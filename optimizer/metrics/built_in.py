@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.candidate import Example, Fields, JsonValue
-from optimizer.config import OutputKind
+from optimizer.config.keys import OutputKind
 from optimizer.errors import MetricError
 from optimizer.metrics.metric import Score, mean_value
 from optimizer.metrics.scorers import Scorer

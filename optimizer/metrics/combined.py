@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.candidate import Example, Fields, content_hash
-from optimizer.config import Constraints
+from optimizer.config.keys import Constraints
 from optimizer.metrics.metric import Around, Metric, Score, checked, mean_value
 from optimizer.metrics.values import normalise, plain_text, shown
 from optimizer.stats import FloatArray

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 from optimizer.candidate import JsonValue
-from optimizer.config import Measure, OutputKind
+from optimizer.config.keys import Measure, OutputKind
 from optimizer.errors import MetricError
 from optimizer.metrics.metric import Score
 from optimizer.metrics.values import ROUNDING, find_numbers, is_equal, normalise, plain_text, shown, typed

@@ -9,7 +9,7 @@ import unicodedata
 from collections.abc import Callable, Mapping
 
 from optimizer.candidate import JsonValue
-from optimizer.config import OutputKind
+from optimizer.config.keys import OutputKind
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ROUNDING = 1e-12  # relative: 0.1 + 0.2 counts as 0.3

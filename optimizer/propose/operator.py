@@ -14,7 +14,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 
 from optimizer.candidate import Candidate, Example, Part
-from optimizer.config import Task
+from optimizer.config.keys import Task
 from optimizer.records import Outcome, Recipe, TrialState
 
 Style = Literal["completion", "chat"]  # small, base-like models complete patterns; capable ones follow requests

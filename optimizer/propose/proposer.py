@@ -8,17 +8,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from optimizer.candidate import Candidate, Example
-from optimizer.config import Task
-from optimizer.elite import Elite
+from optimizer.config.keys import Task
 from optimizer.errors import BudgetExhausted, CallError
 from optimizer.lm.backend import CallRequest
 from optimizer.lm.model import Model
-from optimizer.prompt import Message
+from optimizer.prompts.spec import Message
 from optimizer.propose.gate import HeldOut, check
 from optimizer.propose.memory import Memory
 from optimizer.propose.operator import Ask, Attempt, Context, Operator, Rejection, needs_of
 from optimizer.propose.wording import placeholders
 from optimizer.records import Recipe
+from optimizer.search.elite import Elite
 
 N_ATTEMPTS = 8  # train rows that the parent is tried on, for operators that read flaws
 N_HISTORY = 6

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from optimizer.candidate import Example, Fields, JsonValue, canonical_json, content_hash
-from optimizer.config import Task
+from optimizer.config.keys import Task
 from optimizer.propose.wording import one_line
 
 MAX_ROW_CHARS = 300

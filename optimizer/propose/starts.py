@@ -16,7 +16,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from optimizer.candidate import Candidate, Demo, Example
-from optimizer.config import Task
+from optimizer.config.keys import Task
 from optimizer.propose.rows import label_field, pick_rows
 from optimizer.propose.wording import goal_text, label_line, labels_of, normalise, placeholders
 

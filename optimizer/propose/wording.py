@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-from optimizer.config import OutputField, Task
+from optimizer.config.keys import OutputField, Task
 from optimizer.propose.operator import Context, Rejection
 
 _PLACEHOLDER = re.compile(r"\{\{?\s*[A-Za-z_]\w*\s*\}?\}")

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from optimizer.insight import Dot, OperatorRow
+from optimizer.proof.insight import Dot, OperatorRow
 from optimizer.records import TrialRecord, Verdict
 from optimizer.stats import wilson
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from optimizer.earlier import warning
+from optimizer.proof.earlier import warning
 from optimizer.records import StudyView
 from optimizer.stats import smallest_provable_gain
 from optimizer.words import percent, points

@@ -11,12 +11,12 @@ from typing import Any, cast
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from optimizer import insight
-from optimizer.aim import which_worst, worst_of
 from optimizer.candidate import Candidate, Example, Fields
-from optimizer.data_report import unquoted
-from optimizer.ending import stopped_words, time_notes
-from optimizer.insight import Pair, SliceRow, Step
+from optimizer.data.report import unquoted
+from optimizer.proof import insight
+from optimizer.proof.aim import which_worst, worst_of
+from optimizer.proof.ending import stopped_words, time_notes
+from optimizer.proof.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
 from optimizer.report.limits import limits
 from optimizer.word_diff import word_diff

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from optimizer import insight
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
+from optimizer.proof import insight
 from optimizer.records import Outcome, StudyState, StudyView, TrialRecord, TrialState
 from optimizer.track.points import Point, trial_points
 from optimizer.track.projection import Projection

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 
-from optimizer import earlier
-from optimizer.aim import which_worst, worst_of
 from optimizer.command_line import command_name
-from optimizer.ending import stopped_words, time_notes
+from optimizer.proof import earlier
+from optimizer.proof.aim import which_worst, worst_of
+from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import StudyView
 from optimizer.track.projection import Projection
 from optimizer.words import trial_counts

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from optimizer.candidate import JsonValue, content_hash
-from optimizer.insight import Pair, as_line, pairs, said
+from optimizer.proof.insight import Pair, as_line, pairs, said
 from optimizer.records import Outcome, StudyView
 from optimizer.track.projection import Projection
 

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 from sqlalchemy import Engine
 from sqlalchemy.exc import SQLAlchemyError
 
-from optimizer.crash_points import crash_point
 from optimizer.errors import ConfigError
 from optimizer.records import StudyView
+from optimizer.storage.crash_points import crash_point
 from optimizer.track.mlflow_view import MlflowView, foreign_errors, is_refusal
 from optimizer.track.outbox import DONE, GIVEN_UP, WAITING, Entry, EntryKind, Outbox
 from optimizer.track.projection import Projection, shown_uri

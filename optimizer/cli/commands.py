@@ -1,0 +1,255 @@
+"""What the commands do, once their words are parsed: open, call one stage, print."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+import webbrowser
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.markup import escape
+from rich.table import Table
+
+from optimizer.cli.terminal import console, hold_logs, log_to, print_command, stop_on_signals
+from optimizer.config.file import load_config
+from optimizer.config.keys import config_folder
+from optimizer.errors import ConfigError, StudyError
+from optimizer.storage.files import make_private_folder, private_files
+from optimizer.unattended.background import runs_flag
+from optimizer.words import count, duration, money, percent
+
+if TYPE_CHECKING:
+    from optimizer.records import StudyView
+    from optimizer.study.job import Job
+    from optimizer.study.saved import SavedStudy
+
+N_LOOKS = 2400  # a quarter of a second apart: a busy machine takes minutes to start MLflow's server
+
+
+def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
+    """Print what a run would find and take."""
+    from optimizer.cli.privacy import print_privacy
+    from optimizer.probe.check import concerns, estimate, metric_notes, probes
+    from optimizer.study.job import open_job
+
+    config = load_config(config_path, overrides)
+    hold_logs()
+    out = console()
+    job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+    try:
+        _print_data(job)
+        print_privacy(out, job)
+        notes = metric_notes(job)  # before anything is sent
+        found = list(probes(job))
+        for probe in found:
+            reply = " ".join(probe.reply.split())[:40]
+            out.print(
+                f"lm.{probe.role}: {probe.model} answers {reply!r} in {probe.seconds:.2f} s.",
+                highlight=False,
+                markup=False,
+            )
+        bill = estimate(job, found[0])
+        price = (
+            "no money"
+            if job.is_free
+            else "an unknown sum (set price_in and price_out)"
+            if bill.usd is None
+            else f"about {money(bill.usd)}"
+        )
+        out.print(
+            f"A run takes about {count(bill.n_calls)} task calls (at most {count(bill.n_calls_max)}), "
+            f"{duration(bill.seconds)} and {price}.",
+            highlight=False,
+        )
+        notes += concerns(job, found[0])
+    finally:
+        job.close()
+    for note in notes:
+        out.print(f"[yellow]warning:[/yellow] {escape(note)}", highlight=False)
+    out.print("Mend this first, then:" if found[0].note else "Everything is in place. Next:", highlight=False)
+    print_command(out, f"{'check' if found[0].note else 'run'} {shlex.quote(str(config_path))}")
+    return 0
+
+
+def _print_data(job: Job) -> None:
+    from optimizer.data.report import classes_text, provable_gain, unquoted
+    from optimizer.prompts.marks import mark_notes
+
+    out, report = console(), job.splits.report
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("split", "rows", "used for", "classes"):
+        table.add_column(head)
+    uses = {"train": "shown in prompts", "dev": "scoring candidates", "test": "the verdict, once"}
+    for split, n in report.n.items():
+        table.add_row(split, str(n), uses[split], escape(classes_text(report.class_counts.get(split, {}))))
+    out.print(table, highlight=False)
+    if report.constant_answer is not None:
+        answer, share = report.constant_answer
+        out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
+    gain = provable_gain(report.n["test"])
+    out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
+    hides_rows = job.config.tracking.rows == "ids"
+    notes = mark_notes(job.config.prompt, next(iter(job.program.specs.values())))
+    notes = [*notes, *(unquoted(each) if hides_rows else each for each in report.warnings)]
+    for warning in (*notes, *([] if hides_rows else report.bad_rows[1:5])):
+        out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
+
+
+@private_files()
+def run_study(
+    config_path: Path,
+    overrides: Sequence[str],
+    runs_dir: Path,
+    *,
+    fork: str | None = None,
+    warm_start: str | None = None,
+    is_quiet: bool = False,
+    is_json: bool = False,
+    is_worker: bool = False,
+    n_workers: int = 1,
+) -> int:
+    """Carry out a study and print what came of it: everything, one line, or JSON alone.
+
+    As a fork it is a new one that may use the replies of the old. With several workers the others are processes of
+    their own that join it.
+    """
+    config = load_config(config_path, overrides)
+    source = None if fork is None else _fork_source(config.name, fork, runs_dir)
+    config = config if fork is None else load_config(config_path, [*overrides, f"name={fork}"])
+    hold_logs()
+    out = console(is_silent=is_quiet or is_json)
+    with out.status("opening data and models") if out.is_terminal else out:
+        from optimizer.cli.progress import Progress
+        from optimizer.cli.summary import one_line, print_json
+        from optimizer.prompts.render import prompts_of
+        from optimizer.storage.database import storage_errors
+        from optimizer.study.job import open_job
+        from optimizer.workers import Team, require_server, run_joining
+
+        if is_worker or n_workers > 1:
+            require_server(config.storage)
+
+        def opened() -> Job:
+            job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+            if source is not None:
+                job = replace(job, fork_of=source.journal.engine).built_on(source.view(), takes_prompts=False)
+            if warm_start is not None:
+                from optimizer.study.saved import open_saved
+                from optimizer.study.warm_start import learned_from
+
+                job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
+                job = job.built_on(open_saved(runs_dir, warm_start).view(), takes_prompts=True)
+            return job
+
+        first: list[Job] = [opened()]  # mistakes are found before anything is written
+    run_dir = first[0].run_dir
+    stop_on_signals()
+    flags = [flag for override in overrides for flag in ("--set", override)] + ["--runs-dir", str(runs_dir)]
+    flags += ["--set", f"name={fork}"] if fork else []
+    team = Team([str(config_path), *flags], n_workers - 1, run_dir / "workers.txt")
+    with storage_errors():
+        make_private_folder(run_dir)
+        log_to(run_dir / "log.txt")
+    try:
+        with Progress(out) as progress:
+            view, job = run_joining(lambda: first.pop() if first else opened(), progress, team.start)
+    finally:
+        team.end()
+    if is_json:
+        print_json(view, prompts_of(job.program, view))
+    elif is_quiet:
+        print(one_line(view))
+    else:
+        _print_summary(view, job, runs_dir)
+    return 0
+
+
+def _fork_source(name: str, fork: str, runs_dir: Path) -> SavedStudy:
+    from optimizer.study.saved import open_saved
+
+    if fork == name:
+        raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
+    return open_saved(runs_dir, name)
+
+
+@private_files()
+def track_study(name: str, runs_dir: Path) -> int:
+    """Write a study to MLflow from its database."""
+    from optimizer.privacy.local import require_local
+    from optimizer.study.saved import open_saved
+    from optimizer.study.tracking import saved_projection
+    from optimizer.track import rebuild
+
+    saved = open_saved(runs_dir, name)
+    require_local(saved.config)
+    hold_logs()
+    log_to(saved.run_dir / "log.txt")
+    run_id = rebuild(saved.view(), saved_projection(saved))
+    console().print(f"study {name} is in MLflow as run {run_id}", highlight=False)
+    return 0
+
+
+@private_files()
+def serve_ui(name: str | None, runs_dir: Path, *, port: int, opens_browser: bool) -> int:
+    """Start MLflow's UI on loopback and wait for it to end."""
+    from optimizer.study.saved import open_saved
+    from optimizer.study.tracking import saved_projection
+    from optimizer.track import free_port, study_url, ui_command
+    from optimizer.track.projection import is_server
+
+    saved = open_saved(runs_dir, name)
+    projection = saved_projection(saved)
+    if is_server(projection.uri):
+        console().print(f"open {study_url(projection.uri, saved.view(), projection) or projection.uri}")
+        return 0
+    free = free_port(preferred=port)
+    command, extra = ui_command(projection.uri, port=free, artifact_root=projection.artifact_root)
+    base = f"http://127.0.0.1:{free}"
+    link = study_url(base, saved.view(), projection)
+    log = (runs_dir / "ui.log").open("ab")
+    stop_on_signals()  # the server must not outlive this process
+    server = subprocess.Popen(command, env={**os.environ, **extra}, stdout=log, stderr=log)
+    try:
+        _wait_until_up(base, server, runs_dir / "ui.log")
+        print(f"study {saved.config.name}: {link or base}\nCtrl-C stops the server", flush=True)
+        if opens_browser and sys.stdout.isatty():
+            webbrowser.open(link or base)
+        return server.wait()
+    except KeyboardInterrupt:
+        return 0
+    finally:
+        server.terminate()
+        try:
+            server.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+def _wait_until_up(base: str, server: subprocess.Popen[bytes], log: Path) -> None:
+    import time
+    import urllib.error
+    import urllib.request
+
+    console(is_error=True).print("starting MLflow's server ...", style="dim", highlight=False)
+    for _ in range(N_LOOKS):
+        if server.poll() is not None:
+            raise StudyError(f"MLflow's server ended at once; {log} says why")
+        try:
+            with urllib.request.urlopen(f"{base}/health", timeout=5):
+                return
+        except (urllib.error.URLError, OSError):
+            time.sleep(0.25)
+    raise StudyError(f"MLflow's server does not answer at {base}; {log} says why")
+
+
+def _print_summary(view: StudyView, job: Job, runs_dir: Path) -> None:
+    from optimizer.cli.summary import print_summary
+    from optimizer.prompts.render import prompts_of
+
+    print_summary(console(), view, prompts_of(job.program, view), runs_flag=runs_flag(runs_dir))

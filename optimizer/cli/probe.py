@@ -1,0 +1,153 @@
+"""What `optimizer check --probe` and `check --json` print."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.cli.terminal import console, hold_logs, print_command
+from optimizer.config.file import load_config
+from optimizer.config.keys import config_folder
+from optimizer.data.report import provable_gain, unquoted
+from optimizer.privacy.personal_data import count_findings
+from optimizer.probe.advice import Advice, ProbeFacts, advise
+from optimizer.probe.check import Estimate, Probe, concerns, estimate, metric_notes, probes
+from optimizer.probe.probe import Spent, plan, probe, questions
+from optimizer.study.job import Job, open_job
+from optimizer.words import count, duration, money, percent
+
+
+def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, is_json: bool, is_probed: bool) -> int:
+    """Ask a little, and say whether the night is worth it; the exit code is that of the advice."""
+    config = load_config(config_path, overrides)
+    hold_logs()
+    job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
+    try:
+        notes = metric_notes(job)  # before anything is sent
+        if not is_probed:
+            found = list(probes(job))
+            notes += concerns(job, found[0])
+            print(json.dumps(_check_json(job, found, estimate(job, found[0]), notes), indent=2, ensure_ascii=False))
+            return 0
+        return _probe(job, config_path, is_json=is_json)
+    finally:
+        job.close()
+
+
+def _probe(job: Job, config_path: Path, *, is_json: bool) -> int:
+    out, planned = console(is_error=is_json), plan(job)
+    if not job.is_free:
+        is_asked = job.proposer_backend.style == "chat" and job.config.tracking.rows != "ids"
+        extra = " and one proposer call" if is_asked else ""
+        judged = ", each judged by a further call, some twice," if job.judge_backend is not None else ""
+        out.print(
+            f"The probe makes {planned.n_calls} task calls{judged}{extra}; nothing else is sent.", highlight=False
+        )
+    else:
+        out.print(f"The probe makes {planned.n_calls} calls of a model in this process.", highlight=False)
+    facts, spent = probe(job, planned)
+    open_questions = questions(job, facts.unsettled)
+    advice = advise(facts)
+    bill = estimate(job, _mean_call(job, spent))
+    if is_json:
+        print(json.dumps(_probe_json(facts, advice, open_questions, bill), indent=2, ensure_ascii=False))
+    else:
+        _print(out, job, facts, open_questions, bill)
+        _print_advice(out, advice, config_path)
+    return advice.exit_code
+
+
+def _mean_call(job: Job, spent: Spent) -> Probe:
+    n = max(1, spent.n_calls)
+    return Probe(
+        role="task",
+        model=job.task_backend.identity,
+        seconds=spent.seconds / n,
+        tokens=spent.tokens // n,
+        usd=spent.usd / n,
+        reply="",
+    )
+
+
+def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill: Estimate) -> None:
+    table = Table.grid(padding=(0, 2))
+
+    def say(what: str, text: str) -> None:
+        table.add_row(what, Text(text))
+
+    why = f" ({facts.unread_reason})" if facts.unread_reason else ""
+    say("replies", f"{percent(facts.read_share)} can be read{why}")
+    examples = (
+        "" if facts.with_examples is None else f", with {facts.n_examples} examples {percent(facts.with_examples)}"
+    )
+    constant = "" if facts.constant is None else f", always the same answer {percent(facts.constant)}"
+    say("scores", f"your prompt {percent(facts.seed)}{examples}{constant} (on {facts.n_rows} dev rows)")
+    if facts.luck is not None:
+        more = facts.luck_with_examples
+        dealt = "" if more is None else f", with {facts.n_examples} examples {percent(more.mean)}"
+        say("by chance", f"the same answers, dealt out to the rows at random: {percent(facts.luck.mean)}{dealt}")
+    say("head-room", f"{100 * facts.head_room:.0f} points up to {percent(facts.ceiling)}, the most the labels allow")
+    say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
+    say("proof", f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points")
+    again = f"the same answer scored again moves by {facts.metric_noise:.2f}"
+    say("noise", f"a row answered again moves by {facts.noise:.2f} on average; {again}")
+    labels = f"{percent(facts.contradictory_share)} of the rows contradict another"
+    say("labels", f"{labels}; {percent(facts.leaked_share)} hold the answer in an input")
+    if facts.near_copies:
+        say("leaks", facts.near_copies)
+    say("unsettled", f"{len(facts.unsettled)} of {facts.n_repeated} rows are answered differently from time to time")
+    for each in facts.unsettled[:3]:
+        say("", f"{each.shown!r}: {' / '.join(each.answers) or 'several answers'}")
+    for question in asked:
+        say("to settle", question)
+    price = "no money" if job.is_free else "an unknown sum" if bill.usd is None else f"about {money(bill.usd)}"
+    say("the night", f"about {count(bill.n_calls)} task calls, {duration(bill.seconds)} and {price}")
+    out.print(table)
+
+
+def _print_advice(out: Console, advice: Advice, config_path: Path) -> None:
+    style = {"go": "bold green", "stop": "bold red"}.get(advice.decision, "bold yellow")
+    out.print(f"\nAdvice: {advice.decision}", style=style, highlight=False)
+    for reason in advice.reasons:
+        out.print(f"- {reason}", highlight=False, markup=False)
+    if advice.decision == "go":
+        out.print("Next:", highlight=False)
+        print_command(out, f"run {shlex.quote(str(config_path))}")
+
+
+def _probe_json(facts: ProbeFacts, advice: Advice, asked: Sequence[str], bill: Estimate) -> dict[str, object]:
+    derived = {"head_room": facts.head_room, "smallest_gain": facts.smallest_gain, "ceiling": facts.ceiling}
+    return {
+        "advice": advice.decision,
+        "reasons": list(advice.reasons),
+        "facts": {**asdict(facts), **derived},
+        "questions": list(asked),
+        "estimate": asdict(bill),
+    }
+
+
+def _check_json(job: Job, found: Sequence[Probe], bill: Estimate, notes: Sequence[str]) -> dict[str, object]:
+    report = job.splits.report
+    rows = (*job.splits.train, *job.splits.dev, *job.splits.test)
+    texts = ("\n".join(str(value) for value in (*row.inputs.values(), *row.outputs.values())) for row in rows[:1000])
+    return {
+        "study": job.config.name,
+        "rows": dict(report.n),
+        "classes": {split: dict(counts) for split, counts in report.class_counts.items()},
+        "constant_answer": list(report.constant_answer) if report.constant_answer else None,
+        "provable_gain": provable_gain(report.n["test"]),
+        "warnings": [
+            *(unquoted(each) if job.config.tracking.rows == "ids" else each for each in report.warnings),
+            *notes,
+        ],
+        "personal_data": count_findings(texts),
+        "models": [asdict(each) for each in found],
+        "estimate": asdict(bill),
+    }

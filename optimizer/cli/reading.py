@@ -1,0 +1,213 @@
+"""What the commands do that read a finished or running study: show, compare, status, report, export."""
+
+from __future__ import annotations
+
+import json
+import sys
+import webbrowser
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Group
+from rich.panel import Panel
+from rich.table import Table
+from rich.text import Text
+
+from optimizer.cli.terminal import console, wide_console
+from optimizer.errors import ConfigError
+from optimizer.unattended.background import runs_flag
+from optimizer.words import visible
+
+if TYPE_CHECKING:
+    from optimizer.candidate import Candidate, Example
+    from optimizer.records import StudyView
+    from optimizer.study.saved import SavedStudy
+
+
+def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
+    """Print one study: its trials and operators, how the winner came to be, what changed, the verdict."""
+    from optimizer.cli.summary import print_summary, summary_json
+    from optimizer.cli.tables import diff_text, lineage_tree, lineage_words, operator_table, trial_table
+    from optimizer.proof import insight
+    from optimizer.study.saved import open_saved
+    from optimizer.study.showing import material_of
+
+    saved = open_saved(runs_dir, name)
+    material = material_of(saved, needs_rows=False)
+    view = material.view
+    prompts = {candidate.id: material.render(candidate) for candidate in (view.seed, view.best)}
+    if is_json:
+        print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
+        return 0
+    wide = wide_console()
+    star = Text("* no other trial is better and shorter\n", style="dim")
+    made = insight.lineage(view)
+    came = Group(lineage_tree(made, "How the best prompt came to be"), lineage_words(made))
+    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), came), highlight=False)
+    out = console()
+    if view.best != view.seed:
+        title = "From your prompt to the best one: {+added+} [-removed-]"
+        changes = diff_text(prompts[view.seed.id], prompts[view.best.id])
+        out.print(Text(), Panel(changes, title=title, title_align="left"), highlight=False)
+    print_summary(out, view, prompts, runs_flag=runs_flag(runs_dir))
+    return 0
+
+
+def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> int:
+    """Print two trials of one study side by side, or two studies; by default seed and best prompt."""
+    from optimizer.cli.comparison import compare_studies, compare_trials
+    from optimizer.study.saved import open_saved
+    from optimizer.study.showing import material_of, picked
+
+    first = material_of(open_saved(runs_dir, name))
+    if one is not None and other is None:
+        second = material_of(open_saved(runs_dir, one))
+        wide_console().print(compare_studies(first, second), highlight=False)
+        return 0
+    sides = picked(first.view, one or "seed"), picked(first.view, other or "best")
+    wide_console().print(compare_trials(first, *sides), highlight=False)
+    return 0
+
+
+def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> int:
+    """Print how far one study is, or a line for each."""
+    from optimizer.cli.tables import STATUS_KEYS, status_cells
+    from optimizer.machines.roster import lines, workers
+    from optimizer.study.saved import open_saved, study_names
+    from optimizer.unattended import background
+
+    names: list[str | None] = [name] if name else [*study_names(runs_dir)]
+    if is_json:
+        studies = [open_saved(runs_dir, each) for each in names or [None]]
+        found = [workers(one.journal) for one in studies]
+        rows = [
+            status_cells(one.view(), is_running=bool(at_work) or background.live(one.run_dir) is not None)
+            for one, at_work in zip(studies, found, strict=True)
+        ]
+        told = [
+            {**dict(zip(STATUS_KEYS, row, strict=True)), "workers": [each.name for each in at_work]}
+            for row, at_work in zip(rows, found, strict=True)
+        ]
+        print(json.dumps(told, indent=2, ensure_ascii=False))
+        return 0
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
+        table.add_column(head)
+    for each in names or [None]:
+        saved = open_saved(runs_dir, each)
+        view, live, at_work = saved.view(), background.live(saved.run_dir), workers(saved.journal)
+        table.add_row(*status_cells(view, is_running=live is not None or bool(at_work)))
+    console().print(table, highlight=False)
+    if name:
+        pause = str((saved.journal.load_study() or {}).get("pause") or "")
+        status_lines = background.lines(view, saved.journal.n_failed(), live, budget=saved.config.budget, pause=pause)
+        for line in [*status_lines, *lines(at_work)]:
+            console().print(line, highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: bool, opens_browser: bool) -> int:
+    """Write the report beside the study, or to the file that is asked for."""
+    from optimizer.report import report_html
+    from optimizer.storage.files import write_new, write_text
+    from optimizer.study.saved import open_saved
+    from optimizer.study.showing import report_material
+
+    saved = open_saved(runs_dir, name)
+    path = output or saved.run_dir / "report.html"
+    text = report_html(report_material(saved))
+    if output is None:
+        write_text(path, text)
+    else:
+        write_new(path, text, is_forced=is_forced)
+    console().print(f"wrote {path}", highlight=False)
+    if opens_browser and sys.stdout.isatty():
+        webbrowser.open(path.resolve().as_uri())
+    return 0
+
+
+def export_study(
+    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None = None
+) -> int:
+    """Print or write one prompt in the form that is asked for."""
+    from optimizer.export import export, export_format
+    from optimizer.storage.files import write_new
+    from optimizer.study.saved import open_saved
+    from optimizer.study.showing import picked
+
+    chosen = export_format(format)
+    saved = open_saved(runs_dir, name)
+    view = saved.view()
+    candidate = view.chosen if trial is None else picked(view, str(trial))
+    rows = suite_rows(saved) if chosen == "promptfoo" else ()
+    text = export(view, saved.program(), chosen, candidate, rows=rows)
+    if output is None:
+        sys.stdout.write(visible(text) if sys.stdout.isatty() else text)  # a row must not steer a terminal
+    else:
+        write_new(output, text, is_forced=is_forced)
+        console().print(f"wrote {output}", highlight=False)
+    if trial is None and view.chosen != view.best:
+        _tell_kept(view)
+    _tell_personal(candidate)
+    return 0
+
+
+def suite_rows(saved: SavedStudy) -> tuple[Example, ...]:
+    """The test rows that an exported suite may hold; how many is said on standard error."""
+    column, hides_all = saved.config.data.withheld_by, saved.config.tracking.rows == "ids"
+    rows = () if hides_all else saved.test_rows(shows_withheld=False)
+    why = " (tracking.rows is `ids`: the suite has the prompt alone)" if hides_all else ""
+    why = why or (f"; rows held back by {column} are left out" if column else "")
+    said = f"the file holds {len(rows)} test rows{why}"
+    console(is_error=True).print(said, highlight=False, markup=False, soft_wrap=True)
+    return rows
+
+
+def _tell_kept(view: StudyView) -> None:
+    """Say that the search's prompt has not won, and how to get it all the same."""
+    best = view.trial_of(view.best)
+    other = f"; the best candidate of the search: --trial {best.number + 1}" if best else ""
+    said = f"note: the verdict is keep, so this is the prompt that you had{other}"
+    console(is_error=True).print(said, highlight=False, style="yellow")
+
+
+def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool) -> int:
+    """Write every prompt that no other one beats in score and length at once, a file each, into a folder."""
+    from optimizer.export import SUFFIXES, export, export_format
+    from optimizer.proof import insight
+    from optimizer.storage.files import write_into
+    from optimizer.study.saved import open_saved
+    from optimizer.study.showing import material_of
+
+    chosen = export_format(format)
+    if output is None:
+        raise ConfigError("--pareto: writes a file for each prompt; name a folder with --output")
+    saved = open_saved(runs_dir, name)
+    material, program = material_of(saved, needs_rows=False), saved.program()
+    rows = suite_rows(saved) if chosen == "promptfoo" else ()
+    front = {each.number + 1: each.candidate for each in insight.front_of(material.view, material.n_chars)}
+    texts = {
+        f"{material.view.name}-trial-{n}{SUFFIXES[chosen]}": export(
+            material.view, program, chosen, candidate, rows=rows
+        )
+        for n, candidate in front.items()
+    }
+    write_into(output, texts, is_forced=is_forced)
+    console().print(f"wrote {len(texts)} prompts to {output}", highlight=False)
+    _tell_personal(*(candidate for candidate in front.values() if candidate))
+    return 0
+
+
+def _tell_personal(*candidates: Candidate) -> None:
+    """Name the rows that prompts show, and what in them looks like personal data, on standard error."""
+    from optimizer.export.personal import personal_data
+
+    err = console(is_error=True)
+    demos = sorted({demo.example_id for each in candidates for part in each.parts for demo in part.demos})
+    if not demos:
+        return
+    err.print(f"examples in the prompt: rows {', '.join(demos)}", highlight=False, style="dim")
+    found = dict.fromkeys(one for each in candidates for one in personal_data(each))
+    for one in found:
+        said = Text(f"personal data? row {one.example_id}, {one.field}: {one.kind} {one.masked}", style="yellow")
+        err.print(said, highlight=False)

@@ -1,0 +1,213 @@
+"""What `optimizer suggest` and `optimizer review` do: show, and pass on what a person decides."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from rich.columns import Columns
+from rich.console import Console
+from rich.panel import Panel
+from rich.text import Text
+
+from optimizer.candidate import Candidate, Example
+from optimizer.cli.terminal import console, hold_logs, print_command
+from optimizer.command_line import command_name
+from optimizer.data.text_files import text_of
+from optimizer.errors import ConfigError, StudyError, UserError
+from optimizer.prompts.marks import without_input_marks
+from optimizer.prompts.render import render
+from optimizer.review.finalists import Difference, Finalist, differences, finalists
+from optimizer.review.wishes import refuse_finished, reworded, suggest, veto, vetoes
+from optimizer.study.saved import SavedStudy, open_saved
+from optimizer.words import percent, visible
+
+SIDE_BY_SIDE = 100  # columns of the terminal from which panels stand beside each other
+
+
+def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor: str | None) -> int:
+    """Add a person's prompt to a study as its next trial."""
+    words = text_of(text)
+    saved = open_saved(runs_dir, name)
+    view = saved.view()
+    refuse_finished(view)
+    base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
+    candidate = _reworded(saved, base, words, predictor)
+    _say_suggested(name, is_new=suggest(saved.journal, view, candidate), state=view.state)
+    return 0
+
+
+def review_study(
+    name: str,
+    runs_dir: Path,
+    *,
+    vetoed: tuple[int, ...],
+    edited: int | None,
+    text: str | None,
+    is_json: bool,
+    edit: Callable[[str], str | None],
+    predictor: str | None = None,
+    ask: Callable[[str], str] | None = None,
+) -> int:
+    """Show the finalists and, with somebody to ask, what should become of them; or veto and edit as the flags say."""
+    hold_logs()
+    saved = open_saved(runs_dir, name)
+    if text is not None and edited is None:
+        raise ConfigError("--text: goes with --edit N, the trial whose prompt it replaces")
+    for number in vetoed:
+        _veto(saved, number)
+    if edited is not None:
+        _edit(saved, _finalist(saved, edited), text, edit, predictor)
+    if not vetoed and edited is None:
+        _show(saved, is_json=is_json)
+        if ask is not None and not is_json and saved.view().state != "finished":
+            _decide(saved, ask, edit)
+    return 0
+
+
+def _decide(saved: SavedStudy, ask: Callable[[str], str], edit: Callable[[str], str | None]) -> None:
+    """Veto and edit by word until nothing more is said; a wrong word is told and asked again."""
+    while words := ask("\nveto N, edit N (and of a program: edit N PREDICTOR), or Enter to leave").split():
+        try:
+            match words:
+                case ["veto", number] if number.isdigit():
+                    _veto(saved, int(number))
+                case ["edit", number, *rest] if number.isdigit() and len(rest) < 2:
+                    _edit(saved, _finalist(saved, int(number)), None, edit, rest[0] if rest else None)
+                case _:
+                    console().print("say `veto 4` or `edit 4`, with the number of a trial", highlight=False)
+        except UserError as error:
+            console().print(str(error), highlight=False, markup=False)
+
+
+def _veto(saved: SavedStudy, number: int) -> None:
+    veto(saved.journal, saved.view(), _finalist(saved, number).candidate)
+    console().print(f"trial {number} cannot win any more", highlight=False)
+
+
+def _edit(
+    saved: SavedStudy, finalist: Finalist, text: str | None, edit: Callable[[str], str | None], predictor: str | None
+) -> None:
+    refuse_finished(view := saved.view())
+    names = [part.predictor for part in finalist.candidate.parts]
+    if predictor not in (names if len(names) > 1 else [None, *names]):
+        raise StudyError(f"the program has the prompts {', '.join(names)}; name the one that you mean (--predictor)")
+    old = finalist.candidate.part(predictor or names[0]).instructions
+    new = text_of(text) if text is not None else edit(old)
+    if new is None or new.strip() == old.strip():
+        raise ConfigError("--edit: nothing was changed")
+    is_new = suggest(saved.journal, view, _reworded(saved, finalist.candidate, new, predictor))
+    _say_suggested(view.name, is_new=is_new, state=view.state)
+
+
+def _reworded(saved: SavedStudy, base: Candidate, text: str, predictor: str | None) -> Candidate:
+    """The candidate in a person's words, without marks for inputs, which the layout adds."""
+    spec = saved.program().specs.get(predictor or base.parts[0].predictor)
+    return reworded(base, without_input_marks(text, spec) if spec else text, predictor)
+
+
+def _say_suggested(name: str, *, is_new: bool, state: str) -> None:
+    if not is_new:
+        console().print(f"this very prompt has been tried; see: {command_name()} show {name}", highlight=False)
+        return
+    when = (
+        "the running study takes it up next, if there is time and budget left for it"
+        if state == "running"
+        else "it is raced next when the study is run again, if its budget allows"
+    )
+    console().print(f"added: {when}", highlight=False)
+
+
+def _finalist(saved: SavedStudy, number: int) -> Finalist:
+    every = finalists(saved.view(), vetoes(saved.journal), n=10**6)
+    found = next((each for each in every if each.number == number), None)
+    if found is None:
+        allowed = ", ".join(str(each.number) for each in sorted(every, key=lambda each: each.number))
+        raise StudyError(f"no trial {number} with a scored prompt; there are: {allowed or 'none yet'}")
+    return found
+
+
+def _number(like: str) -> int:
+    if not like.isdigit():
+        raise ConfigError(f"--like: {like!r} is neither `seed`, `best` nor the number of a trial")
+    return int(like)
+
+
+def _show(saved: SavedStudy, *, is_json: bool) -> None:
+    view = saved.view()
+    found = finalists(view, vetoes(saved.journal))
+    rows = differences(found, _rows(saved))
+    if is_json:
+        prompts = {each.number: render(saved.program(), each.candidate) for each in found}
+        print(json.dumps(_json(found, rows, prompts), indent=2, ensure_ascii=False))
+        return
+    out = console()
+    if not found:
+        out.print("no prompt has been scored yet")
+        return
+    panels = [_panel(each, saved, out) for each in found]
+    out.print(Columns(panels, equal=True) if out.width >= SIDE_BY_SIDE else "", end="")
+    for panel in panels if out.width < SIDE_BY_SIDE else ():
+        out.print(panel)
+    _print_differences(out, rows)
+    if view.state != "finished":
+        out.print("\nveto or edit one:")
+        for flag in ("--veto N", "--edit N"):
+            print_command(out, f"review {view.name} {flag}")
+
+
+def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:
+    score = f"{percent(each.trial.score)} on {len(each.trial.outcomes)} dev rows"
+    marks = " (yours)" if each.is_seed else " (vetoed)" if each.is_vetoed else ""
+    width = max(30, out.width // 3 - 2) if out.width >= SIDE_BY_SIDE else None
+    text = Text(visible(render(saved.program(), each.candidate)))
+    return Panel(text, title=f"trial {each.number}{marks}", subtitle=score, title_align="left", width=width)
+
+
+def _print_differences(out: Console, rows: list[Difference]) -> None:
+    out.print(Text("Where they differ:" if rows else "They answer no shared dev row differently.", style="bold"))
+    for row in rows:
+        out.print(Text(f"\n{row.shown}"))
+        if row.expected:
+            out.print(Text(f"  expected: {row.expected}", style="dim"))
+        for number, answer in row.answers.items():
+            value = row.values.get(number)
+            out.print(Text(f"  trial {number}: {answer} ({'failed' if value is None else f'{value:.2f}'})"))
+
+
+def _rows(saved: SavedStudy) -> Mapping[str, Example]:
+    """The dev rows by id, read again from the study's data; none when the data is gone or came from Python."""
+    from optimizer.data.loading import load_splits
+
+    try:
+        return {row.id: row for row in load_splits(saved.config, folder=saved.folder).dev}
+    except UserError:
+        return {}
+
+
+def _json(found: list[Finalist], rows: list[Difference], prompts: Mapping[int, str]) -> dict[str, object]:
+    return {
+        "finalists": [
+            {
+                "trial": each.number,
+                "candidate": each.candidate.id,
+                "score": each.trial.score,
+                "rows": len(each.trial.outcomes),
+                "is_seed": each.is_seed,
+                "is_vetoed": each.is_vetoed,
+                "prompt": prompts[each.number],
+            }
+            for each in found
+        ],
+        "differences": [
+            {
+                "example": row.example_id,
+                "input": row.shown,
+                "expected": row.expected,
+                "answers": {str(number): answer for number, answer in row.answers.items()},
+                "values": {str(number): value for number, value in row.values.items()},
+            }
+            for row in rows
+        ],
+    }

@@ -1,0 +1,144 @@
+"""Tables of studies and trials for the terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+from rich.tree import Tree
+
+from optimizer.proof import insight
+from optimizer.proof.insight import Step
+from optimizer.records import StudyView, TrialRecord
+from optimizer.word_diff import word_diff
+from optimizer.words import count, duration, money, operator_words, percent, points, visible
+
+STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
+
+
+def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
+    """One line of `optimizer status`."""
+    trial = view.trial_of(view.best)
+    best = f"{_best(view, trial)} (trial {trial.number + 1})" if trial else "-"
+    verdict = view.verdict
+    said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
+    state: str = "interrupted" if view.state == "running" and not is_running else view.state
+    state += f": {view.stop_reason}" if view.state == "paused" else ""
+    calls = count(sum(view.spend.calls.values()))
+    return [
+        view.name,
+        state,
+        str(len(view.trials)),
+        best,
+        calls,
+        money(view.spend.usd),
+        duration(view.wall_s),
+        said,
+    ]
+
+
+def _best(view: StudyView, trial: TrialRecord) -> str:
+    """The score on dev, corrected for having been chosen once that can be done; before, on how many rows it is."""
+    if view.dev is not None:
+        return percent(view.dev.winner)
+    return f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.outcomes else "-"
+
+
+def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
+    """One line a trial, with its score on all dev rows that it has.
+
+    A star marks the front of score against length, among trials that ran their whole race.
+
+    Args:
+        n_chars: candidate id to prompt length.
+    """
+    starred = {trial.number for trial in insight.front_of(view, n_chars)}
+    lengths = {trial.number: n_chars[trial.candidate.id] for trial in view.trials if trial.candidate}
+    shown = {number: f"{n}{'*' if number in starred else ''}" for number, n in lengths.items()}
+    cells = [_trial_cells(trial, shown.get(trial.number, ""), _dev_score(view, trial)) for trial in view.trials]
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
+    for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
+        table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
+    table.add_column("why", overflow="fold")
+    for trial, row in zip(view.trials, cells, strict=True):
+        table.add_row(*row, style="green" if trial.candidate == view.best else None)
+    return table
+
+
+def operator_table(view: StudyView) -> Table:
+    """One line an operator: what was tried, what became of it, what it gained."""
+    table = _table("operator", "tried", "led", "gained", "in full", "dropped", "rejected", "failed", "calls")
+    for row in insight.operators(view):
+        fates = (row.complete, row.pruned, row.rejected, row.failed)
+        gained = points(row.gain) if row.won else "-"
+        cells = [row.operator, str(row.tried), str(row.won), gained, *map(str, fates), count(row.calls)]
+        table.add_row(*cells, style="green" if row.is_winner else None)
+    return table
+
+
+def lineage_tree(step: Step, title: str) -> Tree:
+    """The candidate above what it was made from, each with its score and what the step was worth."""
+    tree = Tree(Text(title, style="bold"), guide_style="dim")
+    _grow(tree, step)
+    return tree
+
+
+def lineage_words(step: Step) -> Text:
+    """What the operators on the way do, a line each."""
+    found = operator_words(_operators(step))
+    return Text("\n".join(f"{name}: {what}" for name, what in found.items()), style="dim")
+
+
+def _operators(step: Step) -> Iterator[str]:
+    if step.trial:
+        yield step.trial.recipe.operator
+    for parent in step.parents:
+        yield from _operators(parent)
+
+
+def _grow(tree: Tree, step: Step, note: str = "") -> None:
+    trial = step.trial
+    name = f"trial {trial.number + 1}  {trial.recipe.operator}" if trial else "your prompt, not scored"
+    score = f"  {percent(trial.score)} on {len(trial.outcomes)} rows" if trial and trial.outcomes else ""
+    branch = tree.add(Text(f"{name}{score}{note}"))
+    for parent, gained in zip(step.parents, step.worth, strict=True):
+        said = f"  (the step above: {points(gained.difference)} on {gained.n} shared rows)" if gained else ""
+        _grow(branch, parent, said)
+
+
+def diff_text(old: str, new: str) -> Text:
+    """The new text with what was added in green and what was removed in red, marked `[-...-]{+...+}` without colour."""
+    text = Text()
+    for kind, piece in word_diff(visible(old), visible(new)):
+        if kind == "same":
+            text.append(piece)
+        elif kind == "added":
+            text.append("{+", style="dim").append(piece, style="green").append("+}", style="dim")
+        else:
+            text.append("[-", style="dim").append(piece, style="red strike").append("-]", style="dim")
+    return text
+
+
+def _table(*heads: str) -> Table:
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in heads:
+        table.add_column(head, overflow="ellipsis", no_wrap=True)
+    return table
+
+
+def _dev_score(view: StudyView, trial: TrialRecord) -> tuple[float | None, int]:
+    """Mean value and number of dev rows: of finalists and seed those after the search, else those of the race."""
+    later = view.dev_scores.get(trial.candidate.id) if trial.candidate and trial.outcomes else None
+    return later or (trial.score, len(trial.outcomes))
+
+
+def _trial_cells(trial: TrialRecord, length: str, scored: tuple[float | None, int]) -> list[str]:
+    difference = points(trial.difference) if trial.difference is not None else ""
+    calls = str(trial.task_calls + trial.proposer_calls)
+    rows = str(scored[1]) if scored[1] else ""
+    score = percent(scored[0]) if scored[0] is not None else ""
+    number, made_by = str(trial.number + 1), trial.recipe.operator
+    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(visible(trial.reason[:80]))]

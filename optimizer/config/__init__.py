@@ -1,0 +1,1 @@
+"""The configuration file: what may be set, how it is read, and what is wrong with it."""

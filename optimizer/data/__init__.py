@@ -1,0 +1,1 @@
+"""From sources of rows to three disjoint splits."""

@@ -1,0 +1,282 @@
+"""The splits as a whole: what they hold, what is odd about them, and the proof that they share nothing. Pure.
+
+Warns in plain words with numbers. Whether there is too little to learn from is decided while loading, not here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import combinations
+
+from optimizer.candidate import Example, canonical_json
+from optimizer.data.splits import SPLIT_NAMES, SplitName, class_of, content_key, near_key, texts
+from optimizer.errors import DataError
+
+Rows = Mapping[SplitName, Sequence[Example]]
+WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
+WANTED_TRAIN_PER_CLASS = 5
+SHARE_GAP = 0.10
+N_SHOWN = 3
+MAX_CLASSES_LISTED = 12
+_QUOTES = re.compile(r"(a row of another answer|are bad and were left out)[:,].*", re.DOTALL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataReport:
+    """What was read and what became of it.
+
+    Attributes:
+        n: rows in each split, after removals and caps.
+        n_read: rows in the sources, bad ones included.
+        n_bad: rows left out because they cannot be used; `bad_rows` describes the first hundred.
+        n_duplicates: rows left out because an equal one was kept.
+        n_overlap: rows left out because another given file has the same inputs; never from test.
+        n_contradictory: rows that share their inputs with a row of another answer; all kept. `contradictions` shows
+            three groups.
+        class_counts: split to class to rows; empty unless an output is a label or a boolean.
+        constant_answer: the most frequent class of dev and its share there, in [0, 1]: what no thought would score.
+        warnings: sentences for people.
+        fingerprints: split to SHA-256 of its rows, whatever their order; extras are not part of it.
+    """
+
+    n: Mapping[SplitName, int]
+    n_read: int = 0
+    n_bad: int = 0
+    n_duplicates: int = 0
+    n_overlap: int = 0
+    n_contradictory: int = 0
+    bad_rows: tuple[str, ...] = ()
+    contradictions: tuple[str, ...] = ()
+    class_counts: Mapping[SplitName, Mapping[str, int]] = field(default_factory=dict)
+    constant_answer: tuple[str, float] | None = None
+    warnings: tuple[str, ...] = ()
+    fingerprints: Mapping[SplitName, str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Splits:
+    """The rows of each split, in the order in which races read them.
+
+    Attributes:
+        withheld: ids of rows that no prompt, proposer or export may show, and of their near-copies.
+    """
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    test: tuple[Example, ...]
+    report: DataReport
+    withheld: frozenset[str] = frozenset()
+
+    def by_name(self) -> dict[SplitName, tuple[Example, ...]]:
+        return {"train": self.train, "dev": self.dev, "test": self.test}
+
+
+@dataclass(slots=True, kw_only=True)
+class Tally:
+    """What was met while reading; filled row by row.
+
+    Attributes:
+        overlaps: rows removed from each split because another one has their inputs.
+        answers: different outputs. It only matters whether there are two, so no more are kept.
+        groups: different `split_key`s, up to a few.
+        withheld: hashes of the `split_key`s of rows that no prompt may show.
+        sampled: rows of splits for which nobody has said how many to take.
+    """
+
+    n_read: int = 0
+    n_bad: int = 0
+    n_duplicates: int = 0
+    overlaps: Counter[SplitName] = field(default_factory=Counter)
+    bad_rows: list[str] = field(default_factory=list)
+    answers: set[str] = field(default_factory=set)
+    groups: set[str] = field(default_factory=set)
+    withheld: set[int] = field(default_factory=set)
+    sampled: Mapping[SplitName, int] = field(default_factory=dict)
+
+    def added_to(self, report: DataReport) -> DataReport:
+        warnings = [
+            f"{n} rows of {name} have the same inputs as a row of another split and were removed from {name}"
+            for name, n in self.overlaps.items()
+        ]
+        if self.n_bad:
+            left_out = f"{self.n_bad} of {self.n_read} rows are bad and were left out"
+            warnings.append(f"{left_out}, for example {self.bad_rows[0]}")
+        warnings += [
+            f"{report.n[name]:,} of {n:,} {name} rows are taken; data.max_rows.{name} takes another number"
+            for name, n in self.sampled.items()
+            if n > report.n[name]
+        ]
+        return replace(
+            report,
+            n_read=self.n_read,
+            n_bad=self.n_bad,
+            n_duplicates=self.n_duplicates,
+            n_overlap=self.overlaps.total(),
+            bad_rows=tuple(self.bad_rows),
+            warnings=(*warnings, *report.warnings),
+        )
+
+
+def describe(rows: Rows, *, class_output: str | None, choices: Sequence[str], keep_digits: bool) -> DataReport:
+    """Count and compare the rows of three non-empty splits.
+
+    What was met while reading (bad rows, duplicates, overlaps) is added by whoever read.
+
+    Args:
+        class_output: the label or boolean output whose classes are counted; None for none.
+        choices: classes that the task allows, so that one without rows is noticed.
+        keep_digits: see `near_key`.
+    """
+    n = {name: len(rows[name]) for name in SPLIT_NAMES}
+    counts = class_counts(rows, class_output)
+    groups = contradictions(row for name in SPLIT_NAMES for row in rows[name])
+    shown = tuple(describe_contradiction(group) for group in groups[:N_SHOWN])
+    n_contradictory = sum(len(group) for group in groups)
+    disputed = [f"{n_contradictory} rows share their inputs with a row of another answer: {'; '.join(shown)}"]
+    return DataReport(
+        n=n,
+        n_contradictory=n_contradictory,
+        contradictions=shown,
+        class_counts=counts,
+        constant_answer=constant_answer(counts),
+        warnings=(
+            *warn_sizes(n),
+            *warn_classes(counts, choices),
+            *(disputed if groups else []),
+            *warn_near_copies(rows, keep_digits=keep_digits),
+        ),
+        fingerprints={name: fingerprint(rows[name]) for name in SPLIT_NAMES},
+    )
+
+
+def fingerprint(examples: Iterable[Example]) -> str:
+    """SHA-256 over the sorted canonical rows, so the order of the rows does not matter."""
+    digest = hashlib.sha256()
+    for row in sorted(canonical_json([example.inputs, example.outputs]) for example in examples):
+        digest.update(row.encode() + b"\n")
+    return digest.hexdigest()
+
+
+def assert_disjoint(splits: Splits) -> None:
+    """Prove that no two splits share inputs and that no two rows share an id.
+
+    Raises:
+        DataError: they do. Loading cannot cause it; a bug or a hand-made `Splits` can.
+    """
+    rows = splits.by_name()
+    keys = {name: {content_key(example.inputs): example.id for example in rows[name]} for name in SPLIT_NAMES}
+    for one, other in combinations(SPLIT_NAMES, 2):
+        if shared := sorted(keys[one].keys() & keys[other].keys()):
+            raise DataError(
+                f"data: {one} and {other} share {len(shared)} rows, for example {keys[other][shared[0]]!r} "
+                f"{_brief(shared[0])!r}; splits must not share inputs; please report this as a bug"
+            )
+    ids = Counter(example.id for examples in rows.values() for example in examples)
+    if twice := [example_id for example_id, n in ids.items() if n > 1]:
+        raise DataError(
+            f"data: id {twice[0]!r} names {ids[twice[0]]} rows; ids must be unique; please report this as a bug"
+        )
+
+
+def class_counts(rows: Rows, output: str | None) -> dict[SplitName, dict[str, int]]:
+    if output is None:
+        return {}
+    return {name: dict(sorted(Counter(class_of(row, output) for row in rows[name]).items())) for name in SPLIT_NAMES}
+
+
+def constant_answer(counts: Mapping[SplitName, Mapping[str, int]]) -> tuple[str, float] | None:
+    """The best that one fixed answer can score on dev; the first in the alphabet when two tie."""
+    if not counts:
+        return None
+    dev = counts["dev"]
+    label = max(sorted(dev), key=lambda name: dev[name])
+    return label, dev[label] / sum(dev.values())
+
+
+def contradictions(rows: Iterable[Example]) -> list[list[Example]]:
+    """Groups of rows with the same inputs and different outputs."""
+    groups: dict[str, list[Example]] = {}
+    for row in rows:
+        groups.setdefault(content_key(row.inputs), []).append(row)
+    return [group for _, group in sorted(groups.items()) if len(group) > 1]
+
+
+def describe_contradiction(group: Sequence[Example]) -> str:
+    answers = sorted({_brief(", ".join(texts(row.outputs)), 40) for row in group})
+    return f"{_brief(' | '.join(texts(group[0].inputs)))!r} has the answers {', '.join(map(repr, answers))}"
+
+
+def provable_gain(n: int) -> float:
+    """Half-width of a 95% interval for a paired difference over `n` rows, if half of all rows change their score.
+
+    A rough figure for people; the verdict computes its own interval.
+    """
+    return min(1.0, 1.96 * math.sqrt(0.5 / n))
+
+
+def warn_sizes(n: Mapping[SplitName, int]) -> list[str]:
+    return [
+        f"{name} has {n[name]} rows, fewer than {wanted}: roughly, only a gain of {provable_gain(n[name]) * 100:.0f} "
+        f"points or more could be proved with it ({provable_gain(wanted) * 100:.0f} with {wanted} rows)"
+        for name, wanted in WANTED_ROWS.items()
+        if n[name] < wanted
+    ]
+
+
+def warn_classes(counts: Mapping[SplitName, Mapping[str, int]], choices: Sequence[str]) -> list[str]:
+    """Name classes that train can hardly show, and classes that weigh differently from split to split."""
+    if not counts:
+        return []
+    labels = sorted({*choices, *(label for split in counts.values() for label in split)})
+    scarce = {label: n for label in labels if (n := counts["train"].get(label, 0)) < WANTED_TRAIN_PER_CLASS}
+    found = [f"class {label!r} has {n} train rows, fewer than {WANTED_TRAIN_PER_CLASS}" for label, n in scarce.items()]
+    if len(scarce) > N_SHOWN:
+        fewest = ", ".join(
+            f"{label!r} ({n})" for label, n in sorted(scarce.items(), key=lambda item: item[1])[:N_SHOWN]
+        )
+        few = f"{len(scarce)} of {len(labels)} classes have fewer than {WANTED_TRAIN_PER_CLASS} train rows"
+        found = [f"{few}, such as {fewest}"]
+    for label in labels:
+        shares = sorted((counts[name].get(label, 0) / sum(counts[name].values()), name) for name in SPLIT_NAMES)
+        (low, low_name), (high, high_name) = shares[0], shares[-1]
+        if high - low > SHARE_GAP:
+            found.append(f"class {label!r} makes up {low:.0%} of {low_name} and {high:.0%} of {high_name}")
+    return found
+
+
+def classes_text(counts: Mapping[str, int]) -> str:
+    """The classes of a split with their rows; many classes are summed up."""
+    if len(counts) <= MAX_CLASSES_LISTED:
+        return ", ".join(f"{name} {n}" for name, n in counts.items())
+    return f"{len(counts)} classes of {min(counts.values())} to {max(counts.values())} rows"
+
+
+def warn_near_copies(rows: Rows, *, keep_digits: bool) -> list[str]:
+    """Count rows that another split repeats but for digits and punctuation.
+
+    Splitting by hash prevents it, except for short texts; splits that were given as files may hold any number.
+    """
+    splits_of: dict[str, set[SplitName]] = {}
+    keys = {name: [near_key(row.inputs, keep_digits=keep_digits) for row in rows[name]] for name in SPLIT_NAMES}
+    for name in SPLIT_NAMES:
+        for key in keys[name]:
+            splits_of.setdefault(key, set()).add(name)
+    n = {name: sum(bool(key) and len(splits_of[key]) > 1 for key in keys[name]) for name in SPLIT_NAMES}
+    if not sum(n.values()):
+        return []
+    counts = ", ".join(f"{count} in {name}" for name, count in n.items() if count)
+    return [f"near-duplicates across splits: {counts} differ from a row of another split only in digits or punctuation"]
+
+
+def unquoted(warning: str) -> str:
+    """The warning without the rows that it quotes."""
+    return _QUOTES.sub(r"\1", warning)
+
+
+def _brief(text: str, limit: int = 60) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,0 +1,1 @@
+"""`optimizer init`: from a file of examples to a configuration."""

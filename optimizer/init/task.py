@@ -1,0 +1,270 @@
+"""Looks at rows that nobody has described yet and proposes a task: roles of columns, kinds, labels, metric. Pure.
+
+Every proposal is a guess that a person reads before anything is spent, so it is kept simple and says what it rests on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optimizer.candidate import Fields, JsonValue
+from optimizer.config.keys import OutputKind
+from optimizer.data.fields import NO, YES
+from optimizer.data.splits import normalise
+from optimizer.errors import DataError, did_you_mean
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+OUTPUT_NAMES = _set(
+    "urgency severity diagnosis status code grade label labels answer output target category class "
+    "intent team expected summary translation reply completion response topic sentiment result score "
+    "rating gold reference queue priority decision verdict"
+)
+INPUT_NAMES = _set(
+    "text message question input context document article passage prompt email mail body title "
+    "subject note notes review sentence content comment query description ticket request history "
+    "conversation"
+)
+OPT_OUT_NAMES = _set("withheld withhold confidential sensitive optout opted private hidden secret no_demos")
+CONSENT_NAMES = _set("consent consented consents agreed permission permitted einwilligung zustimmung may_show")
+IGNORED_NAMES = _set("id index idx uuid guid date time created updated timestamp url split nr no number row")
+MAX_LABELS = 200
+MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
+MAX_LABEL_CHARS = 60
+SHORT_ANSWER_WORDS, LONG_ANSWER_WORDS = 4, 30
+UNEVEN = 0.7  # share of the most frequent label from which accuracy says little
+MAX_EMPTY_SHARE = 0.2
+MIN_ROWS = 40
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """What a column holds. `values` are those of rows where it is not empty."""
+
+    name: str
+    values: tuple[JsonValue, ...]
+    n_rows: int
+
+    @property
+    def texts(self) -> list[str]:
+        return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in self.values]
+
+    @property
+    def n_empty(self) -> int:
+        return self.n_rows - len(self.values)
+
+    @property
+    def n_different(self) -> int:
+        return len({normalise(text) for text in self.texts})
+
+    @property
+    def mean_chars(self) -> float:
+        return sum(map(len, self.texts)) / max(1, len(self.values))
+
+    @property
+    def mean_words(self) -> float:
+        return sum(_n_words(text) for text in self.texts) / max(1, len(self.values))
+
+    @property
+    def words(self) -> frozenset[str]:
+        """The words of the column's name, in lower case."""
+        spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", self.name)
+        return frozenset(re.findall(r"[^\W\d_]+", spaced.lower()))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutputGuess:
+    """One output: its kind and, for labels and objects, what it may hold."""
+
+    kind: OutputKind
+    choices: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+    max_chars: int = 0
+    largest_share: float = 0.0  # of the most frequent label
+
+
+def columns_of(rows: Sequence[Fields]) -> dict[str, Column]:
+    """Return the columns by name, in the order in which they first occur; those without any value are left out."""
+    names = dict.fromkeys(name for row in rows for name in row if name)
+    found = {}
+    for name in names:
+        values = tuple(value for row in rows if not is_empty(value := row.get(name)))
+        if values:
+            found[name] = Column(name=name, values=values, n_rows=len(rows))
+    return found
+
+
+def is_empty(value: JsonValue) -> bool:
+    return value is None or value == [] or (isinstance(value, str) and not value.strip())
+
+
+def pick_output(columns: Mapping[str, Column], inputs: Sequence[str]) -> str:
+    """Return the column that is most likely the answer: by its name, else the last one with few different values.
+
+    Raises:
+        DataError: there is no column left.
+    """
+    left = [column for name, column in columns.items() if name not in inputs]
+    if not left:
+        raise DataError("no column is left for the answer; name it with --output")
+    named = [column for column in left if column.words & OUTPUT_NAMES]
+    few = [column for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
+    return (named or few or left)[-1].name
+
+
+def other_outputs(columns: Mapping[str, Column], inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """Return columns that might be the answer as well."""
+    left = [column for name, column in columns.items() if name not in (*inputs, *outputs)]
+    return [column.name for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
+
+
+def pick_group(columns: Mapping[str, Column], used: Sequence[str]) -> str:
+    """Return a column that divides the rows into a few groups, or an empty text."""
+    left = [column for name, column in columns.items() if name not in used and not column.words & IGNORED_NAMES]
+    return next((column.name for column in left if is_label_like(column) and column.n_different <= 12), "")
+
+
+def pick_opt_out(columns: Mapping[str, Column], used: Sequence[str]) -> str:
+    """Return a column that seems to say which rows must not be shown, or an empty text."""
+    left = [column for name, column in columns.items() if name not in used]
+    says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
+    return next((column.name for column in says_so if column.words & OPT_OUT_NAMES), "")
+
+
+def pick_consent(columns: Mapping[str, Column], used: Sequence[str]) -> str:
+    """Return a column that seems to say which rows may be shown, or an empty text."""
+    left = [column for name, column in columns.items() if name not in used]
+    says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
+    return next((column.name for column in says_so if column.words & CONSENT_NAMES), "")
+
+
+def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:
+    """Return the columns that are most likely read: those that are named so or hold text, else all but ids and dates.
+
+    Raises:
+        DataError: there is no column left.
+    """
+    left = [column for name, column in columns.items() if name not in outputs]
+    usable = [column for column in left if not (column.words & IGNORED_NAMES) and not _is_id(column)]
+    text = [column for column in usable if column.words & INPUT_NAMES or column.mean_chars >= 25]
+    chosen = text or usable or left
+    if not chosen:
+        names = ", ".join(columns)
+        raise DataError(f"only the column {names!r} is there; one for what goes in and one for the answer are needed")
+    return [column.name for column in chosen]
+
+
+def is_label_like(column: Column) -> bool:
+    n = column.n_different
+    is_short = max(map(len, column.texts)) <= MAX_LABEL_CHARS
+    return is_short and 2 <= n <= MAX_LABELS and len(column.values) >= MIN_ROWS_PER_LABEL * n
+
+
+def guess_output(column: Column) -> OutputGuess:
+    """Return the kind of an answer, from all of its values."""
+    values, max_chars = column.values, max(map(len, column.texts))
+    if keys := _json_keys(values):
+        return OutputGuess(kind="json", keys=keys, max_chars=max_chars)
+    if {normalise(text) for text in column.texts} <= {"yes", "no", "true", "false"} and column.n_different == 2:
+        counts = Counter(normalise(text) for text in column.texts)
+        return OutputGuess(kind="boolean", max_chars=5, largest_share=max(counts.values()) / len(values))
+    is_number = all(_NUMBER.fullmatch(text.strip()) for text in column.texts)
+    if is_number and column.n_different > 10:
+        return OutputGuess(kind="number", max_chars=max_chars)
+    if is_label_like(column):
+        choices, share = _labels(column)
+        return OutputGuess(kind="label", choices=choices, max_chars=max_chars, largest_share=share)
+    return OutputGuess(kind="number" if is_number else "text", max_chars=max_chars)
+
+
+def pick_metric(column: Column, guess: OutputGuess) -> tuple[str, str]:
+    """Return the metric for an output, and why, in a few words."""
+    if guess.kind in ("label", "boolean"):
+        if guess.largest_share > UNEVEN:
+            share = f"{guess.largest_share:.0%}"
+            return "macro_f1", f"one answer makes up {share} of the rows, so every answer counts alike, rare ones too"
+        return "accuracy", "the share of answers that are right"
+    if guess.kind == "number":
+        return "number", "right when the last number of the answer is the expected one"
+    if guess.kind == "json":
+        return "json_fields", "the share of the expected keys whose values are right"
+    if column.mean_words <= SHORT_ANSWER_WORDS:
+        return "exact_match", "right when the texts agree but for case and punctuation"
+    if column.mean_words <= LONG_ANSWER_WORDS:
+        return "token_f1", "the words in common with the expected answer; `judge` grades by a rubric instead"
+    return "rouge_l", "the longest common run of words; `judge` grades by a rubric instead"
+
+
+def field_names(columns: Sequence[str], *, taken: Sequence[str] = ()) -> dict[str, str]:
+    """Return a field name for each column: lower case, ASCII, one word, none twice."""
+    names: dict[str, str] = {}
+    for column in columns:
+        base = re.sub(r"\W+", "_", column.lower(), flags=re.ASCII).strip("_") or "field"
+        base = base if re.match(r"[a-z]", base) else f"field_{base}"
+        base = f"{base}_" if base in _RESERVED else base
+        name, n = base, 2
+        while name in names.values() or name in taken:
+            name, n = f"{base}_{n}", n + 1
+        names[column] = name
+    return names
+
+
+def require_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: str) -> None:
+    """Refuse a column that is not there.
+
+    Raises:
+        DataError: with the nearest name.
+    """
+    for name in wanted:
+        if name not in columns:
+            known = ", ".join(columns)
+            raise DataError(f"{flag}: no column {name!r}; columns with values: {known}.{did_you_mean(name, columns)}")
+
+
+_NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_RESERVED = _set("self instance signature config demos lm fields instructions reasoning completions")
+_CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
+
+
+def _n_words(text: str) -> int:
+    """Words; two characters of Chinese or Japanese count as one."""
+    n_cjk = len(_CJK.findall(text))
+    return len(_CJK.sub(" ", text).split()) + (n_cjk + 1) // 2
+
+
+def _is_id(column: Column) -> bool:
+    """Every value another one, and each a number or a single word with digits in it."""
+    is_unique = column.n_different == len(column.values) and len(column.values) > 1
+    return is_unique and all(re.fullmatch(r"[\w.-]*\d[\w.-]*", text) for text in column.texts)
+
+
+def _json_keys(values: Sequence[JsonValue]) -> tuple[str, ...]:
+    """Keys of the objects, most frequent first; empty unless all values are objects or texts of objects."""
+    counts: Counter[str] = Counter()
+    for value in values:
+        if isinstance(value, str):
+            try:
+                value = json.loads(value) if value.lstrip().startswith("{") else None
+            except ValueError:
+                value = None
+        if not isinstance(value, Mapping):
+            return ()
+        counts.update(value.keys())
+    return tuple(name for name, _ in counts.most_common(30))
+
+
+def _labels(column: Column) -> tuple[tuple[str, ...], float]:
+    """Return the labels, each in its most frequent spelling, and the share of the most frequent one."""
+    spellings: dict[str, Counter[str]] = {}
+    for text in column.texts:
+        spellings.setdefault(normalise(text), Counter())[text.strip()] += 1
+    labels = sorted(counter.most_common(1)[0][0] for counter in spellings.values())
+    largest = max(counter.total() for counter in spellings.values())
+    return tuple(labels), largest / len(column.values)

@@ -1,0 +1,1 @@
+"""Any number of processes on one study."""

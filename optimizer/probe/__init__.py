@@ -1,0 +1,1 @@
+"""`optimizer check`: what can be known before the night begins."""

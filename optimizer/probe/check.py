@@ -1,0 +1,192 @@
+"""What `optimizer check` finds out before anything is spent: the metric tried, one call to each model, and the bill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from optimizer.budget.room import Need, lack_of_room, require_room
+from optimizer.candidate import Example, Fields
+from optimizer.errors import ConfigError, MetricError
+from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
+from optimizer.metrics import score
+from optimizer.prompts.formats import UnreadableReply
+from optimizer.prompts.program import Refused
+from optimizer.prompts.spec import Message
+from optimizer.records import Role
+from optimizer.study.job import Job
+from optimizer.words import percent, visible
+
+RACED_SHARE = (
+    0.32  # (task calls - 2 x test rows) / (trials x dev rows), mean of experiments/results/quickstart_seeds.json
+)
+N_TRIED = 3  # rows on which the metric is tried
+CHAT_TOKENS = 200  # fewer cut most of the instructions that a chat model writes
+SURE_SHARE = 0.5  # of what one row took: others may be shorter
+MAX_SHOWN = 60
+HIDDEN = "(hidden: tracking.rows is ids)"  # a reply may quote its row
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """One real call to one model. `usd` is 0 where the price is unknown; `note` says why a reply is no use."""
+
+    role: Role
+    model: str
+    seconds: float
+    tokens: int
+    reply: str
+    note: str = ""
+    usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Estimate:
+    """What a study will take. `usd` is None when a price is unknown."""
+
+    n_calls_max: int
+    n_calls: int
+    seconds: float
+    usd: float | None
+
+
+def probes(job: Job) -> Iterator[Probe]:
+    """Call each model once and yield what came back.
+
+    Raises:
+        ConfigError: a model cannot be called; one line says why.
+    """
+    yield _probe_task(job)
+    hello = CallRequest(messages=(Message("user", "Say hello in one word."),), max_tokens=8)
+    if job.proposer_backend is not job.task_backend:
+        yield _probe(job.proposer_backend, "proposer", hello)
+    if job.judge_backend is not None and job.judge_backend is not job.proposer_backend:
+        yield _probe(job.judge_backend, "judge", hello)
+
+
+def metric_notes(job: Job) -> list[str]:
+    """Score some expected answers and one of another row, and return what is odd. A judge is not asked.
+
+    Raises:
+        ConfigError: the metric raised, or returned something that is no score.
+    """
+    rows = [row for row in job.splits.dev if None not in row.outputs.values()]
+    if job.config.metric.asks_judge or not rows:
+        return []
+    best = max(_tried(job, row, row.outputs, "the expected answer") for row in rows[:N_TRIED])
+    others = (row.outputs for row in rows if row.outputs != rows[0].outputs)
+    _tried(job, rows[0], next(others, rows[0].outputs), "another row's answer")
+    if best == 1:
+        return []
+    n = min(N_TRIED, len(rows))
+    return [
+        f"metric: the expected answers of {n} dev rows score {percent(best)} at most; is this what it should measure?"
+    ]
+
+
+def _tried(job: Job, row: Example, answer: Fields, what: str) -> float:
+    try:
+        return score(job.metric, row, answer).value
+    except MetricError as error:
+        raise ConfigError(f"metric: {what} could not be scored: {error}") from error
+
+
+def concerns(job: Job, found: Probe) -> list[str]:
+    """Return what should be changed before a run, though it could begin.
+
+    Args:
+        found: what the task model answered.
+
+    Raises:
+        ConfigError: a cap of tokens or money is too small for any study.
+    """
+    notes, task = [], job.config.lm.task
+    if found.note:
+        notes.append(
+            f"lm.task: {found.note}; it was {visible(' '.join(found.reply.split()))[:MAX_SHOWN]!r}. Raise "
+            f"lm.task.max_tokens (now {task.max_tokens}), name another layout in search.formats, or take another "
+            "model; `check --probe` counts how many replies can be read"
+        )
+    proposer = job.config.proposer
+    if job.proposer_backend.style == "chat" and proposer.max_tokens < CHAT_TOKENS:
+        notes.append(
+            f"lm.proposer.max_tokens: {proposer.max_tokens} cuts most instructions that a chat model writes, and those "
+            "are lost; give 1000"
+        )
+    need = _measured_need(job, found)
+    require_room(job.config.budget, need.times(SURE_SHARE))
+    lack = lack_of_room(job.config.budget, need)
+    return [*notes, f"{lack} if all rows are like the first"] if lack else notes
+
+
+def _measured_need(job: Job, found: Probe) -> Need:
+    """The least that a study takes, from what the first dev row took and how long the others are."""
+    need, n_calls = job.need(), len(job.program.specs)
+    asked = (*job.splits.dev[: need.n_race], *job.splits.test[: need.n_test])
+    n_chars = len(job.config.prompt) + sum(map(_n_chars, asked)) / len(asked)
+    scale = n_calls * need.n_asked * n_chars / max(1, len(job.config.prompt) + _n_chars(job.splits.dev[0]))
+    return need._replace(tokens=scale * found.tokens, usd=scale * job.task_price * found.usd)
+
+
+def _n_chars(row: Example) -> int:
+    return sum(len(str(value)) for value in row.inputs.values())
+
+
+def estimate(job: Job, probe: Probe) -> Estimate:
+    """Estimate calls, time and money of the whole study from one task call."""
+    config, n_predictors = job.config, len(job.program.specs)
+    final = 2 * job.n_test * n_predictors
+    n_max = config.search.trials * len(job.splits.dev) * n_predictors + final
+    n_calls = int(config.search.trials * len(job.splits.dev) * n_predictors * RACED_SHARE) + final
+    if config.budget.task_calls is not None:
+        n_max, n_calls = min(n_max, config.budget.task_calls), min(n_calls, config.budget.task_calls)
+    n_at_once = job.task_backend.n_lanes if job.task_backend.is_local else config.lm.task.concurrency
+    seconds = n_calls * probe.seconds / n_at_once
+    if config.budget.wall_clock is not None:
+        seconds = min(seconds, config.budget.wall_clock)
+    return Estimate(n_calls_max=n_max, n_calls=n_calls, seconds=seconds, usd=_usd(job, probe, n_calls))
+
+
+def _usd(job: Job, probe: Probe, n_calls: int) -> float | None:
+    known = job.prices["task"].per_million is not None
+    return job.task_price * n_calls * probe.usd if known else None
+
+
+def _probe_task(job: Job) -> Probe:
+    """Run the seed prompt on the first dev example, as the study will."""
+    spent: list[Probe] = []
+
+    def complete(request: CallRequest) -> Reply:
+        probe, reply = _call(job.task_backend, "task", request)
+        spent.append(replace(probe, usd=job.prices["task"].usd(reply.tokens_in, reply.tokens_out)))
+        return reply
+
+    note, hides_rows = "", job.config.tracking.rows == "ids"
+    seed = job.program.seed(job.config.prompt)
+    try:
+        job.program.run(seed, job.splits.dev[0].inputs, complete)
+    except UnreadableReply as error:
+        note = "the reply could not be read" + ("" if hides_rows else f": {error.args[0]}")
+    except Refused:
+        note = "the model declined to answer"
+    last = spent[-1]
+    seconds, tokens = sum(probe.seconds for probe in spent), sum(probe.tokens for probe in spent)
+    usd, n, reply = sum(probe.usd for probe in spent), len(spent), HIDDEN if hides_rows else last.reply
+    return replace(last, seconds=seconds / n, tokens=tokens // n, usd=usd / n, reply=reply, note=note)
+
+
+def _probe(backend: Backend, role: Role, request: CallRequest) -> Probe:
+    return _call(backend, role, request)[0]
+
+
+def _call(backend: Backend, role: Role, request: CallRequest) -> tuple[Probe, Reply]:
+    started = time.monotonic()
+    try:
+        reply = backend.complete(request)
+    except AttemptError as error:
+        if error.kind == "not_configured":
+            raise ConfigError(f"lm.{role}: {error}") from error
+        raise ConfigError(f"lm.{role}: {backend.identity} cannot be used: {error.kind}: {error}") from error
+    seconds, tokens = time.monotonic() - started, reply.tokens_in + reply.tokens_out
+    return Probe(role=role, model=backend.identity, seconds=seconds, tokens=tokens, reply=reply.text), reply

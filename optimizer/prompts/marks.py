@@ -1,0 +1,90 @@
+"""Marks such as `{note}` in a prompt that name an input: the layout adds inputs itself, so they are not sent. Pure.
+
+A line that only brings an input, `Note: {note}`, goes, and with it the line that opens the answer, `Urgency:`, at the
+end. What stands before a mark at the end of a sentence stays; within a sentence the input's label takes its place.
+Other marks belong to the user's own program, which fills them: they stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+from optimizer.prompts.spec import FieldSpec, PromptSpec
+
+_MARK = re.compile(r"\{\{?\s*([A-Za-z_]\w*)\s*\}?\}")
+_FENCE = re.compile(r"[`\"'#=*-]{3,}\w*|</?[\w-]+>")
+_OPENS_ANSWER = re.compile(r"[\s*#_]*(?:[^\W_]\S*\s+){0,3}[^\W_]\S*?[\s*_]*[:\uff1a][\s*_]*")
+_QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e<>()[]"
+MAX_LABEL_WORDS = 3
+
+
+def without_input_marks(text: str, spec: PromptSpec) -> str:
+    """Return the prompt without the marks that name an input of the predictor."""
+    inputs = {field.name: field for field in spec.inputs}
+    lines: list[str | None] = list(text.splitlines())
+    last = -1
+    for i, line in enumerate(text.splitlines()):
+        if any(name in inputs for name in _MARK.findall(line)):
+            last = i
+            lines[i] = _without(line, inputs)
+            if lines[i] is None:
+                _drop_fences(lines, i)
+    if last < 0:
+        return text
+    kept = [line for line in lines[: last + 1] if line is not None]
+    tail = [line for line in lines[last + 1 :] if line is not None]
+    while tail and not tail[-1].strip():
+        tail.pop()
+    if tail and _OPENS_ANSWER.fullmatch(tail[-1]):
+        tail.pop()
+    return re.sub(r"\n{3,}", "\n\n", "\n".join([*kept, *tail])).strip()
+
+
+def mark_notes(text: str, spec: PromptSpec) -> list[str]:
+    """Say, for people, what becomes of the marks in a prompt."""
+    inputs = [field.name for field in spec.inputs]
+    named = list(dict.fromkeys(_MARK.findall(text)))
+    own, others = [name for name in named if name in inputs], [name for name in named if name not in inputs]
+    notes = []
+    if own:
+        notes.append(f"prompt: {_listed(own)} is not sent as it stands: the layout adds the inputs below the prompt")
+    if others:
+        notes.append(
+            f"prompt: {_listed(others)} names no input (inputs: {', '.join(inputs)}); the model is sent it as it "
+            "stands, for your own program to fill in the prompt that you export"
+        )
+    return notes
+
+
+def _without(line: str, inputs: dict[str, FieldSpec]) -> str | None:
+    """The line without marks of inputs; None where nothing of it is left to say."""
+    marks = [mark for mark in _MARK.finditer(line) if mark[1] in inputs]
+    before, after = line[: marks[0].start()], line[marks[-1].end() :]
+    is_last = not re.sub(r"</[\w-]+>", "", after).strip(_QUOTES + " .*")
+    if len(marks) == 1 and is_last:
+        said = re.sub(r"<[\w-]+>", "", before).strip(_QUOTES + " \t*#-")
+        is_label = said.endswith((":", "\uff1a", "=")) and len(said.split()) <= MAX_LABEL_WORDS
+        if not said or is_label:
+            return None
+        if said.endswith((":", "\uff1a")):
+            return re.sub(r"<[\w-]+>", "", before).rstrip(_QUOTES + " \t*")
+    return _MARK.sub(lambda mark: f'"{inputs[mark[1]].label}"' if mark[1] in inputs else mark[0], _unquoted(line))
+
+
+def _unquoted(line: str) -> str:
+    return re.sub(
+        r"([\"'`\u201c\u201d\u00ab\u00bb\u201e])(\{\{?\s*\w+\s*\}?\})[\"'`\u201c\u201d\u00ab\u00bb]", r"\2", line
+    )
+
+
+def _drop_fences(lines: list[str | None], i: int) -> None:
+    """Drop the lines around a dropped one that only fenced it in."""
+    if not 0 < i < len(lines) - 1:
+        return
+    before, after = lines[i - 1], lines[i + 1]
+    if before and after and _FENCE.fullmatch(before.strip()) and _FENCE.fullmatch(after.strip()):
+        lines[i - 1] = lines[i + 1] = None
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"{{{name}}}" for name in names)

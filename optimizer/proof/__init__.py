@@ -1,0 +1,1 @@
+"""What scores can and cannot prove: statistics, verdict, rules, and what a study teaches."""

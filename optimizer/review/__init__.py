@@ -1,0 +1,1 @@
+"""Where people take part in a study: prompts of their own, vetoes, finalists side by side."""

@@ -1,0 +1,1 @@
+"""How candidates are tried: recipes, evaluation, races, who leads, when to give up."""

@@ -1,0 +1,100 @@
+"""What keeps a study from being continued, said readably, and a new study that reuses what the old one paid for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import cast
+
+import sqlalchemy as sa
+
+from optimizer.candidate import JsonValue, canonical_json
+from optimizer.config.keys import Config
+from optimizer.storage.database import reply_table, storage_errors
+from optimizer.storage.statements import insert_or_ignore
+
+MAX_SHOWN_CHARS = 120
+Record = Mapping[str, JsonValue]
+
+
+def differences(known: Record, wanted: Record, *, known_facts: Record, facts: Record) -> list[str]:
+    """Say what of a study's identity changed, one phrase each; empty when it can be continued.
+
+    Args:
+        known: what the study was started with, as `Job.identity` gives it; `wanted` likewise for now.
+        known_facts: row counts and fingerprints of the splits, to name those that changed; `facts` likewise.
+    """
+    changed = [key for key in wanted if canonical_json(wanted[key]) != canonical_json(known.get(key))]
+    return [_phrase(key, known.get(key), wanted[key], known_facts, facts) for key in changed]
+
+
+def limits_of(config: Config) -> dict[str, JsonValue]:
+    """Return the settings that say how far a search goes, by their keys; they may change between runs."""
+    budget = {f"budget.{name}": value for name, value in config.budget.model_dump(mode="json").items()}
+    return {"search.trials": config.search.trials, **budget}
+
+
+def raised(record: Record, config: Config) -> list[str]:
+    """Say which limits are higher now than when the study was last worked on, one phrase each."""
+    old, new = _table(record, "limits"), limits_of(config)
+    return [f"{key} ({_change(old[key], new[key])})" for key in new if key in old and _is_higher(old[key], new[key])]
+
+
+def _is_higher(old: JsonValue, new: JsonValue) -> bool:
+    if old is None or isinstance(old, str) or isinstance(new, str):
+        return False  # there was no limit, or it is a time of day
+    return new is None or cast(float, new) > cast(float, old)
+
+
+def _phrase(key: str, old: JsonValue, new: JsonValue, old_facts: Record, facts: Record) -> str:
+    if key == "data":
+        return f"data ({_changed_splits(old_facts, facts)})"
+    if key in ("program", "metric"):
+        return f"{key} (its settings or its source code)"
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = [
+            name for name in sorted({*old, *new}) if canonical_json(old.get(name)) != canonical_json(new.get(name))
+        ]
+        return f"{key} ({', '.join(f'{name}: {_change(old.get(name), new.get(name))}' for name in names)})"
+    return f"{key} ({_change(old, new)})"
+
+
+def _changed_splits(old: Record, new: Record) -> str:
+    hashes, old_hashes = _table(new, "fingerprints"), _table(old, "fingerprints")
+    n_rows, n_old = _table(new, "n_rows"), _table(old, "n_rows")
+    splits = [split for split in hashes if hashes[split] != old_hashes.get(split)]
+    told = [
+        f"{split}: {_change(n_old.get(split), n_rows.get(split))} rows"
+        if n_old.get(split) != n_rows.get(split)
+        else f"{split}: other rows"
+        for split in splits
+    ]
+    return ", ".join(told) or "other rows"
+
+
+def _table(facts: Record, name: str) -> Record:
+    return cast(Record, facts.get(name) or {})
+
+
+def _change(old: JsonValue, new: JsonValue) -> str:
+    return f"{_shown(old)} -> {_shown(new)}"
+
+
+def _shown(value: JsonValue) -> str:
+    if value is None:
+        return "default"
+    text = canonical_json(value)
+    return text if len(text) <= MAX_SHOWN_CHARS else f"{text[: MAX_SHOWN_CHARS - 3]}..."
+
+
+def copy_replies(source: sa.Engine, target: sa.Engine) -> int:
+    """Copy the replies that one journal holds into another and return how many that were.
+
+    Replies are named by everything that they depend on, so those that no longer apply are never asked for.
+    """
+    if source.url == target.url:
+        return 0  # one database of many studies shares its replies anyway
+    with storage_errors(), source.connect() as reading:
+        rows = [row._asdict() for row in reading.execute(sa.select(reply_table))]
+    with storage_errors(), target.begin() as writing:
+        insert_or_ignore(writing, reply_table, rows)
+    return len(rows)

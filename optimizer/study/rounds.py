@@ -1,0 +1,45 @@
+"""Evaluations side by side where replies come in batches: one after the other each of them would be a round of its own.
+
+What comes of them is in the journal; the loop then goes on as it does with a model that answers at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from optimizer.candidate import Candidate, Example
+from optimizer.errors import BudgetExhausted
+
+if TYPE_CHECKING:
+    from optimizer.study.session import Session
+
+
+def together(session: Session, wanted: Sequence[tuple[Candidate, Sequence[Example]]]) -> None:
+    """Evaluate candidates on examples in one round; nothing is done where single calls are made.
+
+    Raises:
+        Paused: the model cannot be used. A cap that is reached is left to the loop.
+    """
+    if session.job.config.lm.task.mode != "batch":
+        return
+
+    def evaluate(candidate: Candidate, examples: Sequence[Example]) -> None:
+        with contextlib.suppress(BudgetExhausted):
+            session.evaluate(candidate, examples)
+
+    with ThreadPoolExecutor(len(wanted), thread_name_prefix="round") as pool:
+        for future in [pool.submit(evaluate, *each) for each in wanted]:
+            future.result()
+
+
+def next_size(session: Session, size: int, *, start: int, n_rows: int) -> int:
+    """Return how many rows the next block of a race has, `start` of `n_rows` being scored.
+
+    In batches a decision takes an hour: there are as few as will do, and none before there is an incumbent.
+    """
+    if session.job.config.lm.task.mode != "batch":
+        return size
+    return max(size, start) if session.elite.incumbent is not None else n_rows

@@ -1,0 +1,1 @@
+"""Studies that run while nobody looks."""
