@@ -16,6 +16,7 @@ import numpy as np
 
 from experiments.benchmark.studies import open_model, open_study
 from experiments.benchmark.tasks import ROOT, TASKS, open_task
+from optimizer.candidate import content_hash
 from optimizer.records import StudyView
 from optimizer.run import run
 
@@ -36,6 +37,8 @@ def table_of(view: StudyView) -> dict[str, object]:
             "candidate": trial.candidate.id,
             "n_demos": trial.candidate.n_demos,
             "format": trial.candidate.format,
+            "words": content_hash([part.instructions for part in trial.candidate.parts]),
+            "demos": [demo.example_id for demo in trial.candidate.parts[0].demos],
         }
         for trial in trials
         if trial.candidate is not None
