@@ -17,7 +17,8 @@ from optimizer.machines import sign_of_life
 from optimizer.storage import database
 
 BEAT_S, TAKE_OVER_S = 0.3, 2.0
-SLOW = ("mlflow", *(f"optimizer.{name}" for name in ("job", "progress", "render", "run", "summary", "workers")))
+OURS = ("study.job", "cli.progress", "prompts.render", "run", "cli.summary", "workers")
+SLOW = ("mlflow", *(f"optimizer.{name}" for name in OURS))
 
 
 def main() -> None:
