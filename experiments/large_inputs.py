@@ -34,7 +34,7 @@ import sqlalchemy as sa
 
 from optimizer.candidate import Candidate, Part
 from optimizer.config.file import load_config
-from optimizer.search.optuna_study import open_storage
+from optimizer.search.trial_storage import open_storage
 from optimizer.storage.database import candidate_table, evaluation_table, ledger_table, spend_table
 from optimizer.storage.journal import Journal, open_engine
 from optimizer.study.job import Job, open_job

@@ -25,7 +25,15 @@ RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}
 EDGES = {
     "mlflow": {"track", "mlflow_optimizer"},
-    "optuna": {"search.sampler", "search.optuna_study", "study.view", "study.saved", "study.session"},
+    "optuna": {
+        "search.sampler",
+        "search.optuna_study",
+        "search.trial_storage",
+        "search.trial_rows",
+        "study.view",
+        "study.saved",
+        "study.session",
+    },
     "xllamacpp": {"lm"},
     "datasets": {"data.rows"},
     "rich": {"cli"},

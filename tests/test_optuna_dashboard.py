@@ -15,6 +15,7 @@ import pytest
 from optimizer.config.keys import Search
 from optimizer.search.optuna_study import RacePruner, Study
 from optimizer.search.race import FloatArray, RaceRule
+from optimizer.storage.journal import Journal, open_engine
 from optimizer.track import free_port
 from tests.servers import serving
 from tests.test_browser import browser as browser
@@ -36,6 +37,7 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> str:
     study = Study(
         url=url,
         name="mail-routing",
+        journal=Journal(open_engine(url, is_durable=False), "mail-routing", owner="test"),
         search=Search(),
         operators=("rewrite", "demos"),
         predictors=("answer",),

@@ -43,6 +43,11 @@ class Alone:
         """Hold off the decisions of all other workers: which trial is next, who leads, whether it is over."""
         yield
 
+    @property
+    def turn(self) -> int | None:
+        """A number that this decision has and no other; None for a thread that is not deciding."""
+        return None
+
     def held(self) -> Collection[int]:
         """Return the trials that a living worker has in hand."""
         return frozenset(self._claimed)
@@ -92,7 +97,7 @@ class Crew(Alone):
         self._journal, self._engine = journal, journal.engine
         self._study, self._id = journal.study, journal.owner
         self._lock_id = int(content_hash(["deciding", self._study], n_chars=15), 16)
-        self._local = threading.local()
+        self._local, self._n_turns = threading.local(), 0
         journal.fence()
         with storage_errors(), self._engine.begin() as connection:
             row = {"id": self._id, "study": self._study, "beat_at": NOW}
@@ -105,7 +110,7 @@ class Crew(Alone):
             yield
             return
         connection = self._locked()
-        self._local.is_deciding = True
+        self._local.is_deciding, self._n_turns = True, self._n_turns + 1
         try:
             yield
             with storage_errors():
@@ -113,6 +118,10 @@ class Crew(Alone):
         finally:
             self._local.is_deciding = False
             connection.close()
+
+    @property
+    def turn(self) -> int | None:
+        return self._n_turns if getattr(self._local, "is_deciding", False) else None
 
     @patient
     def held(self) -> Collection[int]:

@@ -6,22 +6,24 @@ taken up again under its own number, so a resumed study has the same trials as o
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
 import optuna
-import sqlalchemy as sa
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 from optimizer.candidate import JsonValue, Reasoning, content_hash
 from optimizer.config.keys import Search
+from optimizer.errors import Paused
 from optimizer.machines.crew import Alone
 from optimizer.records import DEMO_PICKS, PARENTS, DemoPick, Recipe
 from optimizer.search.race import FloatArray, RaceRule
 from optimizer.search.sampler import LatestTPE, LatestTrials
-from optimizer.storage.database import making_tables, prepare_postgresql, prepare_sqlite
+from optimizer.search.trial_storage import open_storage, storage_of
+from optimizer.storage.journal import Journal
 
 Lookup = Callable[[int], tuple[FloatArray, FloatArray] | None]
 EXAMPLES = "demos"  # the operator that changes the worked examples of a prompt; all others change its words
@@ -84,6 +86,7 @@ class Study:
         *,
         url: str,
         name: str,
+        journal: Journal,
         search: Search,
         operators: Sequence[str],
         predictors: Sequence[str],
@@ -98,11 +101,11 @@ class Study:
         self.pruner = pruner
         self._crew = crew or Alone()
         optuna.logging.set_verbosity(optuna.logging.ERROR)
-        self._n_changes, self._read = 0, (-1, list[FrozenTrial]())  # trials, and the number of changes before the look
-        self._storage = open_storage(url)
-        self._study = optuna.create_study(
-            storage=self._storage, study_name=name, direction="maximize", load_if_exists=True, pruner=pruner
-        )
+        self._journal, self._turn = journal, cast("int | None", None)
+        self._backend = open_storage(url)
+        plain = optuna.create_study(storage=self._backend, study_name=name, direction="maximize", load_if_exists=True)
+        self._storage = storage_of(self._backend, journal, study_id=plain._study_id)
+        self._study = optuna.Study(name, self._storage, pruner=pruner)
 
     def enqueue_starts(self, names: Sequence[str], *, induced: bool = False) -> None:
         """Queue the first candidates, each once, also when a kill came between two of them.
@@ -117,7 +120,7 @@ class Study:
                     self._study.enqueue_trial({}, user_attrs={"start": name})
             if induced and "induce" in self._operators:
                 self._study.enqueue_trial(self._fixed("induce") | {"parent": "seed"})
-            self._n_changes += 1
+            self._share()
 
     def report(self, ticket: Ticket, value: float, step: int) -> None:
         """Enter a trial's value after so many examples; what was entered for a step stays."""
@@ -134,13 +137,13 @@ class Study:
         if not any(trial.user_attrs.get("start") == name for trial in self.trials()):
             state = TrialState.RUNNING
             self._study.add_trial(optuna.trial.create_trial(state=state, user_attrs={"start": name}))
-            self._n_changes += 1
+            self._share()
 
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
         if not any(trial.state == TrialState.WAITING for trial in self.trials()):
             self._study.enqueue_trial(self._fixed(name))
-            self._n_changes += 1
+            self._share()
 
     def _fixed(self, operator: str) -> dict[str, str]:
         """Return the parameters of a recipe with this operator; the others are drawn."""
@@ -151,14 +154,16 @@ class Study:
         orphan = next(iter(self._orphans()), None)
         number = orphan.number if orphan else self.n_started()
         self._study.sampler = self._sampler(number)
+        if orphan:
+            self._storage.take(orphan._trial_id)
         trial = Trial(self._study, orphan._trial_id) if orphan else self._study.ask()
         self._crew.take(trial.number)
         start = cast("str | None", trial.user_attrs.get("start"))
         made_by = PERSON if start and start.startswith(PERSON) else "start"
         recipe = Recipe(operator=made_by) if start else self._recipe(trial)
         trial.set_user_attr("recipe", json.dumps(asdict(recipe)))
-        self._n_changes += 1
-        steps = set(orphan.intermediate_values) if orphan else set[int]()
+        self._share()
+        steps = set(self._storage.get_trial(trial._trial_id).intermediate_values)
         return Ticket(number=trial.number, start=start, recipe=recipe, trial=trial, steps=steps)
 
     def tell(self, ticket: Ticket, state: TrialState, value: float | None, facts: Mapping[str, JsonValue]) -> None:
@@ -166,7 +171,7 @@ class Study:
         for key, fact in facts.items():
             ticket.trial.set_user_attr(key, fact)
         self._study.tell(ticket.number, value if state == TrialState.COMPLETE else None, state=state)
-        self._n_changes += 1
+        self._share()
 
     def abandon(self, number: int, facts: Mapping[str, JsonValue]) -> None:
         """End a trial that nobody carries out any more; `facts` are kept with it."""
@@ -174,20 +179,26 @@ class Study:
         for key, fact in facts.items():
             self._storage.set_trial_user_attr(trial_id, key, fact)
         self._study.tell(number, state=TrialState.FAIL)
-        self._n_changes += 1
+        self._share()
 
     def trials(self) -> list[FrozenTrial]:
-        """Return all trials in order of number; read again only after a change where other processes make none."""
-        n_changes, (n_then, trials) = self._n_changes, self._read
-        if self._crew.is_shared or n_then != n_changes:
-            trials = self._study.get_trials(deepcopy=False)
-            self._read = n_changes, trials
-        return trials
+        """Return all trials in order of number; what other processes do is looked up once in each decision."""
+        if self._crew.is_shared and (self._turn != (turn := self._crew.turn) or turn is None):
+            self._storage.refresh()
+            self._turn = turn
+        return self._storage.get_all_trials(self._study._study_id, deepcopy=False)
 
     def close(self) -> None:
-        """Close the connections to the database."""
-        self._storage.remove_session()
-        self._storage.engine.dispose()
+        """Enter what has gathered, and close the connections to the database."""
+        with contextlib.suppress(Paused):
+            self._journal.flush()
+        self._backend.remove_session()
+        self._backend.engine.dispose()
+
+    def _share(self) -> None:
+        """Let other processes know of a change before one of them may decide; alone, the next call brings it along."""
+        if self._crew.is_shared:
+            self._journal.flush()
 
     def n_started(self) -> int:
         return sum(trial.state != TrialState.WAITING for trial in self.trials())
@@ -263,25 +274,3 @@ def demo_sizes(max_demos: int) -> tuple[int, ...]:
     All, half and a quarter of what is allowed: of 4, 8 and 16, four were best by far on one task of seven, 16 on three.
     """
     return tuple(sorted({max(1, max_demos // share) for share in (1, 2, 4)}))
-
-
-def open_storage(url: str) -> optuna.storages.RDBStorage:
-    """Open Optuna's RDB storage with the journal's settings, but for this: its commits do not wait for the disk.
-
-    A trial takes dozens of commits. A power cut can lose the last of them, in order; the trial is then carried out
-    again, with the replies of the journal, which are on the disk before they are used.
-    """
-    if not url.startswith("sqlite"):
-        return _open_postgresql(url)
-    storage = optuna.storages.RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 30}})
-    prepare_sqlite(storage.engine, is_durable=False)
-    return storage
-
-
-def _open_postgresql(url: str) -> optuna.storages.RDBStorage:
-    """Open the storage; Optuna makes its tables without looking whether another process does so at the same time."""
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
-    with making_tables(engine):
-        storage = optuna.storages.RDBStorage(url, engine_kwargs={"pool_pre_ping": True})
-    prepare_postgresql(storage.engine, is_durable=False)
-    return storage

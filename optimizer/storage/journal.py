@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import secrets
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -72,7 +72,7 @@ class Journal:
     @patient
     def load_study(self) -> dict[str, JsonValue] | None:
         """Return the study's record, or None when it does not exist."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             row = connection.execute(sa.select(study_table).where(study_table.c.name == self.study)).one_or_none()
         if row is None:
             return None
@@ -125,7 +125,7 @@ class Journal:
         query = sa.select(candidate_table)
         if len(wanted) < MANY:
             query = query.where(candidate_table.c.id.in_(sorted(wanted)))
-        with self._reading() as connection:
+        with self.reading() as connection:
             rows = [row for row in connection.execute(query) if row.id in wanted]
         return {row.id: Candidate.from_json(json.loads(row.body)) for row in rows}
 
@@ -161,7 +161,7 @@ class Journal:
         if len(candidate_ids) < MANY:
             query = query.where(table.candidate.in_(sorted(candidate_ids)))
         found: dict[str, dict[str, Outcome]] = {}
-        with self._reading() as connection:
+        with self.reading() as connection:
             for candidate_id, body in connection.execute(query.execution_options(yield_per=AT_ONCE)):
                 outcome = Outcome(**json.loads(body))
                 found.setdefault(candidate_id, {})[outcome.example_id] = outcome
@@ -173,7 +173,7 @@ class Journal:
     def find_reply(self, key: str) -> Reply | None:
         """Return the kept reply of a call, or None."""
         query = sa.select(reply_table.c.body).where(reply_table.c.key == key)
-        with self._reading() as connection:
+        with self.reading() as connection:
             body = connection.execute(query).scalar_one_or_none()
         return None if body is None else reply_from_json(body)
 
@@ -221,7 +221,7 @@ class Journal:
     @patient
     def spend(self) -> Spend:
         """Return what the study has spent so far, open reservations included."""
-        with self._reading() as connection:
+        with self.reading() as connection:
             totals = self.ledger.totals(connection)
         return Spend(
             calls={role: total.calls for role, total in totals.items() if total.calls},
@@ -236,7 +236,7 @@ class Journal:
         table = ledger_table.c
         where = (table.study == self.study) & table.state.in_(("released", "unknown"))
         query = sa.select(sa.func.count()).select_from(ledger_table).where(where)
-        with self._reading() as connection:
+        with self.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
     def spend_of_trials(self, trials: Sequence[int] | None = None) -> dict[int, Spend]:
@@ -250,7 +250,7 @@ class Journal:
             .group_by(table.trial, table.role)
         )
         spends: dict[int, Spend] = {}
-        with self._reading() as connection:
+        with self.reading() as connection:
             for row in connection.execute(query):
                 old = spends.get(row.trial, Spend())
                 spends[row.trial] = Spend(
@@ -262,12 +262,23 @@ class Journal:
                 )
         return spends
 
-    # -- below -----------------------------------------------------------------------------
+    # -- any other table ---------------------------------------------------------------------
+
+    def change_later(self, make: Callable[[sa.Connection], object]) -> None:
+        """Change something with the next call or at `flush`, after all that was entered before.
+
+        Args:
+            make: may be called twice, when nobody saw how the first transaction ended.
+        """
+        self._commits.later(Change(make))
 
     @contextmanager
-    def _reading(self) -> Iterator[sa.Connection]:
+    def reading(self) -> Iterator[sa.Connection]:
+        """Read with one transaction."""
         with storage_errors(), self.engine.connect().execution_options(reads_only=True) as connection:
             yield connection
+
+    # -- below -----------------------------------------------------------------------------
 
     @contextmanager
     def _writing(self) -> Iterator[sa.Connection]:

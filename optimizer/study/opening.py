@@ -138,7 +138,7 @@ def _open_within(
         test_calls=2 * job.n_test * n_calls,
         finalist_calls=n_finalists * len(job.splits.dev) * n_calls,
     )
-    study = open_study(job, seed, pairs, crew)
+    study = open_study(job, journal, seed, pairs, crew)
     resources.callback(study.close)
     deadline = Deadline.of(job.config.budget, spent_s=wall_s)
     models = open_models(job, journal, caps, observer.waiting, left_s=deadline.left_s)
@@ -233,12 +233,13 @@ def _keep_unpriced(journal: Journal, job: Job, facts: dict[str, JsonValue]) -> N
         journal.update_study(records={"facts": {**facts, UNPRICED: sorted(journal.unpriced)}})
 
 
-def open_study(job: Job, seed: Candidate, pairs: Pairs, crew: Alone) -> Study:
+def open_study(job: Job, journal: Journal, seed: Candidate, pairs: Pairs, crew: Alone) -> Study:
     """Open Optuna's side of the study."""
     search = job.config.search
     return Study(
         url=job.storage_url,
         name=job.config.name,
+        journal=journal,
         search=search,
         operators=job.usable_operators,
         predictors=[part.predictor for part in seed.parts],

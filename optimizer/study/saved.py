@@ -17,7 +17,7 @@ from optimizer.command_line import command_name
 from optimizer.config.keys import Config
 from optimizer.errors import StudyError, UserError, did_you_mean
 from optimizer.records import StudyView
-from optimizer.search.optuna_study import open_storage
+from optimizer.search.trial_storage import open_storage
 from optimizer.storage.files import write_atomically
 from optimizer.storage.journal import Journal, open_engine
 from optimizer.study.view import read_view
