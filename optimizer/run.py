@@ -167,7 +167,7 @@ def recommend(session: Session) -> Candidate:
 
     Among finalists that score alike the shorter prompt wins: it is cheaper for as long as it is used.
     """
-    finalists, search_settings = session.finalists(), session.job.config.search
+    finalists, search_settings = held.finalists(session), session.job.config.search
     if not finalists:
         raise Paused("error_rate", f"no candidate could be scored: {session.why_nothing()}")
     session.observer.finalists(finalists)

@@ -30,7 +30,8 @@ from optimizer.study.observe import Observer
 logger = logging.getLogger(__name__)
 
 MAX_REJOINS = 20  # within a study; more than any night of restarts
-LEAVE_S = 60.0  # for workers of this machine to end when the first one ends
+LEAVE_S = 60.0  # for workers of this machine to end when they are told to
+SEE_S = 30.0  # for them to see a verdict, which they look for several times a second, and to end by themselves
 
 
 def require_server(storage: str | None) -> None:
@@ -65,14 +66,20 @@ class Team:
                     subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
                 )
 
-    def end(self) -> None:
-        """Ask them to stop, and wait. Of a finished study they have ended by themselves."""
+    def end(self, *, is_finished: bool) -> None:
+        """Wait until they have ended. Those that do not see by themselves that the study is finished are told to."""
+        if is_finished:
+            self._wait(SEE_S)
         for process in self._processes:
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
+        self._wait(LEAVE_S)
+
+    def _wait(self, at_most_s: float) -> None:
+        ends_at = time.monotonic() + at_most_s
         for process in self._processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(LEAVE_S)
+                process.wait(max(0.0, ends_at - time.monotonic()))
 
 
 def run_joining(open_job: Callable[[], Job], observer: Observer, on_open: Callable[[], None]) -> tuple[StudyView, Job]:

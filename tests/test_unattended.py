@@ -20,10 +20,12 @@ from optimizer.budget.limits import expected_left_s
 from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
 from optimizer.errors import Paused, StudyError
+from optimizer.records import StudyView
 from optimizer.run import run
 from optimizer.storage.files import is_claimed
 from optimizer.study.job import open_job
 from optimizer.study.observe import Observer
+from optimizer.study.saved import open_saved
 from optimizer.unattended import background, heartbeat
 from optimizer.unattended.background import stop_study
 from optimizer.unattended.heartbeat import Heartbeat, read_live
@@ -270,3 +272,21 @@ def test_an_address_that_is_not_set_is_one_clear_line(folder: Path) -> None:
         assert done.returncode == 2
         assert "notify.webhook_env: environment variable 'NOT_SET_ANYWHERE' is not set" in done.stderr
         assert server.calls == []
+
+
+@pytest.mark.slow
+def test_a_study_that_is_stopped_after_its_verdict_stays_finished(folder: Path) -> None:
+    """Whoever comes too late with `Ctrl-C` does not write `paused` over a verdict."""
+    with FakeServer(answer) as server:
+        write(folder, small(server.url))
+        job = open_job(load_config(folder / "study.yaml"), folder=folder, runs_dir=folder / "runs")
+
+        class Impatient(Observer):
+            def finished(self, view: StudyView) -> None:
+                raise KeyboardInterrupt(view.name)
+
+        with pytest.raises(KeyboardInterrupt):
+            run(job, Impatient())
+        job.close()
+    view = open_saved(folder / "runs", "fruit").view()
+    assert (view.state, view.verdict is not None) == ("finished", True)

@@ -155,11 +155,13 @@ def run_study(
     with storage_errors():
         make_private_folder(run_dir)
         log_to(run_dir / "log.txt")
+    is_finished = False
     try:
         with Progress(out) as progress:
             view, job = run_joining(lambda: first.pop() if first else opened(), progress, team.start)
+        is_finished = True
     finally:
-        team.end()
+        team.end(is_finished=is_finished)
     if is_json:
         print_json(view, prompts_of(job.program, view))
     elif is_quiet:

@@ -13,6 +13,7 @@ from optimizer.proof.rules import Facts, held_to
 from optimizer.proof.slices import WorstSlice, by_worst_slice, slice_scores
 from optimizer.records import Outcome, Verdict
 from optimizer.review.wishes import vetoes
+from optimizer.search.front import pareto_front
 
 if TYPE_CHECKING:
     from optimizer.study.session import Session
@@ -28,6 +29,16 @@ def allowed(session: Session, ranked: Sequence[Candidate]) -> list[Candidate]:
         return kept
     longest = growth * session.n_chars(session.seed)
     return [candidate for candidate in kept if candidate == session.seed or session.n_chars(candidate) <= longest]
+
+
+def finalists(session: Session) -> list[Candidate]:
+    """Return the best few candidates; where cost matters, the best few of the front of score against length."""
+    search, ranked = session.job.config.search, allowed(session, session.elite.ranked())
+    if "cost" in search.objective:
+        scores = [session.elite.estimate(candidate) for candidate in ranked]
+        front = pareto_front(scores, [session.n_chars(candidate) for candidate in ranked])
+        ranked = [ranked[i] for i in reversed(front)]
+    return by_aim(session, ranked[: search.finalists * WIDER])[: search.finalists]
 
 
 def aims_at_worst_slice(session: Session) -> bool:

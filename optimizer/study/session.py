@@ -28,13 +28,11 @@ from optimizer.propose.proposer import Proposal, RejectedProposal
 from optimizer.propose.rest import is_resting
 from optimizer.records import DevEstimate, Outcome, StudyView, Verdict
 from optimizer.review.wishes import suggestions
-from optimizer.search.front import pareto_front
 from optimizer.search.known import RACED, Known
 from optimizer.search.optuna_study import PERSON, Ticket
 from optimizer.search.race import FIRST_BLOCKS, race_rows
 from optimizer.storage.crash_points import crash_point
 from optimizer.storage.files import save_best, saved_best
-from optimizer.study.held import WIDER, allowed, by_aim
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
 from optimizer.study.opening import generator, open_all
@@ -289,10 +287,15 @@ class Session:
         self.models.stop()
 
     def pause(self, reason: str, message: str = "") -> None:
-        """Write why the study stopped, if anything can be written; running it again continues it."""
+        """Write why the study stopped, if anything can be written; running it again continues it.
+
+        A verdict that stands, of this worker or of another, is left alone.
+        """
         if self.crew.is_shared and reason in OUT_OF_REACH:
             return
-        with contextlib.suppress(Paused):
+        with contextlib.suppress(Paused), self.crew.deciding():
+            if verdict_of(self) is not None:
+                return None
             if self.crew.n_workers() > 1:
                 return self._add_time()  # the others go on
             self._close_record("paused", reason, {"pause": redact(message)})
@@ -322,15 +325,6 @@ class Session:
     def why_nothing(self) -> str:
         """Say why there is no scored candidate."""
         return str(self.budget_note or self.known.last_reason() or "no trial was finished")
-
-    def finalists(self) -> list[Candidate]:
-        """Return the best few candidates; where cost matters, the best few of the front of score against length."""
-        search, ranked = self.job.config.search, allowed(self, self.elite.ranked())
-        if "cost" in search.objective:
-            scores = [self.elite.estimate(candidate) for candidate in ranked]
-            front = pareto_front(scores, [self.n_chars(candidate) for candidate in ranked])
-            ranked = [ranked[i] for i in reversed(front)]
-        return by_aim(self, ranked[: search.finalists * WIDER])[: search.finalists]
 
     def dev_estimate(self, winner: Candidate) -> DevEstimate:
         """Return what the search believes of the winner on dev."""
