@@ -171,14 +171,28 @@ class Spend:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DevEstimate:
-    """What the search believes of the winner on dev, corrected for having been chosen."""
+    """What the search believes of the winner on dev, corrected for having been chosen.
+
+    Attributes:
+        n: all dev rows; `winner`, `low` and `high` are about their mean.
+        seed: mean over the `n_seed` rows that the seed was scored on, none of it estimated; None without any.
+        raw: mean over the `n_winner` rows that the winner was scored on.
+        n_seed, n_winner: None in studies of earlier versions, where they are not known.
+    """
 
     n: int
-    seed: float
+    seed: float | None
     winner: float
     low: float
     high: float
     raw: float
+    n_seed: int | None = None
+    n_winner: int | None = None
+
+    @property
+    def difference(self) -> float | None:
+        """Winner less seed; None where they rest on different rows."""
+        return self.winner - self.seed if self.seed is not None and self.n_seed == self.n_winner else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

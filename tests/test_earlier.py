@@ -117,6 +117,27 @@ def test_a_finished_study_shows_scores_on_all_of_dev() -> None:
     assert list(table.columns[4].cells)[1:] == list(trial_table(view, n_chars).columns[4].cells)[1:]
 
 
+def test_scores_on_dev_say_on_how_many_rows_they_rest() -> None:
+    """A seed that was scored on fewer rows than the winner has its count, no difference, and both counts as JSON."""
+    view = sample_view(13)
+    assert view.dev is not None
+    view = replace(view, dev=replace(view.dev, seed=0.256, n_seed=20, n_winner=36))
+    out = console()
+    with out.capture() as printed:
+        print_summary(out, view, {view.seed.id: "a", view.best.id: "b"}, runs_flag="")
+    assert next(line.split()[3:] for line in printed.get().splitlines() if line.startswith("dev, searched on")) == [
+        "36",
+        "25.6%",
+        "on",
+        "20",
+        "70.0%",
+        "-",
+    ]
+    told = summary_json(view, {view.seed.id: "a", view.best.id: "b"})["dev"]
+    assert isinstance(told, dict)
+    assert (told["seed"], told["n_seed"], told["n_winner"]) == (0.256, 20, 36)
+
+
 @pytest.mark.slow
 def test_a_warm_start_and_a_fork_say_that_their_test_rows_were_opened(
     folder: Path, capsys: pytest.CaptureFixture[str]

@@ -14,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from optimizer.candidate import Candidate, Part
+from optimizer.proof.verdict import dev_estimate
 from optimizer.search.elite import SHRINK_ROWS, Elite
 
 IDS = ("a", "b", "c", "d", "e")
@@ -221,3 +222,17 @@ def test_others_may_read_while_one_thread_adds() -> None:
         for reader in readers:
             reader.result(20)
     assert len(elite.ranked()) == 401
+
+
+def test_the_seed_is_reported_by_the_rows_that_it_was_scored_on_and_nothing_is_guessed() -> None:
+    """Beside a winner on more rows the seed keeps its own mean and count; a difference wants the same rows."""
+    elite = elite_of(values(1, 0, 0), values(1, 1, 0, 1, 1))
+    found = dev_estimate(elite, seed=SEED, winner=SECOND, confidence=0.95)
+    assert found.seed == pytest.approx(1 / 3)
+    assert found.raw == pytest.approx(0.8)
+    assert (found.n_seed, found.n_winner, found.n) == (3, 5, 5)
+    assert found.difference is None
+    enter(elite, SEED, values(None, None, None, 1, 0))
+    found = dev_estimate(elite, seed=SEED, winner=SECOND, confidence=0.95)
+    assert found.seed == pytest.approx(0.4)
+    assert found.difference == pytest.approx(found.winner - 0.4)

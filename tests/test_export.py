@@ -145,7 +145,7 @@ def make_view(best: Candidate, seed: Candidate | None = None, **changes: Any) ->
         seed=seed,
         best=best,
         trials=(trial,),
-        dev=DevEstimate(n=13, seed=0.5, winner=0.625, low=0.55, high=0.7, raw=0.65),
+        dev=DevEstimate(n=15, seed=0.5, winner=0.625, low=0.55, high=0.7, raw=0.65, n_seed=8, n_winner=13),
         verdict=Verdict(
             decision="promote",
             reason="The new prompt is better.",
@@ -394,7 +394,8 @@ def test_scores_say_which_rows_they_are_of(format: ExportFormat) -> None:
     assert ours["verdict"]["decision"] == "promote"
     test = {"score": 0.7, "n": 40, "seed_score": 0.55, "difference": 0.15, "low": 0.03, "high": 0.27}
     assert ours["scores"]["test"].items() >= test.items()
-    assert ours["scores"]["dev"] == {"score": 0.625, "n": 13, "seed_score": 0.5, "low": 0.55, "high": 0.7}
+    dev = {"score": 0.625, "n": 13, "low": 0.55, "high": 0.7, "seed_score": 0.5, "seed_n": 8}
+    assert ours["scores"]["dev"] == dev
     assert seeds["verdict"] is None
     assert seeds["scores"] == {"test": {"score": 0.55, "n": 40}, "dev": {"score": 0.8, "n": 5}}
     assert others["scores"] == {"test": None, "dev": {"score": 0.8, "n": 5}}
@@ -443,7 +444,7 @@ def test_an_unfinished_study_can_be_exported(format: ExportFormat) -> None:
     if format in DATA_FORMATS:
         assert read(export(view, program, format), format)[""]["scores"] == {"test": None, "dev": None}
         dev = read(export(broken, program, format), format)[""]["scores"]["dev"]
-        assert dev == {"score": 0.5, "n": 3, "seed_score": None, "low": 0.1, "high": None}
+        assert dev == {"score": 0.5, "n": 3, "low": 0.1, "high": None, "seed_score": None, "seed_n": None}
 
 
 @pytest.mark.parametrize(

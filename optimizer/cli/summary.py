@@ -18,11 +18,12 @@ from optimizer.init.examples import is_example
 from optimizer.proof import earlier
 from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
-from optimizer.records import StudyView, Verdict
+from optimizer.records import DevEstimate, StudyView, Verdict
 from optimizer.words import count, duration, percent, points, price, trial_counts, visible
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
+DEV_KEYS = ("n", "seed", "winner", "low", "high", "n_seed", "n_winner")
 
 
 def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonValue]:
@@ -40,7 +41,7 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
         "seed_prompt": prompts[view.seed.id],
         "winner_prompt": prompts[view.best.id],
         "verdict": verdict.decision if verdict else None,
-        "dev": {key: asdict(dev)[key] for key in ("n", "seed", "winner", "low", "high")} if dev else None,
+        "dev": {key: asdict(dev)[key] for key in DEV_KEYS} if dev else None,
         "test": final_test_json(verdict) if verdict else None,
         "calls": {role: calls.get(role, 0) for role in ("task", "proposer", "judge")},
         "tokens": view.spend.tokens,
@@ -149,12 +150,19 @@ def _scores(view: StudyView) -> RenderableType:
             notes.append(Text(f"{len(verdict.slices) - MAX_SLICES} more groups, none of them with a worse difference"))
         notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
-        scores = (percent(dev.seed), percent(dev.winner), points(dev.winner - dev.seed))
-        table.add_row("dev, mean of all rows" if worst_of(view) else "dev, searched on", str(dev.n), *scores)
+        label = "dev, mean of all rows" if worst_of(view) else "dev, searched on"
+        table.add_row(label, str(dev.n if dev.n_winner is None else dev.n_winner), *_dev_cells(dev))
         notes.append(
             Text(f"new prompt on dev: corrected for having been chosen, {percent(dev.raw)} before", style="dim")
         )
     return Group(table, *notes)
+
+
+def _dev_cells(dev: DevEstimate) -> tuple[str, str, str]:
+    """Your prompt's score, with its rows where they are not those of the new one; the new one's score; the gain."""
+    is_shared = dev.n_seed == dev.n_winner
+    seed = percent(dev.seed) + ("" if is_shared or dev.seed is None else f" on {dev.n_seed}")
+    return seed, percent(dev.winner), "-" if dev.difference is None else points(dev.difference)
 
 
 def _bill(view: StudyView) -> Text:

@@ -166,7 +166,9 @@ def _test_scores(subject: Subject) -> dict[str, JsonValue] | None:
 def _dev_scores(subject: Subject) -> dict[str, JsonValue] | None:
     dev, trial = subject.view.dev, subject.view.trial_of(subject.candidate)
     if dev is not None and subject.is_best:
-        values = {"score": dev.winner, "n": dev.n, "seed_score": dev.seed, "low": dev.low, "high": dev.high}
+        n = dev.n if dev.n_winner is None else dev.n_winner
+        values: dict[str, float | None] = {"score": dev.winner, "n": n, "low": dev.low, "high": dev.high}
+        values |= {"seed_score": dev.seed, "seed_n": dev.n_seed}
         return {name: _finite(value) for name, value in values.items()}
     if trial is None or trial.score is None:
         return None

@@ -7,6 +7,7 @@ import re
 
 from optimizer.export.facts import PredictorPrompt, Subject, goal, model_name, predictor_prompts
 from optimizer.export.template import ENCODINGS, FILL
+from optimizer.records import DevEstimate
 from optimizer.words import percent, points
 
 
@@ -79,14 +80,19 @@ def _scores(subject: Subject) -> str:
     trial = view.trial_of(subject.candidate)
     if subject.is_best and (dev := view.dev) is not None:
         lines.append(
-            f"- Dev, {dev.n} rows that the search chose on: {percent(dev.winner)} "
-            f"({percent(dev.low)} to {percent(dev.high)}, corrected for having been chosen); "
-            f"the prompt at the start {percent(dev.seed)}"
+            f"- Dev, {dev.n if dev.n_winner is None else dev.n_winner} rows that the search chose on: "
+            f"{percent(dev.winner)} ({percent(dev.low)} to {percent(dev.high)}, corrected for having been chosen); "
+            f"the prompt at the start {percent(dev.seed)}{_on(dev)}"
         )
     elif trial is not None and trial.score is not None:
         n = sum(outcome.value is not None for outcome in trial.outcomes)
         lines.append(f"- Dev, {n} rows that the search chose on: {percent(trial.score)}")
     return "## Scores\n\n" + "\n".join(lines) if lines else ""
+
+
+def _on(dev: DevEstimate) -> str:
+    """On how many rows the seed's score rests, where it has seen fewer than the winner."""
+    return "" if dev.n_seed == dev.n_winner else f" on {dev.n_seed} rows"
 
 
 def _demos(prompts: tuple[PredictorPrompt, ...]) -> str:

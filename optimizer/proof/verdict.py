@@ -6,6 +6,7 @@ Nothing here looks at what a prompt says. The verdict rests on test rows alone; 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import cast
 
 import numpy as np
 
@@ -45,18 +46,25 @@ def lower_bound(elite: Elite, candidate: Candidate) -> float:
 
 
 def dev_estimate(elite: Elite, *, seed: Candidate, winner: Candidate, confidence: float) -> DevEstimate:
-    """Return the winner's dev score, corrected for having been chosen as the best of all candidates."""
+    """Return the winner's dev score, corrected for having been chosen as the best of all candidates.
+
+    The seed was not chosen: its score is the mean of the rows that it has, and what it has not is not guessed.
+    """
     ranked = elite.ranked()
     values = np.stack([elite.values(candidate) for candidate in ranked])
     chosen = ranked.index(winner)
     estimate, low, high = shrinkage.shrunken_best(values, chosen, confidence=confidence)
+    seed_mean, n_seed = elite.scored(seed)
+    raw, n_winner = elite.scored(winner)
     return DevEstimate(
         n=values.shape[1],
-        seed=elite.estimate(seed) if seed in elite else 0.0,
+        seed=seed_mean,
         winner=estimate,
         low=low,
         high=high,
-        raw=float(np.nanmean(values[chosen])),
+        raw=cast(float, raw),
+        n_seed=n_seed,
+        n_winner=n_winner,
     )
 
 

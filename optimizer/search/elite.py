@@ -90,6 +90,12 @@ class Elite:
         """Return values[n_dev] of one candidate, NaN where not scored."""
         return self._rows[candidate.id].values
 
+    def scored(self, candidate: Candidate) -> tuple[float | None, int]:
+        """Return the mean over the examples that a candidate was scored on, and their number; nothing is estimated."""
+        row = self.values(candidate) if candidate in self else np.array([np.nan])
+        n_scored = int((~np.isnan(row)).sum())
+        return (float(np.nanmean(row)) if n_scored else None), n_scored
+
     def difference(self, candidate: Candidate) -> float | None:
         """Mean paired difference to the incumbent on the shared examples, or None without any."""
         if self.incumbent is None or candidate not in self:

@@ -8,7 +8,7 @@ from optimizer.command_line import command_name
 from optimizer.proof import earlier
 from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
-from optimizer.records import StudyView
+from optimizer.records import DevEstimate, StudyView
 from optimizer.track.projection import Projection
 from optimizer.words import trial_counts
 
@@ -44,12 +44,20 @@ def headline(view: StudyView) -> str:
     return f"**Running:** {n_done} trials so far, no verdict yet."
 
 
+def _dev_seed(dev: DevEstimate) -> str:
+    """The seed's score, and on how many rows it rests where it has seen others than the winner."""
+    if dev.seed is None:
+        return "-"
+    return f"{dev.seed:.3f}" + ("" if dev.n_seed == dev.n_winner else f" on {dev.n_seed}")
+
+
 def _scores(view: StudyView) -> str:
     rows = []
     if view.dev is not None:
         dev = view.dev
         rows.append(
-            f"| dev | {dev.n} | {dev.seed:.3f} | {dev.winner:.3f} | {dev.winner - dev.seed:+.3f} "
+            f"| dev | {dev.n if dev.n_winner is None else dev.n_winner} | {_dev_seed(dev)} | {dev.winner:.3f} "
+            f"| {'-' if dev.difference is None else f'{dev.difference:+.3f}'} "
             f"| winner {dev.low:.3f} to {dev.high:.3f}, corrected for having been chosen |"
         )
     if view.verdict is not None:
