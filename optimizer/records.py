@@ -125,6 +125,7 @@ class Verdict:
         seed_outcomes: on test rows, in the same order as `winner_outcomes`.
         slices: groups of the rows, the one with the worst difference first; empty unless the study has some.
         broken_rules: why a proven gain is not promoted after all.
+        shortfall: how many of the test rows it rests on and why not on all, in words; empty when on all.
     """
 
     decision: Literal["promote", "keep"]
@@ -142,6 +143,7 @@ class Verdict:
     winner_outcomes: tuple[Outcome, ...] = ()
     slices: tuple[SliceScore, ...] = ()
     broken_rules: tuple[str, ...] = ()
+    shortfall: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,21 +12,23 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from dataclasses import replace
 
-from optimizer.budget.limits import MIN_TEST_ROWS
-from optimizer.candidate import Candidate, Example
+from optimizer.candidate import Candidate
 from optimizer.errors import BudgetExhausted, Paused
 from optimizer.proof import verdict
 from optimizer.proof.earlier import tested_on
 from optimizer.propose import Rejection
-from optimizer.records import Outcome, StudyView, Verdict
+from optimizer.records import StudyView, Verdict
 from optimizer.search.optuna_study import Ticket
 from optimizer.storage.database import storage_errors
 from optimizer.study import closing, held
+from optimizer.study.final import tested
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
+from optimizer.study.reserve import hold, payable
 from optimizer.study.rounds import together
 from optimizer.study.session import OUT_OF_REACH, Session
 from optimizer.study.sharing import wait_turn
@@ -81,6 +83,7 @@ def _carry_out(session: Session) -> StudyView:
     with storage_errors():
         if not session.is_finished:
             session.restore()
+            hold(session)
         session.mend_best()
         while not session.is_finished:
             closing.begin_search(session)
@@ -167,6 +170,7 @@ def recommend(session: Session) -> Candidate:
 
     Among finalists that score alike the shorter prompt wins: it is cheaper for as long as it is used.
     """
+    session.enter_seed()
     finalists, search_settings = held.finalists(session), session.job.config.search
     if not finalists:
         raise Paused("error_rate", f"no candidate could be scored: {session.why_nothing()}")
@@ -181,7 +185,9 @@ def recommend(session: Session) -> Candidate:
         try:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
+            session.enter_kept(candidate)
             break  # what is left is kept for the test
+    finalists = payable(session, finalists)
     if held.aims_at_worst_slice(session):
         return held.by_aim(session, finalists)[0]
     tolerance = search_settings.min_gain if "cost" in search_settings.objective else 0.0
@@ -192,10 +198,10 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
     """Compare seed and winner on test rows, once, and decide whether the winner may replace the seed.
 
     Raises:
-        Paused: too many calls failed for a fair comparison.
+        Paused: too many calls failed for a fair comparison, or for the caps.
     """
     session.caps.release_reserve()
-    rows, old, new, usd_per_row = _tested(session, winner)
+    rows, old, new, usd_per_row, shortfall = tested(session, winner)
     try:
         found = verdict.judge(
             session.job.metric,
@@ -209,25 +215,4 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
         )
     except verdict.TooManyFailures as error:
         raise Paused("error_rate", f"{error}; mend that and run again to continue") from error
-    return held.held_to_rules(session, found, winner, usd_per_row=usd_per_row)
-
-
-def _tested(
-    session: Session, winner: Candidate
-) -> tuple[Sequence[Example], list[Outcome], list[Outcome], float | None]:
-    """Score seed and winner on test rows: rows, both outcomes, and the price of a row.
-
-    Calls that broke count as spent. Where that takes what was kept for the test, the rows that both have count.
-    """
-    rows: Sequence[Example] = session.splits.test[: session.n_test]
-    session.observer.final_started(winner, len(rows))
-    try:
-        if session.job.config.constraints.usd_per_row is None:  # which is measured, of the winner alone
-            together(session, [(session.seed, rows), (winner, rows)])
-        return rows, session.evaluate(session.seed, rows), *held.evaluate_priced(session, winner, rows)
-    except BudgetExhausted as error:
-        both = held.scored_by_both(session, rows, winner)
-        if len(both) < MIN_TEST_ROWS:
-            raise
-        logger.warning("the final test ends with %d of %d rows: %s", len(both), len(rows), error)
-        return both, session.evaluate(session.seed, both), *held.evaluate_priced(session, winner, both)
+    return held.held_to_rules(session, replace(found, shortfall=shortfall), winner, usd_per_row=usd_per_row)

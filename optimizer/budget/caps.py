@@ -26,6 +26,11 @@ class Caps:
         self.kept_back_calls = kept_back_calls
         self.kept_back_share = kept_back_share
         self.finalist_calls = self._for_finalists = finalist_calls
+        self.held_tokens = self.held_usd = 0.0
+
+    def hold(self, *, tokens: float, usd: float) -> None:
+        """Keep back so much of tokens and money at least; the share stays kept back."""
+        self.held_tokens, self.held_usd = tokens, usd
 
     def release_finalists(self) -> None:
         """The search is over: let finalists use what was kept back for them."""
@@ -38,6 +43,7 @@ class Caps:
     def release_reserve(self) -> None:
         """Let the final test use what was kept back for it."""
         self.kept_back_calls, self.kept_back_share, self.finalist_calls = 0, 0.0, 0
+        self.hold(tokens=0.0, usd=0.0)
 
     def exceeded(self, role: Role, calls: int, tokens: float, usd: float) -> str | None:
         """Return which cap the given totals pass, in words, or None."""
@@ -45,8 +51,11 @@ class Caps:
         kept_back = self.kept_back_calls + self.finalist_calls if role == "task" else 0
         if cap is not None and calls > cap - kept_back:
             return f"budget.{role}_calls: {cap}"
-        if self.tokens is not None and tokens > self.tokens * (1 - self.kept_back_share):
+        if self.tokens is not None and tokens > self._search_part(self.tokens, self.held_tokens):
             return f"budget.tokens: {self.tokens}"
-        if self.usd is not None and usd > self.usd * (1 - self.kept_back_share):
+        if self.usd is not None and usd > self._search_part(self.usd, self.held_usd):
             return f"budget.usd: {self.usd}"
         return None
+
+    def _search_part(self, cap: float, held: float) -> float:
+        return min(cap * (1 - self.kept_back_share), cap - held)

@@ -14,6 +14,19 @@ from optimizer.errors import ConfigError
 BYTES_A_TOKEN = 8  # prose takes four to five; a prompt of ours never takes more than this on average
 
 
+class Amount(NamedTuple):
+    """Of tokens and money."""
+
+    tokens: float
+    usd: float
+
+    def times(self, factor: float) -> Amount:
+        return Amount(factor * self.tokens, factor * self.usd)
+
+    def plus(self, other: Amount) -> Amount:
+        return Amount(self.tokens + other.tokens, self.usd + other.usd)
+
+
 class Need(NamedTuple):
     """What the least study takes. `n_race` dev rows are asked once, `n_test` test rows with two prompts each."""
 
@@ -53,6 +66,29 @@ def require_room(budget: Budget, need: Need) -> None:
     """
     if lack := lack_of_room(budget, need):
         raise ConfigError(f"{lack} at least, and trials come on top; raise it, or take fewer rows (data.max_rows)")
+
+
+def require_room_for_a_call(budget: Budget, worst: Amount, *, share: float) -> None:
+    """Refuse a cap that forbids the very first call.
+
+    Args:
+        worst: what is reserved for a call before it is sent.
+        share: of the cap, what the search may use.
+
+    Raises:
+        ConfigError: the reservation is more than that.
+    """
+    why = "a call is reserved with its longest reply (lm.task.max_tokens), and a part is kept back for the final test"
+    if budget.usd is not None and worst.usd > share * budget.usd:
+        raise ConfigError(
+            f"budget.usd: {budget.usd:g} is too little: {why}; give {_dollars(worst.usd / share)} or more at least, or "
+            "lower max_tokens"
+        )
+    if budget.tokens is not None and worst.tokens > share * budget.tokens:
+        raise ConfigError(
+            f"budget.tokens: {budget.tokens} are too few: {why}; give {worst.tokens / share:,.0f} or more at least, or "
+            "lower max_tokens"
+        )
 
 
 def _dollars(usd: float) -> str:

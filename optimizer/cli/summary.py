@@ -69,6 +69,7 @@ def final_test_json(verdict: Verdict) -> dict[str, JsonValue]:
         "confidence": verdict.confidence,
         "slices": [asdict(each) for each in verdict.slices],
         "broken_rules": list(verdict.broken_rules),
+        "shortfall": verdict.shortfall or None,
     }
 
 
@@ -141,6 +142,8 @@ def _scores(view: StudyView) -> RenderableType:
             notes.append(Text(which))
         interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
         notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
+        if verdict.shortfall:
+            notes.append(Text(verdict.shortfall, style="yellow"))
         if view.seen_before:
             notes.append(Text(earlier.warning(view.seen_before), style="yellow"))
         for each in verdict.slices[:MAX_SLICES]:

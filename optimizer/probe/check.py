@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from optimizer.budget.room import Need, lack_of_room, require_room
+from optimizer.budget.room import Amount, Need, lack_of_room, require_room
 from optimizer.candidate import Example, Fields
 from optimizer.errors import ConfigError, MetricError
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
@@ -15,6 +15,7 @@ from optimizer.prompts.formats import UnreadableReply
 from optimizer.prompts.program import Refused
 from optimizer.prompts.spec import Message
 from optimizer.records import Role
+from optimizer.study import reserve
 from optimizer.study.job import Job
 from optimizer.words import percent, visible
 
@@ -115,14 +116,17 @@ def concerns(job: Job, found: Probe) -> list[str]:
             "are lost; give 1000"
         )
     need = _measured_need(job, found)
+    n_calls = len(job.program.specs)
+    row = Amount(n_calls * found.tokens, n_calls * job.task_price * found.usd)
     require_room(job.config.budget, need.times(SURE_SHARE))
+    require_room(job.config.budget, reserve.least(job, row))
     lack = lack_of_room(job.config.budget, need)
     return [*notes, f"{lack} if all rows are like the first"] if lack else notes
 
 
 def _measured_need(job: Job, found: Probe) -> Need:
     """The least that a study takes, from what the first dev row took and how long the others are."""
-    need, n_calls = job.need(), len(job.program.specs)
+    need, n_calls = reserve.fewest(job), len(job.program.specs)
     asked = (*job.splits.dev[: need.n_race], *job.splits.test[: need.n_test])
     n_chars = len(job.config.prompt) + sum(map(_n_chars, asked)) / len(asked)
     scale = n_calls * need.n_asked * n_chars / max(1, len(job.config.prompt) + _n_chars(job.splits.dev[0]))

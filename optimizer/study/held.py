@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from optimizer.candidate import Candidate, Example
+from optimizer.candidate import Candidate
 from optimizer.proof.rules import Facts, held_to
 from optimizer.proof.slices import WorstSlice, by_worst_slice, slice_scores
-from optimizer.records import Outcome, Verdict
+from optimizer.records import Verdict
 from optimizer.review.wishes import vetoes
 from optimizer.search.front import pareto_front
 
@@ -51,24 +51,6 @@ def by_aim(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
         return list(candidates)
     names = [session.job.groups.name(example) for example in session.splits.dev]
     return by_worst_slice(session.elite, candidates, names)
-
-
-def evaluate_priced(
-    session: Session, candidate: Candidate, examples: Sequence[Example]
-) -> tuple[list[Outcome], float | None]:
-    """Evaluate, and return the mean price of one example, asked live; None when every reply was known already."""
-    before = session.journal.spend()
-    outcomes, after = session.evaluate(candidate, examples), session.journal.spend()
-    n_calls = after.calls.get("task", 0) - before.calls.get("task", 0)
-    task = session.job.config.lm.task
-    usd = (after.cost_usd - before.cost_usd) / ((task.batch.price or 1.0) if task.mode == "batch" else 1.0)
-    return outcomes, usd / n_calls * len(candidate.parts) if n_calls else None
-
-
-def scored_by_both(session: Session, examples: Sequence[Example], winner: Candidate) -> list[Example]:
-    """Return the examples on which both seed and winner have an outcome."""
-    kept = session.journal.outcomes_of({session.seed.id, winner.id}, session.job.metric.version)
-    return [row for row in examples if all(row.id in kept.get(each.id, {}) for each in (session.seed, winner))]
 
 
 def held_to_rules(session: Session, verdict: Verdict, winner: Candidate, *, usd_per_row: float | None) -> Verdict:

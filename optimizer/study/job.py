@@ -13,8 +13,8 @@ from pathlib import Path
 import dspy
 import sqlalchemy as sa
 
-from optimizer.budget.limits import affordable_test_rows
-from optimizer.budget.room import Need, fewest_tokens, require_room
+from optimizer.budget.limits import SPEND_KEPT_BACK, affordable_test_rows
+from optimizer.budget.room import require_room, require_room_for_a_call
 from optimizer.candidate import Candidate, JsonValue, content_hash
 from optimizer.config.keys import LM, Config
 from optimizer.data.loading import load_splits
@@ -25,13 +25,13 @@ from optimizer.lm.backend import Backend, CallRequest
 from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
 from optimizer.privacy.local import places, require_local
-from optimizer.prompts.program import TASK_PREDICTOR, Complete, ModuleProgram, Program, TaskProgram
+from optimizer.prompts.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompts.spec import Message, spec_of_task
 from optimizer.proof.earlier import seen_before
 from optimizer.proof.slices import Groups, WorstSlice, group_rows
 from optimizer.propose import Operator, open_operators
 from optimizer.records import Role, SeenBefore, StudyView
-from optimizer.search.race import FIRST_BLOCKS
+from optimizer.study import reserve
 from optimizer.user_code import load, user_code
 
 PACKAGES = ("dspy", "optuna", "mlflow", "datasets", "numpy")
@@ -89,7 +89,9 @@ class Job:
         """
         elsewhere = {place.role: place.model for place in places(self.config) if not place.is_here}
         require_prices(self.config.budget, self.prices, elsewhere=elsewhere)
-        require_room(self.config.budget, self.need())
+        require_room(self.config.budget, reserve.fewest(self))
+        worst = reserve.worst_call(self, self.program.seed(self.config.prompt))
+        require_room_for_a_call(self.config.budget, worst, share=1 - SPEND_KEPT_BACK)
         if not self.usable_operators:
             raise ConfigError(
                 "search.operators: only `demos` is named, and it has nothing to do: it wants one predictor and "
@@ -119,25 +121,13 @@ class Job:
 
     @property
     def n_test(self) -> int:
-        """Test rows that the final comparison uses.
+        """Test rows that calls are kept back for; the final comparison takes more if more is left.
 
         Raises:
             ConfigError: the call budget leaves no room for them.
         """
         n_calls = len(self.program.specs)
         return affordable_test_rows(self.config.budget, n_test=len(self.splits.test), calls_per_example=n_calls)
-
-    def need(self) -> Need:
-        """Return the least that a study takes, as far as that is known before any call."""
-        search, dev, test = self.config.search, self.splits.dev, self.splits.test[: self.n_test]
-        race = dev[: FIRST_BLOCKS * search.block] if search.racing else dev
-        known = isinstance(self.program, TaskProgram) and (self.config.budget.usd or self.config.budget.tokens)
-        asked = (*race, *test, *test) if known else ()  # only a module knows what it asks
-        seed = self.program.seed(self.config.prompt)
-        messages = (self.program.messages(seed, TASK_PREDICTOR, row.inputs) for row in asked)
-        tokens_in = fewest_tokens(message.content for each in messages for message in each)
-        usd = self.task_price * self.prices["task"].usd(tokens_in, len(asked))
-        return Need(len(race), len(test), tokens=tokens_in + len(asked), usd=usd)
 
     @property
     def task_price(self) -> float:
@@ -192,7 +182,7 @@ class Job:
 
     def built_on(self, view: StudyView, *, takes_prompts: bool) -> Job:
         """Return the job with a note of which of its test rows an earlier study had."""
-        test_ids = [example.id for example in self.splits.test[: self.n_test]]
+        test_ids = [example.id for example in self.splits.test]
         found = seen_before(view, test_ids, takes_prompts=takes_prompts)
         by_study = {each.study: each for each in (*self.seen_before, *found)}
         return replace(self, seen_before=tuple(by_study.values()))

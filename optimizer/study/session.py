@@ -33,6 +33,7 @@ from optimizer.search.optuna_study import PERSON, Ticket
 from optimizer.search.race import FIRST_BLOCKS, race_rows
 from optimizer.storage.crash_points import crash_point
 from optimizer.storage.files import save_best, saved_best
+from optimizer.study import reserve
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
 from optimizer.study.opening import generator, open_all
@@ -104,6 +105,11 @@ class Session:
         kept = self.journal.outcomes(candidate.id, self.job.metric.version)
         self.known.enter(candidate, list(kept.values()))
 
+    def enter_seed(self) -> None:
+        """Enter the rows of a seed whose first block a cap has cut short: a verdict needs no more than some."""
+        if self.seed not in self.elite and self.journal.outcomes(self.seed.id, self.job.metric.version):
+            self.enter_kept(self.seed)
+
     # -- what the loop asks -------------------------------------------------------------------
 
     def stop_reason(self) -> str | None:
@@ -163,11 +169,13 @@ class Session:
         """Try the seed on one row before the search begins, so that a broken set-up stops here and not at dawn.
 
         Raises:
-            ConfigError: the call failed for a reason that retrying will not mend.
+            ConfigError: the call failed for a reason that retrying will not mend, or took too much of a cap.
         """
+        before = self.journal.spend()
         outcome = self.evaluate(candidate, self.splits.dev[:1], trial=0)[0]
         if outcome.kind == "failed":
             raise ConfigError(f"the first example could not be scored: {outcome.error}")
+        reserve.require_a_row(self, before)
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
         self.journal.put_candidate(candidate)
@@ -363,6 +371,7 @@ class Session:
     def _after_trial(self, number: int, *, is_best: bool) -> None:
         trial = self._records.of([self.study.trials()[number]])[0]
         self.known.learn(trial)
+        reserve.hold(self)
         if is_best and self.elite.incumbent is not None:
             self._keep(self.elite.incumbent)
         self._add_time()

@@ -94,6 +94,12 @@ def can_score(session: Session, candidate: Candidate) -> bool:
     return session.deadline.allows(FINAL_SLACK * row_s(session) * n_rows)
 
 
+def has_time_for(session: Session, *, n_rows: int) -> bool:
+    """Whether so many rows more can be scored in time."""
+    by_rounds = session.models.task.final_s()
+    return session.deadline.allows(FINAL_SLACK * (row_s(session) * n_rows if by_rounds is None else by_rounds))
+
+
 def row_s(session: Session) -> float:
     """Return how long a row takes of late; a study that is continued goes by its last trials. 0 before there is any."""
     if (measured := session.seconds_per_row) is not None:

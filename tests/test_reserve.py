@@ -1,0 +1,115 @@
+"""Caps in tokens and money: whatever stands at the start ends with a verdict, and nothing passes the cap."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from optimizer.budget.limits import TEST_SHARE
+from optimizer.config.file import load_config
+from optimizer.errors import ConfigError
+from optimizer.probe.check import concerns, probes
+from optimizer.records import StudyView
+from optimizer.run import run
+from optimizer.study.job import Job, open_job
+from tests.fake_server import Body, FakeServer, Fault, reply
+from tests.faults import answer, write_study
+
+PRICES = {"price_in": 1.0, "price_out": 2.0}
+N_TEST = 20
+WHOLE = {"tokens": 8045, "usd": 0.0124}  # what the study takes without a cap
+
+
+def long_winded(body: Body) -> Fault:
+    """Answers as the careful model does; what a call takes goes by what it is sent."""
+    n_in = sum(len(str(message["content"])) for message in body["messages"]) // 4
+    return reply(answer(body), tokens=(n_in, 40))
+
+
+@pytest.fixture
+def server() -> Iterator[FakeServer]:
+    with FakeServer(long_winded) as running:
+        yield running
+
+
+def bill(server: FakeServer) -> tuple[int, float]:
+    """Tokens and dollars that the server counted."""
+    usages = [json.loads(call.fault.payload)["usage"] for call in server.calls]
+    n_in, n_out = (sum(each[key] for each in usages) for key in ("prompt_tokens", "completion_tokens"))
+    return n_in + n_out, (n_in * PRICES["price_in"] + n_out * PRICES["price_out"]) / 1e6
+
+
+def opened(folder: Path, server: FakeServer, *, concurrency: int, **changes: Any) -> Job:
+    path = write_study(folder, server.url, concurrency=concurrency, trials=5, rows=N_TEST, **changes)
+    settings = json.loads(path.read_text())
+    for lm in settings["lm"].values():
+        lm |= PRICES
+    path.write_text(json.dumps(settings))
+    return open_job(load_config(path), folder=folder, runs_dir=folder / "runs")
+
+
+def carried_out(folder: Path, server: FakeServer, **changes: Any) -> StudyView:
+    job = opened(folder, server, **changes)
+    try:
+        return run(job)
+    finally:
+        job.close()
+
+
+def checked(folder: Path, server: FakeServer, **changes: Any) -> str:
+    """Return why `check` refuses the study; empty if it does not."""
+    try:
+        job = opened(folder, server, **changes)
+    except ConfigError as refusal:
+        return str(refusal)
+    try:
+        concerns(job, next(iter(probes(job))))
+    except ConfigError as refusal:
+        return str(refusal)
+    finally:
+        job.close()
+    return ""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("concurrency", [1, 8])
+@pytest.mark.parametrize("share", [0.02, 0.1, 0.2, 0.35, 0.6, 0.9])
+@pytest.mark.parametrize("cap", ["tokens", "usd"])
+def test_a_cap_that_check_lets_pass_ends_in_a_verdict(
+    tmp_path: Path, server: FakeServer, cap: str, share: float, concurrency: int
+) -> None:
+    """From the smallest that is not refused on, for one call and for eight at once; the server's bill stays below."""
+    amount = round(share * WHOLE["tokens"]) if cap == "tokens" else share * WHOLE["usd"]
+    settings: dict[str, Any] = {"concurrency": concurrency, "budget": {cap: amount}}
+    if refusal := checked(tmp_path, server, **settings):
+        assert f"budget.{cap}: " in refusal
+        assert share < 0.3
+        return
+    server.calls.clear()
+    view = carried_out(tmp_path, server, **settings)
+    assert view.verdict is not None
+    assert (view.state, view.verdict.n >= 5) == ("finished", True)
+    assert bill(server)[0 if cap == "tokens" else 1] <= amount
+    said = "" if view.verdict.n == N_TEST else f"{view.verdict.n} of {N_TEST} test rows; the cap paid for no more"
+    assert view.verdict.shortfall == said
+
+
+@pytest.mark.slow
+def test_a_cap_that_one_row_shows_to_be_too_small_is_refused_by_run_as_well(tmp_path: Path, server: FakeServer) -> None:
+    """Who did not ask `check` learns it after one call, with what the shortest study would cost."""
+    with pytest.raises(ConfigError, match=r"budget\.tokens: 900 are too few: .* first 5 dev rows and the final test"):
+        carried_out(tmp_path, server, concurrency=1, budget={"tokens": 900})
+    assert len(server.calls) == 1
+
+
+@pytest.mark.slow
+def test_the_final_test_takes_all_rows_that_the_calls_left_pay_for(tmp_path: Path, server: FakeServer) -> None:
+    """Calls are kept back for 12 of 20 test rows; a search that leaves some gives them to further ones."""
+    view = carried_out(tmp_path, server, concurrency=8, budget={"task_calls": 62}, search={"in_flight": 1})
+    assert view.verdict is not None
+    assert view.verdict.n > 62 * TEST_SHARE / 2
+    assert view.spend.calls["task"] <= 62
