@@ -103,7 +103,7 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceScore:
-    """What one group of the test rows scores with the seed and with the winner, in [0, 1]."""
+    """What one group of the test rows, or one class, scores with the seed and with the winner, in [0, 1]."""
 
     name: str
     n: int
@@ -113,6 +113,24 @@ class SliceScore:
     @property
     def difference(self) -> float:
         return self.winner - self.seed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Constant:
+    """What needs no prompt: the same label for every test row. And how near the winner comes to that.
+
+    Attributes:
+        label: the one that scores most when it is always given; `score` by the study's own metric.
+        is_beaten: the winner is proven to score more than that.
+        said: the label that the winner gives most often; `n_said` times, of `n` test rows.
+    """
+
+    label: str
+    score: float
+    is_beaten: bool
+    said: str
+    n_said: int
+    n: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,6 +144,8 @@ class Verdict:
         slices: groups of the rows, the one with the worst difference first; empty unless the study has some.
         broken_rules: why a proven gain is not promoted after all.
         shortfall: how many of the test rows it rests on and why not on all, in words; empty when on all.
+        classes: where the output is a label, the test rows by expected label, the worst difference first.
+        constant: likewise, what always giving the best one label would score.
     """
 
     decision: Literal["promote", "keep"]
@@ -144,6 +164,8 @@ class Verdict:
     slices: tuple[SliceScore, ...] = ()
     broken_rules: tuple[str, ...] = ()
     shortfall: str = ""
+    classes: tuple[SliceScore, ...] = ()
+    constant: Constant | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

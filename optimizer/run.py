@@ -185,9 +185,11 @@ def recommend(session: Session) -> Candidate:
         try:
             session.score(candidate, session.splits.dev)
         except BudgetExhausted:
-            session.enter_kept(candidate)
-            break  # what is left is kept for the test
-    finalists = payable(session, finalists)
+            session.enter_kept(candidate)  # the rows that it paid for count; what is left is kept for the test
+            break
+    finalists = held.fit(
+        session, payable(session, finalists)
+    )  # on all of dev it may be plain that one gives the same label to all
     if held.aims_at_worst_slice(session):
         return held.by_aim(session, finalists)[0]
     tolerance = search_settings.min_gain if "cost" in search_settings.objective else 0.0

@@ -15,7 +15,7 @@ from rich.text import Text
 from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
 from optimizer.init.examples import is_example
-from optimizer.proof import earlier
+from optimizer.proof import earlier, labels
 from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView, Verdict
@@ -70,6 +70,8 @@ def final_test_json(verdict: Verdict) -> dict[str, JsonValue]:
         "slices": [asdict(each) for each in verdict.slices],
         "broken_rules": list(verdict.broken_rules),
         "shortfall": verdict.shortfall or None,
+        "classes": [asdict(each) for each in verdict.classes],
+        "constant": asdict(verdict.constant) if verdict.constant else None,
     }
 
 
@@ -90,11 +92,13 @@ def one_line(view: StudyView) -> str:
         return f"{view.name}: {view.state}, no verdict yet"
     scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)}"
     interval = f"{points(verdict.low)} to {points(verdict.high)}"
-    return f"{view.name}: {verdict.decision}, {scores} on {verdict.n} test rows, difference {interval}"
+    warned = "".join(f"; {each}" for each in labels.warnings(view))
+    return f"{view.name}: {verdict.decision}, {scores} on {verdict.n} test rows, difference {interval}{warned}"
 
 
 def _blocks(view: StudyView, prompts: Mapping[str, str], runs_flag: str) -> list[RenderableType]:
-    blocks: list[RenderableType] = [Text(), _headline(view), Text()]
+    blocks: list[RenderableType] = [Text(), _headline(view)]
+    blocks += [*(Text(f"Warning: {each}", style="bold yellow") for each in labels.warnings(view)), Text()]
     blocks.append(_prompt_panel("Your prompt", view.seed, prompts))
     if view.best != view.seed:
         blocks.append(_prompt_panel(_winner_title(view), view.best, prompts))

@@ -7,6 +7,7 @@ import re
 
 from optimizer.export.facts import PredictorPrompt, Subject, goal, model_name, predictor_prompts
 from optimizer.export.template import ENCODINGS, FILL
+from optimizer.proof import labels
 from optimizer.records import DevEstimate
 from optimizer.words import percent, points
 
@@ -43,7 +44,8 @@ def _head(subject: Subject) -> str:
     elif view.verdict is None:
         said = "The best prompt so far. There is no verdict yet."
     else:
-        said = f"**Verdict: {view.verdict.decision}.** {view.verdict.reason}"
+        warned = labels.warnings(view) if subject.is_best else []
+        said = " ".join([f"**Verdict: {view.verdict.decision}.** {view.verdict.reason}", *warned])
     return "\n\n".join(text for text in (f"# Prompt of the study {view.name}", goal(view), said) if text)
 
 

@@ -1,4 +1,5 @@
-"""What a winner must keep to, besides being better: no group harmed, replies that can be read, a bounded price. Pure.
+"""What a winner must keep to, besides being better: answers that depend on the row, no group harmed, replies that can
+be read, a bounded price. Pure.
 
 A rule can only turn `promote` into `keep`. Answers outside their limits (length, forbidden words) score 0 before this.
 """
@@ -9,8 +10,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from optimizer.config.keys import Constraints
-from optimizer.records import SliceScore, Verdict
-from optimizer.words import percent, points
+from optimizer.proof.labels import is_collapsed
+from optimizer.records import Constant, SliceScore, Verdict
+from optimizer.words import percent, points, visible
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,9 +22,12 @@ class Facts:
     Attributes:
         n_chars: characters of the seed's and of the winner's prompt, inputs left open.
         usd_per_row: mean price of one test row with the winner; None when it is not known.
+        classes, constant: where the output is a label, as in a verdict.
     """
 
     slices: tuple[SliceScore, ...] = ()
+    classes: tuple[SliceScore, ...] = ()
+    constant: Constant | None = None
     n_chars: tuple[int, int] = (0, 0)
     usd_per_row: float | None = None
 
@@ -30,7 +35,7 @@ class Facts:
 def held_to(verdict: Verdict, facts: Facts, limits: Constraints, *, max_loss: float | None) -> Verdict:
     """Return the verdict with its groups, and `keep` instead of `promote` when a rule is broken."""
     broken = tuple(_broken(verdict, facts, limits, max_loss)) if verdict.decision == "promote" else ()
-    verdict = replace(verdict, slices=facts.slices, broken_rules=broken)
+    verdict = replace(verdict, slices=facts.slices, broken_rules=broken, classes=facts.classes, constant=facts.constant)
     if not broken:
         return verdict
     more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
@@ -38,6 +43,12 @@ def held_to(verdict: Verdict, facts: Facts, limits: Constraints, *, max_loss: fl
 
 
 def _broken(verdict: Verdict, facts: Facts, limits: Constraints, max_loss: float | None) -> Iterator[str]:
+    if facts.constant is not None and is_collapsed(facts.constant, verdict.winner_score):
+        said = facts.constant
+        yield (
+            f"it answers {visible(said.said)!r} to {said.n_said} of {said.n} test rows, whatever they say: a prompt "
+            "that gives one label to nearly everything is not promoted"
+        )
     for each in facts.slices if max_loss is not None else ():
         if each.difference < -(max_loss or 0.0) - 1e-9:
             yield (

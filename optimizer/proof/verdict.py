@@ -95,14 +95,7 @@ def judge(
         raise TooManyFailures(f"{len(examples) - len(pairs)} of {len(examples)} test rows failed, one because of {why}")
     rows = [examples[i] for i in pairs]
     old, new = [seed[i] for i in pairs], [winner[i] for i in pairs]
-    comparison = stats.compare(
-        _values(old),
-        _values(new),
-        is_binary=metric.is_binary,
-        confidence=confidence,
-        rng=rng,
-        statistic=None if metric.is_mean else _difference_of_aggregates(metric, rows, old, new),
-    )
+    comparison = compared(metric, rows, old, new, confidence=confidence, rng=rng)
     is_promoted = not is_same and stats.is_significant_gain(comparison, confidence)
     return Verdict(
         decision="promote" if is_promoted else "keep",
@@ -118,6 +111,26 @@ def judge(
         confidence=confidence,
         seed_outcomes=tuple(old),
         winner_outcomes=tuple(new),
+    )
+
+
+def compared(
+    metric: Metric,
+    examples: Sequence[Example],
+    old: Sequence[Outcome],
+    new: Sequence[Outcome],
+    *,
+    confidence: float,
+    rng: np.random.Generator,
+) -> stats.Comparison:
+    """Compare two sets of outcomes on the same rows, none of them failed, by the study's own measure."""
+    return stats.compare(
+        _values(old),
+        _values(new),
+        is_binary=metric.is_binary,
+        confidence=confidence,
+        rng=rng,
+        statistic=None if metric.is_mean else _difference_of_aggregates(metric, examples, old, new),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optimizer.proof import labels
 from optimizer.proof.earlier import warning
 from optimizer.records import StudyView
 from optimizer.stats import smallest_provable_gain
@@ -22,6 +23,7 @@ def limits(view: StudyView, *, n_flips: Mapping[str, int]) -> list[str]:
     else:
         if view.seen_before:
             found.append(warning(view.seen_before))
+        found += labels.warnings(view)
         gain = smallest_provable_gain(verdict.n, confidence=verdict.confidence)
         found.append(
             f"With {verdict.n} test rows a true gain of about {100 * gain:.0f} points is found in four of five "

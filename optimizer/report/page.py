@@ -13,7 +13,7 @@ from markupsafe import Markup
 
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.data.report import unquoted
-from optimizer.proof import insight
+from optimizer.proof import insight, labels
 from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.proof.insight import Pair, SliceRow, Step
@@ -128,6 +128,7 @@ def _content(material: Material) -> dict[str, Any]:
         "model": str(_section(_section(view.config, "lm"), "task").get("model", "")),
         "metric": str(_section(view.config, "metric").get("name", "")),
         "headline": headline(view),
+        "warned": labels.warnings(view),
         "is_same": view.best == view.seed,
         "seed_prompt": seed,
         "best_prompt": best,
@@ -169,13 +170,20 @@ def headline(view: StudyView) -> str:
     if verdict.decision == "promote":
         return (
             f"Use the new prompt: it raised the score from {scores}{never}, "
-            f"a difference that is {interval} with {100 * verdict.confidence:.0f}% confidence."
+            f"a difference that is {interval} with {100 * verdict.confidence:.0f}% confidence.{_no_better(view)}"
         )
     if view.best == view.seed:
         return "Keep your prompt: no candidate did better while searching."
     if verdict.broken_rules:
         return f"Keep your prompt: the best candidate went from {scores}, but {'; and '.join(verdict.broken_rules)}."
     return f"Keep your prompt: the best candidate went from {scores}, which may be chance ({interval})."
+
+
+def _no_better(view: StudyView) -> str:
+    found = view.verdict.constant if view.verdict else None
+    if found is None or found.is_beaten:
+        return ""
+    return f" But it is not proven to be better than always answering {found.label!r} ({percent(found.score)})."
 
 
 def steps(step: Step, depth: int = 0) -> list[dict[str, Any]]:

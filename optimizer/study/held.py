@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from optimizer.candidate import Candidate
+from optimizer.proof.labels import class_scores, constant_of, gives_one_label
 from optimizer.proof.rules import Facts, held_to
 from optimizer.proof.slices import WorstSlice, by_worst_slice, slice_scores
 from optimizer.records import Verdict
 from optimizer.review.wishes import vetoes
 from optimizer.search.front import pareto_front
+from optimizer.search.known import RACED
 
 if TYPE_CHECKING:
     from optimizer.study.session import Session
@@ -22,13 +24,21 @@ WIDER = 3  # so many times the finalists are looked at for the one that serves i
 
 
 def allowed(session: Session, ranked: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates that nobody vetoed and that have not grown too long; the seed always may."""
+    """Return the candidates that were raced, that nobody vetoed, that have not grown too long, and that give more than
+    one label; the seed always may.
+
+    A trial that a cap cut short was not raced. To the worst group a dropped one was not, either: a few rows of each
+    group say nothing of it.
+    """
     vetoed, growth = vetoes(session.journal), session.job.config.constraints.prompt_growth
-    kept = [candidate for candidate in ranked if candidate.id not in vetoed]
-    if growth is None:
-        return kept
-    longest = growth * session.n_chars(session.seed)
-    return [candidate for candidate in kept if candidate == session.seed or session.n_chars(candidate) <= longest]
+    states = ("complete",) if aims_at_worst_slice(session) else RACED
+    raced = {trial.candidate.id for trial in session.known.trials if trial.candidate and trial.state in states}
+    raced.add(session.seed.id)
+    kept = [candidate for candidate in ranked if candidate.id in raced - vetoed]
+    if growth is not None:
+        longest = growth * session.n_chars(session.seed)
+        kept = [candidate for candidate in kept if candidate == session.seed or session.n_chars(candidate) <= longest]
+    return fit(session, kept)
 
 
 def finalists(session: Session) -> list[Candidate]:
@@ -53,14 +63,48 @@ def by_aim(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
     return by_worst_slice(session.elite, candidates, names)
 
 
+def label_output(session: Session) -> str | None:
+    """Return the output that the metric scores where that is a label and asking the metric costs nothing, else None."""
+    config = session.job.config
+    measures, outputs = config.metric.measures, config.task.outputs
+    output = measures[0].output or next(iter(outputs))
+    is_one = len(measures) == 1 and (len(outputs) == 1 or ":" not in measures[0].name)
+    if not is_one or config.metric.asks_judge or outputs[output].kind not in ("label", "boolean"):
+        return None
+    return output
+
+
+def fit(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates without those that gave one label to nearly all dev rows that they were scored on.
+
+    Such a prompt would not be promoted. Where no other one is left but the seed, all stay: then the verdict says why.
+    """
+    output = label_output(session)
+    if output is None:
+        return list(candidates)
+    kept = [each for each in candidates if not _gives_one_label(session, output, each)]
+    return kept if any(each != session.seed for each in kept) else list(candidates)
+
+
+def _gives_one_label(session: Session, output: str, candidate: Candidate) -> bool:
+    known = session.journal.outcomes(candidate.id, session.job.metric.version)
+    scored = [(row, known[row.id]) for row in session.splits.dev if row.id in known and known[row.id].value is not None]
+    return gives_one_label(session.job.metric, output, [row for row, _ in scored], [each for _, each in scored])
+
+
 def held_to_rules(session: Session, verdict: Verdict, winner: Candidate, *, usd_per_row: float | None) -> Verdict:
     """Add the groups to a verdict, and turn `promote` into `keep` when the winner breaks a rule."""
     config, by_id = session.job.config, {example.id: example for example in session.splits.test}
     rows = [by_id[outcome.example_id] for outcome in verdict.seed_outcomes]
     groups, settings = session.job.groups, config.metric.slices
     outcomes = (verdict.seed_outcomes, verdict.winner_outcomes)
+    metric, output, rng = session.job.metric, label_output(session), session.generator("constant answer")
     facts = Facts(
-        slices=slice_scores(session.job.metric, groups, rows, *outcomes) if groups else (),
+        slices=slice_scores(metric, groups, rows, *outcomes) if groups else (),
+        classes=class_scores(output, rows, *outcomes) if output else (),
+        constant=constant_of(metric, output, rows, outcomes[1], confidence=verdict.confidence, rng=rng)
+        if output
+        else None,
         n_chars=(session.n_chars(session.seed), session.n_chars(winner)),
         usd_per_row=usd_per_row,
     )

@@ -12,6 +12,7 @@ from optimizer.candidate import Candidate, Fields, JsonValue
 from optimizer.errors import StudyError
 from optimizer.lm.pricing import unpriced_in
 from optimizer.records import (
+    Constant,
     DevEstimate,
     Outcome,
     Recipe,
@@ -149,4 +150,6 @@ def verdict_from_json(data: Mapping[str, JsonValue]) -> Verdict:
         values[key] = tuple(Outcome(**outcome) for outcome in values[key])
     values["slices"] = tuple(SliceScore(**each) for each in values.get("slices", ()))
     values["broken_rules"] = tuple(values.get("broken_rules", ()))
+    values["classes"] = tuple(SliceScore(**each) for each in values.get("classes", ()))
+    values["constant"] = Constant(**kept) if (kept := values.get("constant")) else None
     return Verdict(**values)

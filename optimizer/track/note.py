@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 
 from optimizer.command_line import command_name
-from optimizer.proof import earlier
+from optimizer.proof import earlier, labels
 from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView
@@ -34,7 +34,8 @@ def headline(view: StudyView) -> str:
     """Return the verdict in one sentence, or how far the study is."""
     if view.verdict is not None:
         reason = " ".join(view.verdict.reason.split())[:1000]
-        return f"**Verdict: {view.verdict.decision}.** {reason}"
+        warned = "".join(f"\n\n**Warning:** {each}" for each in labels.warnings(view))
+        return f"**Verdict: {view.verdict.decision}.** {reason}{warned}"
     n_done = sum(trial.state != "running" for trial in view.trials)
     reason = view.stop_reason or "no reason given"
     if view.state == "paused":
