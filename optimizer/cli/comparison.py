@@ -91,10 +91,10 @@ def _section(config: Mapping[str, JsonValue], key: str) -> Mapping[str, JsonValu
 
 
 def _trial_facts(material: Material, candidate: Candidate) -> dict[str, str]:
-    trial = material.view.trial_of(candidate)
+    trial, is_seed = material.view.trial_of(candidate), candidate == material.view.seed
     return {
-        "made by": trial.recipe.operator if trial else "you",
-        "state": trial.state if trial else "not tried",
+        "made by": trial.recipe.operator if trial else "you" if is_seed else "-",
+        "state": trial.state if trial else "not tried" if is_seed else "its trial was cut short",
         "dev score": f"{percent(trial.score)} on {len(trial.outcomes)} rows" if trial and trial.outcomes else "-",
         "against the best then": points(trial.difference) if trial and trial.difference is not None else "-",
         "layout": f"{candidate.format}, {candidate.reasoning}, temperature {candidate.temperature:g}",

@@ -101,7 +101,7 @@ def _operators(step: Step) -> Iterator[str]:
 
 def _grow(tree: Tree, step: Step, note: str = "") -> None:
     trial = step.trial
-    name = f"trial {trial.number + 1}  {trial.recipe.operator}" if trial else "your prompt, not scored"
+    name = f"trial {trial.number + 1}  {trial.recipe.operator}" if trial else f"{step.name}, not scored"
     score = f"  {percent(trial.score)} on {len(trial.outcomes)} rows" if trial and trial.outcomes else ""
     branch = tree.add(Text(f"{name}{score}{note}"))
     for parent, gained in zip(step.parents, step.worth, strict=True):

@@ -31,15 +31,22 @@ class Step:
     """One candidate on the way to another.
 
     Attributes:
-        trial: None for a seed that no trial scored.
+        trial: None for a seed that no trial scored, or where the trial was cut short.
         worth: against each parent, in their order; None where no dev row was scored for both.
         parents: the steps that it was made from, the first one being the text that was changed.
     """
 
     candidate: Candidate
     trial: TrialRecord | None
+    is_seed: bool = False
     worth: tuple[Worth | None, ...] = ()
     parents: tuple[Step, ...] = ()
+
+    @property
+    def name(self) -> str:
+        if self.trial:
+            return f"trial {self.trial.number + 1}, {self.trial.recipe.operator}"
+        return "your prompt" if self.is_seed else "a candidate whose trial was cut short"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +142,7 @@ def _step(candidate: Candidate, made: Mapping[str, TrialRecord], seed: Candidate
     return Step(
         candidate=candidate,
         trial=trial,
+        is_seed=candidate == seed,
         worth=tuple(worth(own, step.trial.outcomes if step.trial else ()) for step in parents),
         parents=parents,
     )

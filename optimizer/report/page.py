@@ -192,7 +192,7 @@ def steps(step: Step, depth: int = 0) -> list[dict[str, Any]]:
     gained = next((each for each in step.worth if each), None)
     row = {
         "depth": depth,
-        "what": f"trial {trial.number + 1}, {trial.recipe.operator}" if trial else "your prompt",
+        "what": step.name,
         "score": trial.score if trial else None,
         "n": len(trial.outcomes) if trial else 0,
         "worth": gained,

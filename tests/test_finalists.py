@@ -1,0 +1,146 @@
+"""Which prompts may go to the final test: those that were really raced, and that do more than give one label."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import replace
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from optimizer.candidate import Candidate, Part
+from optimizer.cli.comparison import _name, compare_trials
+from optimizer.cli.tables import lineage_tree
+from optimizer.config.keys import Config
+from optimizer.proof.insight import lineage
+from optimizer.records import StudyView
+from optimizer.report import Material
+from optimizer.review.finalists import finalists
+from optimizer.run import run
+from optimizer.study.job import open_job
+from optimizer.study.showing import picked
+from tests.fake_server import Body, FakeServer
+from tests.sample_study import SEED, sample_view
+
+FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
+WARDS = ("north", "south", "east")
+
+
+def study(folder: Path, url: str, rows: list[dict[str, str]], **changes: Any) -> StudyView:
+    lm = {"api_base": url, "max_tokens": 100, "concurrency": 4, "price_in": 0, "price_out": 0}
+    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    config = Config.model_validate(
+        {
+            "name": "fruit",
+            "task": {
+                "goal": "Say which team packs the box.",
+                "inputs": {"note": "what is in the box"},
+                "outputs": {"team": {"kind": "label", "choices": ["red", "green", "blue"]}},
+            },
+            "prompt": "Which team packs this box?",
+            "data": {"source": "rows.jsonl", "max_rows": {"dev": 60, "test": 60}},
+            "metric": "accuracy",
+            "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
+            "search": {"trials": 8, "formats": ["chat"], "max_demos": 0, "operators": ["rewrite"]},
+            "tracking": {"enabled": False},
+            **changes,
+        }
+    )
+    job = open_job(config, folder=folder, runs_dir=folder / "runs")
+    try:
+        return run(job)
+    finally:
+        job.close()
+
+
+def boxes(n: int, fruits: tuple[str, ...] = ("apple", "lime", "plum")) -> list[dict[str, str]]:
+    return [
+        {
+            "note": f"Box {i} holds {i * 7 % 40} {fruits[i % len(fruits)]}s.",
+            "team": FRUIT[fruits[i % len(fruits)]],
+            "ward": WARDS[i % 7 % 3],
+        }
+        for i in range(n)
+    ]
+
+
+def fruit_of(text: str) -> str:
+    return next((fruit for fruit in FRUIT if fruit in text.casefold().rpartition("note")[2]), "apple")
+
+
+def improving(body: Body) -> str:
+    """Words of the proposer are worth much, others hardly anything."""
+    text = "\n".join(str(message["content"]) for message in body["messages"])
+    if body["model"] == "proposer":
+        return f"<instruction>Please say which team packs the box, way {zlib.crc32(text.encode())}.</instruction>"
+    hit = zlib.crc32(text.encode()) % 10 < (7 if "Please" in text else 3)
+    right = FRUIT[fruit_of(str(body["messages"][-1]["content"]))]
+    return right if hit else next(team for team in FRUIT.values() if team != right)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task_calls", [190, 200, 210])
+def test_a_trial_that_a_cap_cut_short_is_no_finalist(tmp_path: Path, task_calls: int) -> None:
+    """A few rows of each group look like anything: what goes to the test was raced, and screens name its trial."""
+    slices = {"by": "ward", "aim": "worst", "min_rows": 5}
+    with FakeServer(improving) as server:
+        view = study(
+            tmp_path,
+            server.url,
+            boxes(300),
+            metric={"name": "accuracy", "slices": slices},
+            budget={"task_calls": task_calls},
+        )
+    trial = view.trial_of(view.best)
+    assert view.stop_reason == "budget"
+    assert trial is not None
+    assert trial.state == "complete"
+    assert view.best in [each.candidate for each in finalists(view, frozenset())]
+    assert picked(view, str(trial.number + 1)) == view.best
+    assert _name(view, view.best).startswith(f"trial {trial.number + 1}")
+
+
+def lazy(body: Body) -> str:
+    """The first words that the proposer finds make the model answer `red`; later ones make it look at the box."""
+    text = "\n".join(str(message["content"]) for message in body["messages"])
+    if body["model"] == "proposer":
+        what = "Please look into" if "Just name" in text else "Just name"
+        return f"<instruction>{what} the team for the box, way {zlib.crc32(text.encode())}.</instruction>"
+    last = str(body["messages"][-1]["content"])
+    if "Just name" in text:
+        return "red"
+    if "Please look into" in text:
+        return FRUIT[fruit_of(last)] if zlib.crc32(last.encode()) % 2 else "green"
+    return "blue"
+
+
+@pytest.mark.slow
+def test_a_candidate_that_gives_one_label_makes_room_for_another(tmp_path: Path) -> None:
+    """The constant answer scores most on dev; the finalist that reads its input is taken to the test."""
+    rows = boxes(300, ("apple", "apple", "apple", "apple", "lime", "apple", "plum"))
+    with FakeServer(lazy) as server:
+        view = study(tmp_path, server.url, rows)
+    scores = {trial.candidate.parts[0].instructions[:4]: trial.score for trial in view.trials if trial.candidate}
+    assert {"Just", "Plea"} <= set(scores)
+    assert view.best.parts[0].instructions.startswith("Please")
+    assert view.verdict is not None
+    assert view.verdict.constant is not None
+    assert view.verdict.constant.label == "red"
+
+
+def test_a_candidate_without_a_trial_is_not_called_yours() -> None:
+    """Older studies may have tested one whose trial was cut short: no screen says that you made it."""
+    view = sample_view()
+    stray = Candidate(parts=(Part(predictor="answer", instructions="Of no trial"),))
+    material = Material(view=replace(view, best=stray), render=lambda _: "x")
+    out = StringIO()
+    Console(file=out, width=200).print(
+        lineage_tree(lineage(material.view), "How"), compare_trials(material, SEED, stray)
+    )
+    assert "a candidate whose trial was cut short, not scored" in out.getvalue()
+    assert "its trial was cut short" in out.getvalue()
+    assert "your prompt, not scored" not in out.getvalue()
