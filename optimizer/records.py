@@ -103,12 +103,19 @@ class TrialRecord:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceScore:
-    """What one group of the test rows, or one class, scores with the seed and with the winner, in [0, 1]."""
+    """What one group of the test rows, or one class, scores with the seed and with the winner, in [0, 1].
+
+    Attributes:
+        holds: of `other`, the values that were taken together, with the number of their test rows.
+        decides: whether the group can be the worst one; too small ones cannot.
+    """
 
     name: str
     n: int
     seed: float
     winner: float
+    holds: tuple[str, ...] = ()
+    decides: bool = True
 
     @property
     def difference(self) -> float:

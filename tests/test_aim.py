@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from io import StringIO
 
+import pytest
 from rich.console import Console
 
 from optimizer.cli.summary import print_summary
 from optimizer.proof.aim import which_worst, worst_of
 from optimizer.records import SliceScore, StudyView
+from optimizer.report import Material, report_html
 from optimizer.report.page import headline
 from optimizer.track.note import _scores
 from tests.sample_study import sample_view
@@ -62,3 +64,33 @@ def test_the_report_names_the_rule_that_keeps_your_prompt() -> None:
     assert said.startswith("Keep your prompt")
     assert rule in said
     assert "chance" not in said
+
+
+@pytest.mark.parametrize(
+    ("max_loss", "said"),
+    [
+        (
+            0.05,
+            "rule: no group may lose more than 5 points (metric.slices.max_loss); broken: the worst change is -10.0",
+        ),
+        (0.2, "rule: no group may lose more than 20 points (metric.slices.max_loss); kept: the worst change is -10.0"),
+        (None, "no rule limits what a group may lose (metric.slices.max_loss); the worst change is -10.0"),
+    ],
+)
+def test_every_group_and_the_rule_on_losses_are_shown(max_loss: float | None, said: str) -> None:
+    """Report and terminal have a line for each group, also without the data, and say what the rule is and came to."""
+    view, out = by_ward(), StringIO()
+    slices = {"by": "ward", "aim": "worst", "max_loss": max_loss}
+    small = SliceScore(name="other", n=3, seed=0.0, winner=0.0, holds=("west 2", "harbour 1"), decides=False)
+    assert view.verdict is not None
+    verdict = replace(view.verdict, slices=(*view.verdict.slices, small))
+    view = replace(view, config={**view.config, "metric": {"name": "accuracy", "slices": slices}}, verdict=verdict)
+    page = report_html(Material(view=view, render=lambda _: "x"))
+    print_summary(Console(file=out, width=200), view, {view.seed.id: "a", view.best.id: "b"}, runs_flag="")
+    assert "By <bdi>ward</bdi>, the groups of the study" in page
+    assert page.count("<td><bdi>south</bdi></td>") == 1
+    for text in (page, out.getvalue()):
+        assert said[1:] in text
+        assert "ther holds west 2, harbour 1" in text
+        assert "oo small to be counted as the worst ward: other (3 rows)" in text
+    assert which_worst(view).startswith("judged by the worst ward: north with your prompt")

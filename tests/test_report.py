@@ -279,3 +279,15 @@ def test_only_a_ready_task_ends_with_how_to_use_ones_own_data() -> None:
     assert "own data" in summary_text(sample_view(config=ready))
     ready["data"] = {**ready["data"], "source": "mine.csv"}
     assert "own data" not in summary_text(sample_view(config=ready))
+
+
+def test_the_report_claims_no_more_of_copies_than_is_true() -> None:
+    """Where near-copies stand in two splits it says how many; that there are none is said only where there are none."""
+    near = "near-duplicates across splits: 2 in dev, 2 in test differ from a row of another split only in digits"
+    facts = {**sample_view().facts, "warnings": [near]}
+    text = Page(report_html(material(sample_view(facts=facts)))).text
+    assert f"Exact copies share a split, but not all near-copies do: {near}" in text
+    assert "no row of another split differs" not in text
+    text = Page(report_html(material())).text
+    assert "Exact copies share a split, and no row of another split differs from a test row in digits" in text
+    assert "in another guise" not in text

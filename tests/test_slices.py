@@ -15,7 +15,7 @@ from optimizer.config.metric import Slices
 from optimizer.errors import ConfigError
 from optimizer.metrics import Metric, open_metric
 from optimizer.proof.rules import Facts, held_to
-from optimizer.proof.slices import OTHER, WorstSlice, by_worst_slice, group_rows, slice_scores
+from optimizer.proof.slices import OTHER, WorstSlice, by_worst_slice, group_notes, group_rows, slice_scores
 from optimizer.proof.verdict import judge
 from optimizer.records import Outcome, SliceScore, Verdict
 from optimizer.search.elite import Elite
@@ -291,3 +291,47 @@ def test_rules_are_part_of_what_a_study_is(tmp_path: Path) -> None:
         found.append(job.identity()["rules"])
         job.close()
     assert found == [None, {"parse_rate": 0.9}, {"parse_rate": 0.5}]
+
+
+SETTINGS = Slices(by="region", min_rows=10, aim="worst", max_loss=0.05)
+
+
+def test_a_group_of_few_rows_does_not_decide_which_one_is_the_worst() -> None:
+    """`other` of three rows is compared, held to the rule and named, and neither dev nor test take it for the worst."""
+    groups = group_rows(SETTINGS, ROWS, [])
+    assert groups.small == {OTHER}
+    assert groups.joined == ("far 3",)
+    metric: Metric = WorstSlice.of(open_metric(config("accuracy")), groups, "region")
+    right = outcomes({*range(6), *range(12, 22)})
+    answers = [each.answer for each in right]
+    assert metric.aggregate(ROWS, answers, np.array([each.score for each in right])) == 0.5
+    scores = {each.name: each for each in slice_scores(metric, groups, ROWS, right, right)}
+    assert (scores[OTHER].n, scores[OTHER].holds, scores[OTHER].decides) == (3, ("far 3",), False)
+    assert scores["north"].decides
+    elite = Elite([f"e{i}" for i in range(4)])
+    for name, values in {
+        "seed": (1.0, 0.0, 0.0, 0.0),
+        "fair": (1.0, 1.0, 0.0, 0.0),
+        "far": (1.0, 0.0, 1.0, 1.0),
+    }.items():
+        elite.add(candidate(name), {f"e{i}": value for i, value in enumerate(values)})
+    elite.challenge(candidate("seed"))
+    ranked = by_worst_slice(elite, [candidate("far"), candidate("fair")], ["a", "b", OTHER, OTHER], {OTHER})
+    assert ranked[0] == candidate("fair")
+
+
+def test_groups_are_counted_in_the_rows_that_the_test_can_pay_for() -> None:
+    """A cap on calls shortens the final test, and a group that was large enough may be no longer."""
+    assert group_rows(SETTINGS, ROWS, [], n_tested=15).small == {"south", OTHER}
+    assert group_rows(SETTINGS, ROWS, [], n_tested=8).small == {OTHER}  # none is large enough: the rest count
+
+
+def test_check_says_which_groups_are_too_small() -> None:
+    """Before a run: what is not counted as the worst, and where one answer breaks the rule; nothing without groups."""
+    aim, loss = group_notes(SETTINGS, group_rows(SETTINGS, ROWS, []), ROWS)
+    assert "not counted as the worst group: other (3) ('other' holds far 3)" in aim
+    assert "max_loss: 0.05 is less than one row of north (12: 8 points), other (3: 33 points), south (10: 10" in loss
+    assert "20 rows are needed" in loss
+    large = Slices(by="region", min_rows=3, max_loss=0.5)
+    assert group_notes(large, group_rows(large, ROWS, []), ROWS) == []
+    assert group_notes(None, None, ROWS) == []

@@ -79,6 +79,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
 def _print_data(job: Job) -> None:
     from optimizer.data.report import classes_text, provable_gain, unquoted
     from optimizer.prompts.marks import mark_notes
+    from optimizer.proof.slices import group_notes
 
     out, report = console(), job.splits.report
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -95,6 +96,7 @@ def _print_data(job: Job) -> None:
     out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
     hides_rows = job.config.tracking.rows == "ids"
     notes = mark_notes(job.config.prompt, next(iter(job.program.specs.values())))
+    notes += group_notes(job.config.metric.slices, job.groups, job.splits.test[: job.n_test])
     notes = [*notes, *(unquoted(each) if hides_rows else each for each in report.warnings)]
     for warning in (*notes, *([] if hides_rows else report.bad_rows[1:5])):
         out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)

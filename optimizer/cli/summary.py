@@ -16,7 +16,7 @@ from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
 from optimizer.init.examples import is_example
 from optimizer.proof import earlier, labels
-from optimizer.proof.aim import which_worst, worst_of
+from optimizer.proof.aim import group_words, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView, Verdict
 from optimizer.words import count, duration, percent, points, price, trial_counts, visible
@@ -155,6 +155,7 @@ def _scores(view: StudyView) -> RenderableType:
             table.add_row(f"  {each.name[:24]}", str(each.n), *scores)
         if len(verdict.slices) > MAX_SLICES:
             notes.append(Text(f"{len(verdict.slices) - MAX_SLICES} more groups, none of them with a worse difference"))
+        notes += [Text(each) for each in group_words(view)]
         notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
         label = "dev, mean of all rows" if worst_of(view) else "dev, searched on"

@@ -22,6 +22,7 @@ WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
 WANTED_TRAIN_PER_CLASS = 5
 SHARE_GAP = 0.10
 N_SHOWN = 3
+NEAR_COPIES = "near-duplicates"  # how the warning of rows that another split repeats begins
 MAX_CLASSES_LISTED = 12
 _QUOTES = re.compile(r"(a row of another answer|are bad and were left out)[:,].*", re.DOTALL)
 
@@ -270,7 +271,7 @@ def warn_near_copies(rows: Rows, *, keep_digits: bool) -> list[str]:
     if not sum(n.values()):
         return []
     counts = ", ".join(f"{count} in {name}" for name, count in n.items() if count)
-    return [f"near-duplicates across splits: {counts} differ from a row of another split only in digits or punctuation"]
+    return [f"{NEAR_COPIES} across splits: {counts} differ from a row of another split only in digits or punctuation"]
 
 
 def unquoted(warning: str) -> str:

@@ -10,6 +10,7 @@ import numpy as np
 
 from optimizer.candidate import Example, Fields
 from optimizer.config.keys import Config
+from optimizer.data.report import NEAR_COPIES
 from optimizer.errors import MetricError
 from optimizer.lm.backend import AttemptError
 from optimizer.metrics import score
@@ -88,7 +89,7 @@ def facts_of(
         contradictory_share=report.n_contradictory / max(1, sum(report.n.values())),
         leaked_share=sum(map(_is_leaked, rows)) / max(1, len(rows)),
         overlap=report.n_overlap,
-        near_copies=next((each for each in report.warnings if each.startswith("near-duplicates")), ""),
+        near_copies=next((each for each in report.warnings if each.startswith(NEAR_COPIES)), ""),
     )
 
 

@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from optimizer.records import StudyView
-from optimizer.words import visible
+from optimizer.candidate import JsonValue
+from optimizer.records import SliceScore, StudyView
+from optimizer.words import points, visible
 
 
 def worst_of(view: StudyView) -> str:
     """Return `worst ward` where the study is judged by the worst group of that column, else an empty text."""
+    slices = _slices(view)
+    return f"worst {visible(str(slices.get('by')))}" if slices.get("aim") == "worst" else ""
+
+
+def group_column(view: StudyView) -> str:
+    """Return the column whose values are the groups; an empty text where there are none."""
+    return str(_slices(view).get("by") or "")
+
+
+def _slices(view: StudyView) -> Mapping[str, JsonValue]:
     metric = view.config.get("metric")
     slices = metric.get("slices") if isinstance(metric, Mapping) else None
-    if not isinstance(slices, Mapping) or slices.get("aim") != "worst":
-        return ""
-    return f"worst {visible(str(slices.get('by')))}"
+    return slices if isinstance(slices, Mapping) else {}
 
 
 def which_worst(view: StudyView) -> str:
@@ -22,6 +31,30 @@ def which_worst(view: StudyView) -> str:
     whose, verdict = worst_of(view), view.verdict
     if not whose or verdict is None or not verdict.slices:
         return ""
-    seed = min(verdict.slices, key=lambda each: each.seed).name
-    winner = min(verdict.slices, key=lambda each: each.winner).name
+    counted = [each for each in verdict.slices if each.decides] or verdict.slices
+    seed = min(counted, key=lambda each: each.seed).name
+    winner = min(counted, key=lambda each: each.winner).name
     return f"judged by the {whose}: {visible(seed)} with your prompt, {visible(winner)} with the new one"
+
+
+def group_words(view: StudyView) -> list[str]:
+    """Say what holds for the groups: the rule on losses and whether it was kept, what `other` is, what is too small."""
+    verdict, settings = view.verdict, _slices(view)
+    if verdict is None or not verdict.slices:
+        return []
+    found = [_rule_words(verdict.slices, settings.get("max_loss"))]
+    found += [f"{visible(each.name)} holds {visible(', '.join(each.holds))}" for each in verdict.slices if each.holds]
+    small = [f"{visible(each.name)} ({each.n} rows)" for each in verdict.slices if not each.decides]
+    if small and settings.get("aim") == "worst":
+        found.append(f"too small to be counted as the worst {visible(str(settings.get('by')))}: {', '.join(small)}")
+    return found
+
+
+def _rule_words(slices: Sequence[SliceScore], max_loss: object) -> str:
+    worst = min(slices, key=lambda each: each.difference)
+    change = f"the worst change is {points(worst.difference)} points, of {visible(worst.name)}"
+    if not isinstance(max_loss, int | float):
+        return f"no rule limits what a group may lose (metric.slices.max_loss); {change}"
+    is_kept = worst.difference >= -max_loss - 1e-9
+    limit = f"no group may lose more than {100 * max_loss:g} points (metric.slices.max_loss)"
+    return f"rule: {limit}; {'kept' if is_kept else 'broken'}: {change}"

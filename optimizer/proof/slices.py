@@ -6,8 +6,9 @@ group. Groups are fixed by the rows of the test split before anything is scored.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,21 +23,51 @@ from optimizer.search.elite import Elite
 from optimizer.stats import FloatArray
 
 OTHER = "other"
+MAX_JOINED = 5  # values of `other` that are named
 SHRINK_ROWS = 10.0  # a difference in a group on this many rows counts half
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Groups:
-    """Which group each example is in, by example id."""
+    """Which group each example is in, by example id.
+
+    Attributes:
+        small: groups with too few rows in the final test to be the worst one by more than chance.
+        joined: the values that `other` holds, with the number of their test rows.
+    """
 
     of: Mapping[str, str]
+    small: frozenset[str] = frozenset()
+    joined: tuple[str, ...] = ()
 
     def name(self, example: Example) -> str:
         return self.of.get(example.id, OTHER)
 
 
-def group_rows(settings: Slices, test: Sequence[Example], others: Sequence[Example]) -> Groups:
+def grouped(
+    settings: Slices | None, metric: Metric, test: Sequence[Example], others: Sequence[Example], *, n_tested: int
+) -> tuple[Metric, Groups | None]:
+    """Return the metric and the groups of rows; the metric scores by the worst group where that is the aim.
+
+    Args:
+        n_tested: so many of the test rows, from the first, are what the final test can pay for.
+
+    Raises:
+        ConfigError: see `group_rows`.
+    """
+    if settings is None:
+        return metric, None
+    groups = group_rows(settings, test, others, n_tested=n_tested)
+    return WorstSlice.of(metric, groups, settings.by) if settings.aim == "worst" else metric, groups
+
+
+def group_rows(
+    settings: Slices, test: Sequence[Example], others: Sequence[Example], *, n_tested: int | None = None
+) -> Groups:
     """Put every row into its group; groups with few test rows become `other`.
+
+    Args:
+        n_tested: rows of the final test, the first of `test`; default: all.
 
     Raises:
         ConfigError: no row has the column, or there is one group only.
@@ -57,7 +88,44 @@ def group_rows(settings: Slices, test: Sequence[Example], others: Sequence[Examp
             f"metric.slices.by: {settings.by!r} makes one group only (test rows: {sizes}); at least two need "
             f"{settings.min_rows} test rows each; take another column, more rows, or lower metric.slices.min_rows"
         )
-    return Groups(of=groups)
+    tested = Counter(groups[example.id] for example in test[:n_tested])
+    small = frozenset(name for name in set(groups.values()) if tested[name] < settings.min_rows)
+    if small >= set(groups.values()):  # of a short test; the largest groups are then the best that there is
+        small = frozenset({OTHER}) & small
+    joined = tuple(f"{value or 'no value'} {n}" for value, n in counts.most_common() if value not in large)
+    return Groups(of=groups, small=small, joined=joined)
+
+
+def group_notes(settings: Slices | None, groups: Groups | None, tested: Sequence[Example]) -> list[str]:
+    """Return what groups are too small for, before a run: to be the worst one, or to tell a loss from one row."""
+    if settings is None or groups is None:
+        return []
+    sizes = Counter(groups.name(example) for example in tested)
+    found = []
+    if settings.aim == "worst" and groups.small:
+        names = ", ".join(f"{name} ({sizes[name]})" for name in sorted(groups.small))
+        found.append(
+            f"metric.slices: of {settings.by!r}, these have fewer than {settings.min_rows} rows in the final test and "
+            f"are not counted as the worst group: {names}{_holds(groups)}"
+        )
+    limit = settings.max_loss
+    short = {name: n for name, n in sizes.items() if limit is not None and n * limit < 1}
+    if limit and short:
+        names = ", ".join(f"{name} ({n}: {100 / n:.0f} points)" for name, n in sorted(short.items()))
+        found.append(
+            f"metric.slices.max_loss: {limit:g} is less than one row of {names}; a single answer that changes there "
+            f"breaks the rule, so it proves little; {math.ceil(1 / limit)} rows are needed{_holds(groups, short)}"
+        )
+    return found
+
+
+def _holds(groups: Groups, among: Collection[str] = (OTHER,)) -> str:
+    """Say what `other` holds, where it is spoken of."""
+    if OTHER not in among or OTHER not in groups.of.values() or not groups.joined:
+        return ""
+    shown = ", ".join(groups.joined[:MAX_JOINED])
+    more = f" and {len(groups.joined) - MAX_JOINED} more" if len(groups.joined) > MAX_JOINED else ""
+    return f" ({OTHER!r} holds {shown}{more})"
 
 
 def value_of(example: Example, column: str) -> str | None:
@@ -87,7 +155,8 @@ class WorstSlice(Around):
         return self.inner(example, answer)
 
     def aggregate(self, examples: Sequence[Example], answers: Sequence[Fields | None], values: FloatArray) -> float:
-        return min(_by_group(self.inner, self.groups, examples, answers, values).values())
+        scores = _by_group(self.inner, self.groups, examples, answers, values)
+        return min([each for name, each in scores.items() if name not in self.groups.small] or scores.values())
 
 
 def slice_scores(
@@ -98,17 +167,31 @@ def slice_scores(
     old = _by_group(inner, groups, examples, *_answers_and_values(seed))
     new = _by_group(inner, groups, examples, *_answers_and_values(winner))
     n = Counter(groups.name(example) for example in examples)
-    scores = [SliceScore(name=name, n=n[name], seed=old[name], winner=new[name]) for name in old]
+    scores = [
+        SliceScore(
+            name=name,
+            n=n[name],
+            seed=old[name],
+            winner=new[name],
+            holds=groups.joined if name == OTHER else (),
+            decides=name not in groups.small,
+        )
+        for name in old
+    ]
     return tuple(sorted(scores, key=lambda each: each.difference))
 
 
-def by_worst_slice(elite: Elite, candidates: Sequence[Candidate], names: Sequence[str]) -> list[Candidate]:
+def by_worst_slice(
+    elite: Elite, candidates: Sequence[Candidate], names: Sequence[str], small: Collection[str] = ()
+) -> list[Candidate]:
     """Return the candidates, the one with the highest worst group first.
 
     Args:
         names: group of each dev row, in the order of the elite's columns.
+        small: groups that are not counted.
     """
-    columns = {name: np.array([each == name for each in names]) for name in sorted(set(names))}
+    counted = sorted(set(names) - set(small)) or sorted(set(names))
+    columns = {name: np.array([each == name for each in names]) for name in counted}
 
     def worst(candidate: Candidate) -> float:
         return min(_group_estimate(elite, candidate, mask) for mask in columns.values())

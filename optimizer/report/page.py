@@ -12,9 +12,9 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from optimizer.candidate import Candidate, Example, Fields
-from optimizer.data.report import unquoted
+from optimizer.data.report import NEAR_COPIES, unquoted
 from optimizer.proof import insight, labels
-from optimizer.proof.aim import which_worst, worst_of
+from optimizer.proof.aim import group_column, group_words, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.proof.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
@@ -137,7 +137,9 @@ def _content(material: Material) -> dict[str, Any]:
         "light": Markup("".join(f"--{name}:{value};" for name, value in figures.LIGHT.items())),
         "dark": Markup("".join(f"--{name}:{value};" for name, value in figures.DARK.items())),
         "operators": insight.operators(view),
-        "slices": _tables(insight.slices(material.pairs)),
+        "groups_by": group_column(view),
+        "group_words": group_words(view),
+        "slices": _tables(insight.slices(material.pairs), without=group_column(view)),
         "flips": flips,
         "fixed": _answered(material, "fixed"),
         "broken": _answered(material, "broken"),
@@ -206,10 +208,12 @@ def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
     return found if isinstance(found, Mapping) else {}
 
 
-def _tables(rows: Sequence[SliceRow]) -> dict[str, list[SliceRow]]:
+def _tables(rows: Sequence[SliceRow], *, without: str) -> dict[str, list[SliceRow]]:
+    """The tables by column; the groups that the study looks at have one of their own."""
     tables: dict[str, list[SliceRow]] = {}
     for row in rows:
-        tables.setdefault(row.column, []).append(row)
+        if row.column != without:
+            tables.setdefault(row.column, []).append(row)
     return tables
 
 
@@ -239,6 +243,7 @@ def _split(view: StudyView, *, is_guarded: bool) -> dict[str, Any]:
     n_rows, counts = _section(facts, "n_rows"), _section(facts, "class_counts")
     warnings = cast("Sequence[str]", facts.get("warnings") or ())
     return {
+        "copies": next((each for each in warnings if each.startswith(NEAR_COPIES)), ""),
         "shares": _section(data, "split"),
         "is_given": bool(data.get("files")),
         "seed": data.get("seed", 0),

@@ -60,7 +60,7 @@ def by_aim(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]
     if not aims_at_worst_slice(session) or session.job.groups is None:
         return list(candidates)
     names = [session.job.groups.name(example) for example in session.splits.dev]
-    return by_worst_slice(session.elite, candidates, names)
+    return by_worst_slice(session.elite, candidates, names, session.job.groups.small)
 
 
 def label_output(session: Session) -> str | None:

@@ -28,7 +28,7 @@ from optimizer.privacy.local import places, require_local
 from optimizer.prompts.program import Complete, ModuleProgram, Program, TaskProgram
 from optimizer.prompts.spec import Message, spec_of_task
 from optimizer.proof.earlier import seen_before
-from optimizer.proof.slices import Groups, WorstSlice, group_rows
+from optimizer.proof.slices import Groups, grouped
 from optimizer.propose import Operator, open_operators
 from optimizer.records import Role, SeenBefore, StudyView
 from optimizer.study import reserve
@@ -210,7 +210,10 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
     judge, judge_backend = LateJudge(), None
     if config.metric.asks_judge:
         judge_backend = _shared(proposer_backend, config.proposer, config.judge) or open_backend(config.judge)
-    metric, groups = grouped(config, splits, open_metric(config, judge=judge, folder=folder))
+    n_calls = len(program.specs)
+    n_tested = affordable_test_rows(config.budget, n_test=len(splits.test), calls_per_example=n_calls)
+    opened, others = open_metric(config, judge=judge, folder=folder), (*splits.dev, *splits.train)
+    metric, groups = grouped(config.metric.slices, opened, splits.test, others, n_tested=n_tested)
     return Job(
         config=config,
         program=program,
@@ -226,15 +229,6 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
         folder=folder,
         facts=facts_of(splits, folder=folder),
     )
-
-
-def grouped(config: Config, splits: Splits, metric: Metric) -> tuple[Metric, Groups | None]:
-    """Return the metric and the groups of rows; the metric scores by the worst group where that is the aim."""
-    settings = config.metric.slices
-    if settings is None:
-        return metric, None
-    groups = group_rows(settings, splits.test, (*splits.dev, *splits.train))
-    return WorstSlice.of(metric, groups, settings.by) if settings.aim == "worst" else metric, groups
 
 
 def open_program(config: Config, *, folder: Path) -> Program:

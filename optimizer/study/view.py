@@ -148,8 +148,12 @@ def verdict_from_json(data: Mapping[str, JsonValue]) -> Verdict:
     values = cast("dict[str, Any]", dict(data))
     for key in ("seed_outcomes", "winner_outcomes"):
         values[key] = tuple(Outcome(**outcome) for outcome in values[key])
-    values["slices"] = tuple(SliceScore(**each) for each in values.get("slices", ()))
+    values["slices"] = tuple(_slice(each) for each in values.get("slices", ()))
     values["broken_rules"] = tuple(values.get("broken_rules", ()))
-    values["classes"] = tuple(SliceScore(**each) for each in values.get("classes", ()))
+    values["classes"] = tuple(_slice(each) for each in values.get("classes", ()))
     values["constant"] = Constant(**kept) if (kept := values.get("constant")) else None
     return Verdict(**values)
+
+
+def _slice(each: Mapping[str, Any]) -> SliceScore:
+    return SliceScore(**{**each, "holds": tuple(each.get("holds", ()))})
