@@ -270,7 +270,8 @@ class StudyView:
         best: the best candidate so far; once the study is finished the one that the final test was about.
         wall_s: seconds spent running, pauses between sessions not counted.
         timing: of a finished study with a limit on time.
-        seen_before: the test rows that studies which it builds on had before; empty when the test is fresh.
+        seen_before: the test rows that studies which it builds on, or others of the runs folder, had before; empty
+            when the test is fresh.
         dev_scores: by candidate id, mean value and number of dev rows of a finished study's finalists and seed.
     """
 

@@ -18,6 +18,7 @@ from optimizer.records import SeenBefore
 from optimizer.report import report_html
 from optimizer.report.page import Material
 from optimizer.study.fork import limits_of, raised
+from optimizer.study.neighbours import opened_nearby
 from optimizer.study.saved import open_saved
 from optimizer.track.note import study_note
 from optimizer.track.projection import Projection
@@ -44,6 +45,21 @@ def test_rows_are_known_again_by_their_content() -> None:
     assert fork.searched == ()
     assert earlier.seen_before(first, ["new1"], takes_prompts=True) == ()
     assert earlier.seen_before(replace(first, verdict=None), TEST_IDS, takes_prompts=True) == ()
+
+
+def test_many_studies_are_summed_up() -> None:
+    """A folder of a dozen studies on the same rows fills no page with names."""
+    seen = [SeenBefore(study=f"s{i}", opened=("test3",), searched=()) for i in range(6)]
+    assert earlier.label(seen) == "test, opened before by s0, s1, s2 and 3 more"
+
+
+def test_a_record_that_cannot_be_read_stops_no_study(tmp_path: Path) -> None:
+    """What lies in the folder beside a new study is looked at, and left alone where it is broken."""
+    for name in ("broken", "own"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "study.json").write_text("{}")
+        (tmp_path / name / "study.db").write_bytes(b"no database")
+    assert opened_nearby(tmp_path, "own", TEST_IDS) == ()
 
 
 def test_what_a_forerunner_had_from_its_own_counts_too() -> None:
@@ -154,6 +170,16 @@ def test_a_warm_start_and_a_fork_say_that_their_test_rows_were_opened(
         assert "test, opened before by fruit" in printed
         assert "never saw" not in printed
         assert "test examples that fruit had opened before" in printed
+        assert run_study(Path("study.yaml"), ("name=apart", "data.seed=0"), Path("runs")) == 0
+        printed = " ".join(capsys.readouterr().out.split())
+        assert "note: 20 test rows were opened before, in the final test of again and fruit" in printed
+        assert "never saw" not in printed
+        assert run_study(Path("study.yaml"), ("name=fresh", "data.seed=7", "data.max_rows.test=10"), Path("runs")) == 0
+        apart = open_saved(Path("runs"), "fresh").view()
+        ids = {each.example_id for each in apart.verdict.seed_outcomes} if apart.verdict else set()
+        known = {row for each in apart.seen_before for row in each.opened}
+        assert known < ids  # only those that are the same rows
+        capsys.readouterr()
         assert run_study(Path("study.yaml"), (), Path("runs"), fork="other") == 0
         assert "test, opened before by fruit" in capsys.readouterr().out
         n_calls = len(server.calls)

@@ -1,7 +1,8 @@
-"""Test rows that a study's forerunner has had before: found by content, and said wherever the verdict is shown. Pure.
+"""Test rows that an earlier study has had before: found by content, and said wherever the verdict is shown. Pure.
 
-A forerunner is what a warm start or a fork names. Its final test has told people which prompt wins on these rows; where
-splits differ, its search may even have chosen prompts by them. Rows are known by ids made of their content.
+An earlier study is one that a warm start or a fork names, or a finished one of the same runs folder. Its final test has
+told people which prompt wins on these rows; where splits differ, its search may even have chosen prompts by them. Rows
+are known by ids made of their content.
 """
 
 from __future__ import annotations
@@ -9,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from optimizer.records import SeenBefore, StudyView
+
+MAX_NAMES = 3
 
 
 def seen_before(view: StudyView, test_ids: Collection[str], *, takes_prompts: bool) -> tuple[SeenBefore, ...]:
@@ -26,6 +29,11 @@ def seen_before(view: StudyView, test_ids: Collection[str], *, takes_prompts: bo
         for each in view.seen_before
     ]
     return tuple(each for each in (own, *older) if each.opened or each.searched)
+
+
+def opened_by(study: str, opened: Collection[str], test_ids: Collection[str]) -> SeenBefore:
+    """Return which of a new study's test rows a study that it does not build on has opened in its final test."""
+    return SeenBefore(study=study, opened=_kept(opened, frozenset(test_ids)), searched=())
 
 
 def label(seen: Sequence[SeenBefore]) -> str:
@@ -64,4 +72,7 @@ def _is_searched(seen: Sequence[SeenBefore]) -> bool:
 
 
 def _names(seen: Sequence[SeenBefore]) -> str:
-    return " and ".join(each.study for each in seen)
+    names = [each.study for each in seen]
+    if len(names) > MAX_NAMES:
+        return f"{', '.join(names[:MAX_NAMES])} and {len(names) - MAX_NAMES} more"
+    return " and ".join(names)

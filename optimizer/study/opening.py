@@ -37,6 +37,7 @@ from optimizer.storage.journal import Journal, open_engine
 from optimizer.study.fork import copy_replies, differences, limits_of
 from optimizer.study.job import Job
 from optimizer.study.models import Models, open_models
+from optimizer.study.neighbours import seen_by_any
 from optimizer.study.observe import Observer
 from optimizer.study.saved import leave_pointer
 from optimizer.unattended.heartbeat import forget_live
@@ -198,7 +199,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
                 "seed": seed.to_json(),
                 "metric_version": job.metric.version,
                 "warm_starts": [[name, candidate.to_json()] for name, candidate in job.warm_starts],
-                "seen_before": [cast(JsonValue, asdict(each)) for each in job.seen_before],
+                "seen_before": [cast(JsonValue, asdict(each)) for each in seen_by_any(job)],
                 "limits": limits_of(job.config),
             }
         )
