@@ -29,8 +29,9 @@ from optimizer.data.loading import load_splits
 from optimizer.data.text_files import guess_encoding
 from optimizer.errors import ConfigError, DataError, UserError
 from optimizer.init.answers import model_name
-from optimizer.init.even_split import MAX_ROWS, most_even_seed, unevenness
-from optimizer.init.study import Dialogue, Written, study_name
+from optimizer.init.even_split import MAX_ROWS, lacking, most_even_seed, unevenness
+from optimizer.init.naming import study_name
+from optimizer.init.study import Dialogue, Written
 from optimizer.init.task import (
     Column,
     columns_of,
@@ -410,6 +411,9 @@ def column(*values: JsonValue) -> Column:
         (["Yes", "no", "no "] * 20, "boolean", "accuracy"),
         ([1, 0] * 20, "label", "accuracy"),
         ([*["spam"] * 5, *["ham"] * 45], "label", "macro_f1"),
+        ([*["routine"] * 52, *["urgent"] * 28, *["admin"] * 20], "label", "macro_f1"),
+        ([*["routine"] * 45, *["urgent"] * 47, *["admin"] * 8], "label", "macro_f1"),
+        ([*["routine"] * 45, *["urgent"] * 35, *["admin"] * 20], "label", "accuracy"),
         ([*range(50)], "number", "number"),
         ([f"{i}.5" for i in range(50)], "number", "number"),
         (['{"name": "a", "age": 3}'] * 9, "json", "json_fields"),
@@ -500,3 +504,79 @@ def test_a_column_of_consent_is_noticed() -> None:
         ]
         columns = columns_of(rows)
         assert (pick_consent(columns, ["text", "team"]) == "consent") is is_named
+
+
+def notes(n: int = 120) -> list[Fields]:
+    """Notes of which half may be shown, a class in one text only, and a column that staff writes afterwards."""
+    classes = ["routine"] * 7 + ["urgent"] * 4
+    return [
+        {
+            "clinical note": f"Patient {chr(97 + i // 11) * 5}{chr(97 + i % 11) * 5} reports an ailment since {i} days."
+            if i >= 6
+            else f"The very same words again and again, number {i}",
+            "comments": f"Seen by the team on day {i}, all was as it should be.",
+            "triage class": classes[i % 11] if i >= 6 else "rare",
+            "consent": ("yes", "no")[i % 2],
+        }
+        for i in range(n)
+    ]
+
+
+def from_notes(folder: Path, ask: Any = None, **wishes: Any) -> Written:
+    path = folder / "notes.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in notes()))
+    return Dialogue(Wishes(data=str(path), config=folder / "notes.yaml", **wishes), ask).run(is_forced=True)
+
+
+@pytest.mark.parametrize(
+    ("wishes", "column"),
+    [
+        ({"is_private": True}, "consent"),
+        ({"is_private": True, "uses_consent": False}, None),
+        ({}, None),
+        ({"uses_consent": True}, "consent"),
+    ],
+)
+def test_a_column_of_consent_holds_rows_back(
+    wishes: dict[str, Any], column: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """With --private it is obeyed unless --no-consent says otherwise; else a line names it and the flag."""
+    assert load_config(from_notes(tmp_path, **wishes).path).data.demos_only == column
+    init_study(Wishes(data=str(tmp_path / "notes.jsonl"), config=tmp_path / "b.yaml", **wishes), None, is_forced=True)
+    said = " ".join(capsys.readouterr().out.split())
+    assert ("only rows with a yes in 'consent'" if column else "'consent' looks like consent; --consent shows") in said
+
+
+def test_consent_is_asked_where_somebody_answers(tmp_path: Path) -> None:
+    """The proposal is the careful one; the command to go on from a break knows the answer."""
+    person = Person(Rows=["no"])
+    assert load_config(from_notes(tmp_path, person).path).data.demos_only is None
+    assert any(question.startswith("Rows shown as examples only with a yes in 'consent'") for question in person.asked)
+    assert load_config(from_notes(tmp_path, Person()).path).data.demos_only == "consent"
+    assert Wishes(uses_consent=False).as_flags().endswith("init --no-consent")
+
+
+def test_remarks_are_not_read_beside_a_text(tmp_path: Path) -> None:
+    """What staff wrote afterwards is no input, and a line says so; where it is all there is, it is read."""
+    draft = from_notes(tmp_path).draft
+    assert list(draft.columns) == ["clinical_note", "triage_class"]
+    assert any(note.startswith("not read: 'comments', remarks beside the text; --input") for note in draft.notes)
+    alone = columns_of([{key: row[key] for key in ("comments", "triage class")} for row in notes()])
+    assert pick_inputs(alone, ["triage class"]) == ["comments"]
+    for name in ("Bemerkungen", "commentaires", "備考", "internal remarks"):
+        columns = columns_of([{"text": row["clinical note"], name: row["comments"]} for row in notes()])
+        assert pick_inputs(columns, []) == ["text"], name
+
+
+def test_a_class_that_no_seed_brings_into_train_is_explained(tmp_path: Path) -> None:
+    """Six rows of one text share a split: the file says why train may have none, and what helps."""
+    draft, splits = (found := from_notes(tmp_path)).draft, found.splits
+    counts = splits.report.class_counts
+    lacks = [note for note in draft.split_notes if "'rare'" in note]
+    assert bool(lacks) is (counts["train"].get("rare", 0) == 0)
+    config = load_config(found.path)
+    why = next(note for seed in range(20) for note in lacking(notes(), config, seed) if "'rare'" in note)
+    assert why == (
+        "train has no row of 'rare': its 6 rows are 1 different texts but for digits and punctuation, and such "
+        "near-copies share a split; rows in other words help"
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from rich.console import Console
 
 from optimizer.candidate import Example
 from optimizer.cli.summary import one_line, print_summary, summary_json
-from optimizer.config.keys import Constraints
+from optimizer.config.keys import Config, Constraints
+from optimizer.data.balance import imbalance
 from optimizer.export import export
 from optimizer.metrics import open_metric
+from optimizer.probe.check import metric_notes
 from optimizer.proof.labels import class_scores, constant_of, gives_one_label, warnings
 from optimizer.proof.rules import Facts, held_to
 from optimizer.proof.verdict import judge
@@ -131,3 +134,39 @@ def test_a_finalist_that_gives_one_label_is_known_by_its_dev_rows(winner: list[O
     """A candidate with replies that differ, or that cannot be read, is another matter."""
     assert gives_one_label(METRIC, "team", ROWS, winner) is is_one
     assert not gives_one_label(METRIC, "team", ROWS[:9], winner[:9])
+
+
+@pytest.mark.parametrize(
+    ("counts", "said"),
+    [
+        ({"routine": 52, "urgent": 28, "admin": 20}, "'routine' makes up 52% of the rows"),
+        ({"a": 40, "b": 40, "c": 20}, ""),
+        ({"a": 48, "b": 45, "c": 7}, "'c' makes up 7% of the rows"),
+        ({"yes": 60, "no": 40}, ""),
+        ({"ham": 87, "spam": 13}, "'ham' makes up 87% of the rows"),
+        ({f"l{i:02}": 3 for i in range(77)}, ""),
+        ({"only": 9}, ""),
+        ({}, ""),
+    ],
+)
+def test_uneven_classes_are_named(counts: dict[str, int], said: str) -> None:
+    """A class above half, or a rare one; of two, or of very many, a fair share is another."""
+    assert imbalance(counts) == said
+
+
+@pytest.mark.parametrize(
+    ("metric", "is_warned"),
+    [
+        ({"name": "accuracy"}, True),
+        ({"name": "macro_f1"}, False),
+        ({"name": "accuracy", "slices": {"by": "team", "max_loss": 0.05}}, False),
+    ],
+)
+def test_check_says_what_accuracy_does_not_tell(metric: dict[str, Any], *, is_warned: bool) -> None:
+    """On uneven classes a mean over rows hides what becomes of rare ones; another metric or a rule helps."""
+    config = Config.model_validate({**CONFIG.model_dump(mode="json"), "metric": metric})
+    report = SimpleNamespace(class_counts={"dev": {"returns": 46, "parcels": 28, "billing": 14}})
+    job: Any = SimpleNamespace(config=config, metric=METRIC, splits=SimpleNamespace(dev=ROWS, report=report))
+    notes = metric_notes(job)
+    assert bool(notes) is is_warned
+    assert all("'returns' makes up 52% of the rows: a prompt can gain by giving up a rare class" in n for n in notes)

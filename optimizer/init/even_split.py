@@ -49,6 +49,32 @@ def most_even_seed(rows: Sequence[Fields], config: Config) -> int | None:
     return min(range(N_SEEDS), key=lambda seed: unevenness(_counts(keyed, config, scored, seed)))
 
 
+def lacking(rows: Sequence[Fields], config: Config, seed: int) -> list[str]:
+    """Say which classes train has no row of with this seed, the best one, and why no other seed mends it."""
+    outputs = config.task.outputs
+    names = [config.metric.output] if config.metric.output else list(outputs)
+    scored = next(name for name in names if outputs[name].kind in ("label", "boolean"))
+    keyed = _keyed(rows, config)
+    train = _counts(keyed, config, scored, seed)["train"]
+    found = []
+    for label in sorted({class_of(example, scored) for example, _, _ in keyed} - set(train)):
+        of_label = [(key, withheld) for example, key, withheld in keyed if class_of(example, scored) == label]
+        found.append(f"train has no row of {label!r}: {_why(of_label)}")
+    return found
+
+
+def _why(rows: Sequence[tuple[str, bool]]) -> str:
+    n, n_texts = len(rows), len({key for key, _ in rows})
+    if all(withheld for _, withheld in rows):
+        return f"none of its {n} rows may be shown"
+    if n_texts < n:
+        return (
+            f"its {n} rows are {n_texts} different texts but for digits and punctuation, and such near-copies share a "
+            "split; rows in other words help"
+        )
+    return f"it has {n} rows in all; more of them help"
+
+
 def unevenness(counts: Mapping[SplitName, Mapping[str, int]]) -> Unevenness:
     """Compare the splits' counts of each class."""
     sizes = {name: sum(counts[name].values()) for name in SPLIT_NAMES}

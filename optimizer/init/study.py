@@ -6,9 +6,6 @@ Reads the rows as a study would, proposes a task (`propose_task`), asks where a 
 
 from __future__ import annotations
 
-import os
-import re
-import unicodedata
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -23,7 +20,8 @@ from optimizer.data.rows import SUFFIXES
 from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, DataError, UserError
 from optimizer.init.answers import address, checked, key_variable, model_name, study, words, yes_or_no
-from optimizer.init.even_split import most_even_seed
+from optimizer.init.even_split import lacking, most_even_seed
+from optimizer.init.naming import named, relative, study_name
 from optimizer.init.rows import RowsRead, listed, personal_kinds, read_rows, refuse_poor
 from optimizer.init.task import (
     Column,
@@ -32,6 +30,7 @@ from optimizer.init.task import (
     field_names,
     guess_output,
     is_empty,
+    left_out_remarks,
     other_outputs,
     pick_consent,
     pick_group,
@@ -75,6 +74,7 @@ class Dialogue:
         self._tell = tell
         self._personal: dict[Kind, int] = {}
         self._guesses_output = not wishes.outputs and ask is None
+        self._names_inputs = bool(wishes.inputs) or ask is not None
         self.has_answers = False
 
     def run(self, *, is_forced: bool) -> Written:
@@ -136,7 +136,7 @@ class Dialogue:
         return self._asked(f"{question} (of {', '.join(columns)})", ", ".join(proposed), read, again=question)
 
     def _words(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-        goal = f"Give the right {_named(outputs)} for the {_named(inputs)}."
+        goal = f"Give the right {named(outputs)} for the {named(inputs)}."
         if self.wishes.goal is None:
             self.wishes = replace(self.wishes, goal=self._asked("What should the prompt achieve", goal, words))
         if self.wishes.prompt is None:
@@ -184,12 +184,13 @@ class Dialogue:
         guesses = {column: guess_output(columns[column]) for column in outputs}
         n_bad = n_broken + sum(any(is_empty(row.get(column)) for column in [*inputs, *outputs]) for row in rows)
         metric, reason = pick_metric(columns[outputs[0]], guesses[outputs[0]])
-        others = other_outputs(columns, inputs, outputs)
+        others, consent = other_outputs(columns, inputs, outputs), pick_consent(columns, [*inputs, *outputs])
+        remarks = [] if self._names_inputs else left_out_remarks(columns, inputs, outputs)
         draft = Draft(
             name=name,
             goal=text_of(wishes.goal).strip(),
             prompt=text_of(wishes.prompt).strip(),
-            source=_relative(source, path),
+            source=relative(source, path),
             columns={names[column]: column for column in [*inputs, *outputs]},
             outputs={names[column]: guess for column, guess in guesses.items()},
             metric=metric,
@@ -203,9 +204,10 @@ class Dialogue:
             n_bad=n_bad,
             is_private=bool(wishes.is_private),
             opt_out_column=pick_opt_out(columns, [*inputs, *outputs]),
-            consent_column=pick_consent(columns, [*inputs, *outputs]),
+            consent_column=consent,
+            uses_consent=self._uses_consent(consent),
             group_column=pick_group(columns, [*inputs, *outputs]),
-            notes=tuple(self._notes(guesses, others=others if self._guesses_output else [])),
+            notes=tuple(self._notes(guesses, others=others if self._guesses_output else [], remarks=remarks)),
         )
         return _written(draft, path, rows)
 
@@ -220,12 +222,27 @@ class Dialogue:
                 raise ConfigError(f"--config: {str(path)!r} exists; give another name, or --force to overwrite it")
             question, proposed = f"{path} exists; another name", f"{name}-2"
 
-    def _notes(self, guesses: dict[str, OutputGuess], others: Sequence[str]) -> Iterator[str]:
+    def _uses_consent(self, column: str) -> bool:
+        """Whether only rows with a yes there may be shown: asked where somebody answers, else as for private rows."""
+        if not column:
+            return False
+        if self.wishes.uses_consent is None:
+            question = f"Rows shown as examples only with a yes in {column!r}, yes or no"
+            is_private = bool(self.wishes.is_private)
+            uses = self._asked(question, "yes" if self._ask or is_private else "no", yes_or_no)
+            self.wishes = replace(self.wishes, uses_consent=uses)
+        return bool(self.wishes.uses_consent)
+
+    def _notes(
+        self, guesses: dict[str, OutputGuess], *, others: Sequence[str], remarks: Sequence[str]
+    ) -> Iterator[str]:
         if len(guesses) > 1:
             yield f"{len(guesses)} outputs; the metric looks at the first one. `metric.parts` weighs several."
         if others:
             chosen = ", ".join(map(repr, guesses))
             yield f"{chosen} was taken for the answer; {', '.join(map(repr, others))} may be one, too (--output)."
+        if remarks:
+            yield f"not read: {', '.join(map(repr, remarks))}, remarks beside the text; --input names what is read."
         if self._personal and not self.wishes.is_private:
             yield f"rows seem to hold personal data{listed(self._personal)}; --private keeps them on this machine."
 
@@ -248,28 +265,6 @@ class Dialogue:
         return read(proposal)
 
 
-def study_name(source: str) -> str:
-    """Return a name for a study of this file: `My Tickets (2).csv` becomes `my-tickets-2`."""
-    stem = source.rpartition("/")[2].partition(":")[0] if source.startswith("hub:") else Path(source).stem
-    plain = unicodedata.normalize("NFKD", stem).encode("ascii", "ignore").decode()
-    return re.sub(r"[^a-z0-9._-]+", "-", plain.lower()).strip("-._")[:60] or "study"
-
-
-def _named(columns: Sequence[str]) -> str:
-    names = [" ".join(column.replace("_", " ").split()) for column in columns]
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _relative(source: str, config: Path) -> str:
-    """The path from the configuration's folder; a hub name stays."""
-    if source.startswith("hub:"):
-        return source
-    try:
-        return Path(os.path.relpath(source, config.parent)).as_posix()
-    except ValueError:  # another drive
-        return Path(source).resolve().as_posix()
-
-
 def _written(draft: Draft, path: Path, rows: Sequence[Fields]) -> Written:
     """Write the file with the best split seed, load it with its data, and take it back if that fails."""
     from optimizer.storage.files import write_atomically
@@ -284,7 +279,7 @@ def _written(draft: Draft, path: Path, rows: Sequence[Fields]) -> Written:
         config = load_config(path)
         require_local(config)
         if (seed := most_even_seed(rows, config)) is not None:
-            draft = replace(draft, split_seed=seed)
+            draft = replace(draft, split_seed=seed, split_notes=tuple(lacking(rows, config, seed)))
             write_atomically(path, config_text(draft))
             config = load_config(path)
         splits = load_splits(config, folder=path.resolve().parent)

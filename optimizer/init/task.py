@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from optimizer.candidate import Fields, JsonValue
 from optimizer.config.keys import OutputKind
+from optimizer.data.balance import imbalance
 from optimizer.data.fields import NO, YES
 from optimizer.data.splits import normalise
 from optimizer.errors import DataError, did_you_mean
@@ -34,12 +35,18 @@ INPUT_NAMES = _set(
 )
 OPT_OUT_NAMES = _set("withheld withhold confidential sensitive optout opted private hidden secret no_demos")
 CONSENT_NAMES = _set("consent consented consents agreed permission permitted einwilligung zustimmung may_show")
+REMARK_NAMES = _set(
+    "comment comments remark remarks notes annotation annotations bemerkung bemerkungen kommentar kommentare "
+    "anmerkung anmerkungen notiz notizen hinweis hinweise commentaire commentaires remarque remarques comentario "
+    "comentarios nota notas observación observaciones observação observações commento commenti osservazioni opmerking "
+    "opmerkingen kommentarer 備考 コメント 备注"
+)
+REMARK_ADJECTIVES = _set("internal other further additional free general interne internes autres weitere sonstige")
 IGNORED_NAMES = _set("id index idx uuid guid date time created updated timestamp url split nr no number row")
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
 MAX_LABEL_CHARS = 60
 SHORT_ANSWER_WORDS, LONG_ANSWER_WORDS = 4, 30
-UNEVEN = 0.7  # share of the most frequent label from which accuracy says little
 MAX_EMPTY_SHARE = 0.2
 MIN_ROWS = 40
 
@@ -87,7 +94,7 @@ class OutputGuess:
     choices: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
     max_chars: int = 0
-    largest_share: float = 0.0  # of the most frequent label
+    uneven: str = ""  # which label is so large or so small that accuracy says little
 
 
 def columns_of(rows: Sequence[Fields]) -> dict[str, Column]:
@@ -148,17 +155,30 @@ def pick_consent(columns: Mapping[str, Column], used: Sequence[str]) -> str:
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:
     """Return the columns that are most likely read: those that are named so or hold text, else all but ids and dates.
 
+    Remarks beside a text are left out: people write them when they know the answer.
+
     Raises:
         DataError: there is no column left.
     """
     left = [column for name, column in columns.items() if name not in outputs]
     usable = [column for column in left if not (column.words & IGNORED_NAMES) and not _is_id(column)]
     text = [column for column in usable if column.words & INPUT_NAMES or column.mean_chars >= 25]
-    chosen = text or usable or left
+    remarks = {column.name for column in text if _is_remark(column)}
+    chosen = [column for column in text if column.name not in remarks] or text or usable or left
     if not chosen:
         names = ", ".join(columns)
         raise DataError(f"only the column {names!r} is there; one for what goes in and one for the answer are needed")
     return [column.name for column in chosen]
+
+
+def left_out_remarks(columns: Mapping[str, Column], inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
+    """Return columns of remarks that are not read beside the inputs; nobody has them yet when an answer is needed."""
+    left = [column for name, column in columns.items() if name not in (*inputs, *outputs)]
+    return [column.name for column in left if _is_remark(column)]
+
+
+def _is_remark(column: Column) -> bool:
+    return bool(column.words & REMARK_NAMES) and column.words <= REMARK_NAMES | REMARK_ADJECTIVES
 
 
 def is_label_like(column: Column) -> bool:
@@ -173,23 +193,23 @@ def guess_output(column: Column) -> OutputGuess:
     if keys := _json_keys(values):
         return OutputGuess(kind="json", keys=keys, max_chars=max_chars)
     if {normalise(text) for text in column.texts} <= {"yes", "no", "true", "false"} and column.n_different == 2:
-        counts = Counter(normalise(text) for text in column.texts)
-        return OutputGuess(kind="boolean", max_chars=5, largest_share=max(counts.values()) / len(values))
+        uneven = imbalance(Counter(normalise(text) for text in column.texts))
+        return OutputGuess(kind="boolean", max_chars=5, uneven=uneven)
     is_number = all(_NUMBER.fullmatch(text.strip()) for text in column.texts)
     if is_number and column.n_different > 10:
         return OutputGuess(kind="number", max_chars=max_chars)
     if is_label_like(column):
-        choices, share = _labels(column)
-        return OutputGuess(kind="label", choices=choices, max_chars=max_chars, largest_share=share)
+        counts = _labels(column)
+        uneven = imbalance(counts)
+        return OutputGuess(kind="label", choices=tuple(sorted(counts)), max_chars=max_chars, uneven=uneven)
     return OutputGuess(kind="number" if is_number else "text", max_chars=max_chars)
 
 
 def pick_metric(column: Column, guess: OutputGuess) -> tuple[str, str]:
     """Return the metric for an output, and why, in a few words."""
     if guess.kind in ("label", "boolean"):
-        if guess.largest_share > UNEVEN:
-            share = f"{guess.largest_share:.0%}"
-            return "macro_f1", f"one answer makes up {share} of the rows, so every answer counts alike, rare ones too"
+        if guess.uneven:
+            return "macro_f1", f"{guess.uneven}, so every class counts alike, rare ones too (`accuracy`: every row)"
         return "accuracy", "the share of answers that are right"
     if guess.kind == "number":
         return "number", "right when the last number of the answer is the expected one"
@@ -260,11 +280,9 @@ def _json_keys(values: Sequence[JsonValue]) -> tuple[str, ...]:
     return tuple(name for name, _ in counts.most_common(30))
 
 
-def _labels(column: Column) -> tuple[tuple[str, ...], float]:
-    """Return the labels, each in its most frequent spelling, and the share of the most frequent one."""
+def _labels(column: Column) -> dict[str, int]:
+    """Return the labels, each in its most frequent spelling, and how often each occurs."""
     spellings: dict[str, Counter[str]] = {}
     for text in column.texts:
         spellings.setdefault(normalise(text), Counter())[text.strip()] += 1
-    labels = sorted(counter.most_common(1)[0][0] for counter in spellings.values())
-    largest = max(counter.total() for counter in spellings.values())
-    return tuple(labels), largest / len(column.values)
+    return {counter.most_common(1)[0][0]: counter.total() for counter in spellings.values()}

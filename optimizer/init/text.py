@@ -25,8 +25,10 @@ class Draft:
         n_rows: usable rows in the source.
         opt_out_column: a column that seems to say which rows must not be shown; empty for none.
         consent_column: a column that seems to say which rows may be shown; empty for none.
+        uses_consent: only rows with a yes there may be shown.
         group_column: a column that could divide the rows into groups; empty for none.
         split_seed: the seed that spreads the classes most evenly; None where none was looked for.
+        split_notes: what no split seed could mend.
         notes: sentences for the top of the file.
     """
 
@@ -48,8 +50,10 @@ class Draft:
     is_private: bool = False
     opt_out_column: str = ""
     consent_column: str = ""
+    uses_consent: bool = False
     group_column: str = ""
     split_seed: int | None = None
+    split_notes: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 
     @property
@@ -152,16 +156,21 @@ def _data(draft: Draft) -> list[str]:
         lines += [
             f"  # Of the split seeds 0 to {N_SEEDS - 1}, that which spreads the classes most evenly over them;",
             "  # chosen by the counts of the classes alone. Rows that are added later move no others.",
+            *(f"  # {note}" for note in draft.split_notes),
             f"  seed: {draft.split_seed}",
         ]
     caps = [f"    {name}: {cap}" for name, cap in zip(("dev", "test"), draft.caps, strict=True) if cap]
     if caps:
         lines += ["  max_rows: # enough for a clear answer", *caps]
-    key = f"  no_demos: {_text(draft.opt_out_column)}" if draft.opt_out_column else "  # no_demos: COLUMN"
+    is_held = draft.opt_out_column and not draft.uses_consent
+    key = f"  no_demos: {_text(draft.opt_out_column)}" if is_held else "  # no_demos: COLUMN"
     lines += [f"{key} # rows with yes in this column are never shown in a prompt"]
-    if draft.consent_column and not draft.opt_out_column:
+    if draft.consent_column:
+        consent = f"demos_only: {_text(draft.consent_column)} #"
         lines += [
-            f"  # demos_only: {_text(draft.consent_column)} # take the first # away: only rows with yes are shown"
+            f"  {consent} only rows with yes in this column are shown in prompts"
+            if draft.uses_consent
+            else f"  # {consent} take the first # away: only rows with yes are shown"
         ]
     return lines
 

@@ -16,7 +16,7 @@ class Wishes:
     Attributes:
         goal: may be `@FILE` until it is used; so may `prompt`.
         api_base: empty for none, None while nobody was asked; so is `api_key_env`.
-        is_private: None while nobody was asked.
+        is_private: None while nobody was asked; so is `uses_consent`.
     """
 
     data: str | None = None
@@ -31,6 +31,7 @@ class Wishes:
     api_key_env: str | None = None
     sheet: str | None = None
     is_private: bool | None = None
+    uses_consent: bool | None = None
 
     def as_flags(self) -> str:
         """The command line that says the same, to go on from after a break."""
@@ -49,4 +50,5 @@ class Wishes:
         words = [*([self.data] if self.data else [])]
         words += [word for flag, value in flags if value is not None for word in (flag, value)]
         private = {True: ["--private"], False: ["--no-private"], None: []}[self.is_private]
-        return f"{command_name()} {shlex.join(['init', *words, *private])}"
+        consent = {True: ["--consent"], False: ["--no-consent"], None: []}[self.uses_consent]
+        return f"{command_name()} {shlex.join(['init', *words, *private, *consent])}"

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from optimizer.budget.room import Amount, Need, lack_of_room, require_room
 from optimizer.candidate import Example, Fields
+from optimizer.data.balance import imbalance
 from optimizer.errors import ConfigError, MetricError
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
 from optimizer.metrics import score
@@ -72,17 +74,35 @@ def metric_notes(job: Job) -> list[str]:
     Raises:
         ConfigError: the metric raised, or returned something that is no score.
     """
+    uneven = _uneven(job)
     rows = [row for row in job.splits.dev if None not in row.outputs.values()]
     if job.config.metric.asks_judge or not rows:
-        return []
+        return uneven
     best = max(_tried(job, row, row.outputs, "the expected answer") for row in rows[:N_TRIED])
     others = (row.outputs for row in rows if row.outputs != rows[0].outputs)
     _tried(job, rows[0], next(others, rows[0].outputs), "another row's answer")
     if best == 1:
-        return []
+        return uneven
     n = min(N_TRIED, len(rows))
     return [
-        f"metric: the expected answers of {n} dev rows score {percent(best)} at most; is this what it should measure?"
+        *uneven,
+        f"metric: the expected answers of {n} dev rows score {percent(best)} at most; is this what it should measure?",
+    ]
+
+
+def _uneven(job: Job) -> list[str]:
+    """Say that accuracy tells little of rare classes, where there are some and nothing else protects them."""
+    metric, outputs = job.config.metric, job.config.task.outputs
+    output = metric.output or next(iter(outputs))
+    counts: Counter[str] = Counter()
+    for each in job.splits.report.class_counts.values():
+        counts.update(each)
+    is_protected = metric.slices is not None and metric.slices.by == output
+    if metric.name not in ("accuracy", "exact_match") or is_protected or not (uneven := imbalance(counts)):
+        return []
+    return [
+        f"metric.name: {metric.name!r} counts every row alike, and {uneven}: a prompt can gain by giving up a rare "
+        f"class. `macro_f1` counts every class alike; `slices: {{by: {output}, max_loss: 0.05}}` lets none get worse"
     ]
 
 
