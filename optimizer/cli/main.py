@@ -56,14 +56,21 @@ def app() -> None:
 @options.runs_dir
 @options.debug
 @click.option("--probe", is_flag=True, help="Ask a few dozen rows and advise: go, more data, another metric, or stop.")
+@click.option("--row", metavar="ID", help="Say where the row of this id stands, and show it; nothing else is done.")
 @options.as_json
-def check(config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool, probe: bool, is_json: bool) -> None:
+def check(
+    config: Path, overrides: tuple[str, ...], runs_dir: Path, debug: bool, probe: bool, row: str | None, is_json: bool
+) -> None:
     """Validate CONFIG and say what the study will cost.
 
     Shows the data and where it would be sent, calls each model once, and estimates calls, time and cost.
     """
     from optimizer.cli import commands
 
+    if row is not None:
+        from optimizer.cli.rows import show_row
+
+        guard(debug, lambda: show_row(config, overrides, row))
     if probe or is_json:
         from optimizer.cli.probe import probe_config
 

@@ -59,7 +59,7 @@ def _probe(job: Job, config_path: Path, *, is_json: bool) -> int:
     if is_json:
         print(json.dumps(_probe_json(facts, advice, open_questions, bill), indent=2, ensure_ascii=False))
     else:
-        _print(out, job, facts, open_questions, bill)
+        _print(out, job, facts, open_questions, bill, config_path)
         _print_advice(out, advice, config_path)
     return advice.exit_code
 
@@ -76,7 +76,7 @@ def _mean_call(job: Job, spent: Spent) -> Probe:
     )
 
 
-def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill: Estimate) -> None:
+def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill: Estimate, path: Path) -> None:
     table = Table.grid(padding=(0, 2))
 
     def say(what: str, text: str) -> None:
@@ -105,6 +105,8 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     say("unsettled", f"{len(facts.unsettled)} of {facts.n_repeated} rows are answered differently from time to time")
     for each in facts.unsettled[:3]:
         say("", f"{each.shown!r}: {' / '.join(each.answers) or 'several answers'}")
+    if facts.unsettled and job.config.tracking.rows == "ids":
+        say("", f"`check {shlex.quote(str(path))} --row ID` shows one of them on this terminal")
     for question in asked:
         say("to settle", question)
     price = "no money" if job.is_free else "an unknown sum" if bill.usd is None else f"about {money(bill.usd)}"

@@ -150,7 +150,7 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
     out.print(Columns(panels, equal=True) if out.width >= SIDE_BY_SIDE else "", end="")
     for panel in panels if out.width < SIDE_BY_SIDE else ():
         out.print(panel)
-    _print_differences(out, rows)
+    _print_differences(out, rows, _places(saved, rows))
     if view.state != "finished":
         out.print("\nveto or edit one:")
         for flag in ("--veto N", "--edit N"):
@@ -165,10 +165,11 @@ def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:
     return Panel(text, title=f"trial {each.number}{marks}", subtitle=score, title_align="left", width=width)
 
 
-def _print_differences(out: Console, rows: list[Difference]) -> None:
+def _print_differences(out: Console, rows: list[Difference], places: Mapping[str, tuple[str, ...]]) -> None:
     out.print(Text("Where they differ:" if rows else "They answer no shared dev row differently.", style="bold"))
     for row in rows:
-        out.print(Text(f"\n{row.shown}"))
+        place = f" ({places[row.example_id][0]})" if row.example_id in places else ""
+        out.print(Text(f"\n{row.shown}{place}"))
         if row.expected:
             out.print(Text(f"  expected: {row.expected}", style="dim"))
         for number, answer in row.answers.items():
@@ -182,6 +183,16 @@ def _rows(saved: SavedStudy) -> Mapping[str, Example]:
 
     try:
         return {row.id: row for row in load_splits(saved.config, folder=saved.folder).dev}
+    except UserError:
+        return {}
+
+
+def _places(saved: SavedStudy, rows: list[Difference]) -> Mapping[str, tuple[str, ...]]:
+    """Where these rows stand in the study's files, as far as they can still be read."""
+    from optimizer.data.loading import places_of
+
+    try:
+        return places_of(saved.config, {row.example_id for row in rows}, folder=saved.folder)
     except UserError:
         return {}
 

@@ -6,7 +6,7 @@ time and only those that fall in a (capped) split are kept, so a sample of a ver
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -47,14 +47,35 @@ def load_splits(config: Config, *, folder: Path) -> Splits:
         DataError: nothing can be read, a row is bad and may not be skipped, or there is too little to learn from.
     """
     plan = Plan(task=config.task, data=config.data, prefix="data.", scored=config.metric.output)
+    return _split(_pools(config, plan, folder=folder), plan)
+
+
+def places_of(config: Config, ids: Collection[str], *, folder: Path) -> dict[str, tuple[str, ...]]:
+    """Return where rows stand in the configured files, by id; of copies every place. The files are read once more.
+
+    Raises:
+        DataError: nothing can be read.
+    """
+    plan = Plan(task=config.task, data=config.data, prefix="data.", scored=config.metric.output)
+    found: dict[str, tuple[str, ...]] = {}
+    for pool in _pools(config, plan, folder=folder):
+        for row in pool.table.rows:
+            example = _example(row, plan, plan.columns)
+            if isinstance(example, Example) and example.id in ids:
+                place = f"{pool.table.unit} {row.number} of {pool.table.name}"
+                found[example.id] = (*found.get(example.id, ()), place)
+    return found
+
+
+def _pools(config: Config, plan: Plan, *, folder: Path) -> list[Pool]:
+    """The sources in the order in which they are read."""
     sources: list[tuple[str, str, tuple[SplitName, ...]]] = [("data.source", config.data.source or "", SPLIT_NAMES)]
     if (files := config.data.files) is not None:
         given: dict[SplitName, str] = {"test": files.test, "dev": files.dev, "train": files.train}
         sources = [(f"data.files.{name}", source, (name,)) for name, source in given.items()]
-    pools = [
+    return [
         Pool(table=_open(source, plan, folder=folder, key=key), names=names, key=key) for key, source, names in sources
     ]
-    return _split(pools, plan)
 
 
 def _open(source: str, plan: Plan, *, folder: Path, key: str) -> Table:

@@ -37,13 +37,21 @@ def which_worst(view: StudyView) -> str:
     return f"judged by the {whose}: {visible(seed)} with your prompt, {visible(winner)} with the new one"
 
 
-def group_words(view: StudyView) -> list[str]:
-    """Say what holds for the groups: the rule on losses and whether it was kept, what `other` is, what is too small."""
+def group_words(view: StudyView, *, names_few: bool = True) -> list[str]:
+    """Say what holds for the groups: the rule on losses and whether it was kept, what `other` is, what is too small.
+
+    Args:
+        names_few: also the values that few rows have.
+    """
     verdict, settings = view.verdict, _slices(view)
     if verdict is None or not verdict.slices:
         return []
     found = [_rule_words(verdict.slices, settings.get("max_loss"))]
-    found += [f"{visible(each.name)} holds {visible(', '.join(each.holds))}" for each in verdict.slices if each.holds]
+    found += [
+        f"{visible(each.name)} holds {visible(', '.join(each.holds))}"
+        for each in verdict.slices
+        if each.holds and names_few
+    ]
     small = [f"{visible(each.name)} ({each.n} rows)" for each in verdict.slices if not each.decides]
     if small and settings.get("aim") == "worst":
         found.append(f"too small to be counted as the worst {visible(str(settings.get('by')))}: {', '.join(small)}")

@@ -138,11 +138,12 @@ def _content(material: Material) -> dict[str, Any]:
         "dark": Markup("".join(f"--{name}:{value};" for name, value in figures.DARK.items())),
         "operators": insight.operators(view),
         "groups_by": group_column(view),
-        "group_words": group_words(view),
+        "group_words": group_words(view, names_few=not material.is_guarded),
         "slices": _tables(insight.slices(material.pairs), without=group_column(view)),
         "flips": flips,
         "fixed": _answered(material, "fixed"),
         "broken": _answered(material, "broken"),
+        "hidden": {flip: _hidden(material, flip) for flip in ("fixed", "broken")},
         "steps": (found := steps(insight.lineage(view))),
         "operator_words": operator_words(step["operator"] for step in found),
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
@@ -218,12 +219,10 @@ def _tables(rows: Sequence[SliceRow], *, without: str) -> dict[str, list[SliceRo
 
 
 def _answered(material: Material, flip: str) -> list[dict[str, str]]:
-    """Return the first rows that were fixed or broken, as the page shows them."""
-    found = [pair for pair in material.pairs if pair.flip == flip][:MAX_ROWS]
+    """Return the first rows that were fixed or broken and may be shown, as the page shows them."""
+    found = [pair for pair in material.pairs if pair.flip == flip and not material.hides(pair.example_id)][:MAX_ROWS]
     return [
-        {"id": pair.example_id, "input": "", "expected": "", "seed": "-", "winner": "-"}
-        if material.hides(pair.example_id)
-        else {
+        {
             "id": pair.example_id,
             "input": material.clean(insight.as_line(pair.example.inputs))[:400] if pair.example else "",
             "expected": material.clean(insight.as_line(pair.example.outputs))[:200] if pair.example else "",
@@ -231,6 +230,13 @@ def _answered(material: Material, flip: str) -> list[dict[str, str]]:
             "winner": material.clean(insight.said(pair.winner))[:200],
         }
         for pair in found
+    ]
+
+
+def _hidden(material: Material, flip: str) -> list[str]:
+    """Return the ids of the first rows that were fixed or broken and may not be shown."""
+    return [pair.example_id for pair in material.pairs if pair.flip == flip and material.hides(pair.example_id)][
+        :MAX_ROWS
     ]
 
 
