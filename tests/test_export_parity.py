@@ -24,6 +24,7 @@ from optimizer.config.keys import Config
 from optimizer.errors import ConfigError, UserError
 from optimizer.export import EXPORTERS, ExportFormat, export
 from optimizer.export.personal import personal_data
+from optimizer.init.task import field_names
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import open_embedded
 from optimizer.metrics import open_metric, score
@@ -348,6 +349,53 @@ def test_nothing_is_overwritten_or_written_elsewhere(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="outside"):
         write_into(tmp_path / "folder", {"new.txt": "", "../other.txt": ""}, is_forced=False)
     assert sorted(each.name for each in tmp_path.rglob("*")) == ["folder", "prompt.txt"]
+
+
+HEADERS = ("Zuständiges Team", "お問い合わせ", "سؤال العميل", "פניית הלקוח", "ग्राहक का संदेश", "§ !!", "2nd try", "class")
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("header", HEADERS)
+def test_headings_of_any_language_keep_their_letters_in_every_export(header: str, layout: str, tmp_path: Path) -> None:
+    """Fields named after any heading pass DSPy, every layout and the reader of every format."""
+    asked, answered = field_names([header, f"{header} 2"]).values()
+    config = Config.model_validate(
+        {
+            "name": "task",
+            "task": {"inputs": {asked: ""}, "outputs": {answered: {"kind": "label", "choices": ["ja", "nein"]}}},
+            "data": {"source": "rows.jsonl"},
+            "metric": "accuracy",
+            "lm": {"task": {"model": "embedded", "max_tokens": 24}},
+        }
+    )
+    program = TaskProgram(spec_of_task(config.task), max_tokens=24)
+    row = Example(id="r", inputs={asked: "Wo ist {es}?"}, outputs={answered: "ja"})
+    part = Part(predictor="answer", instructions=NASTY, demos=(Demo.from_example(row),))
+    candidate = Candidate(parts=(part,), format=layout)
+    view = replace(sample_view(1), config=config.model_dump(mode="json"), name="task", seed=candidate, best=candidate)
+    messages = list(program.messages(candidate, "answer", row.inputs))
+    words = header.casefold().split()
+    if header[0].isalpha() and layout != "json":
+        assert all(word in str(messages).casefold() for word in words)
+    for format, client in CLIENTS.items():
+        inputs = dict(row.inputs)
+        if layout == "json" and format in ("langchain", "mlflow"):
+            inputs = {asked: json.dumps(row.inputs[asked], ensure_ascii=False)}
+        assert client(export(view, program, format), inputs) == messages
+    module = loaded(export(view, program, "python"), tmp_path)
+    assert module.messages_of("task", **row.inputs) == messages
+    head = FORMATS[layout].head(program.specs["answer"], "x", (Demo.from_example(row),))
+    reply = head[0].content.splitlines()[-1].partition(":")[2] if layout == "plain" else head[-1].content
+    reply = reply or "ja"
+    assert module.read("task", reply) == FORMATS[layout].parse(program.specs["answer"], reply) == {answered: "ja"}
+    suite = yaml.safe_load(export(view, program, "promptfoo", rows=(row,)))
+    render = Environment(keep_trailing_newline=True).from_string
+    values = {key: render(value).render() for key, value in suite["tests"][0]["vars"].items()}
+    shown = [(m["role"], render(m["content"]).render(**values)) for m in json.loads(suite["prompts"][0]["raw"])]
+    assert shown == messages
+    state = tmp_path / "state.json"
+    state.write_text(export(view, program, "dspy"), encoding="utf-8")
+    program.module(candidate).load(str(state))
 
 
 def test_every_format_has_a_test_of_its_bytes() -> None:

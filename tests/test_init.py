@@ -446,9 +446,10 @@ def test_roles_follow_from_names_and_contents() -> None:
 
 
 def test_field_names_are_words() -> None:
-    """Any heading gives a field name that DSPy takes, none twice."""
-    names = field_names(["Ticket Text", "質問", "ticket-text", "2nd", "demos"])
-    assert list(names.values()) == ["ticket_text", "field", "ticket_text_2", "field_2nd", "demos_"]
+    """Any heading gives a field name that DSPy takes, none twice, in the letters of its language."""
+    names = field_names(["Ticket Text", "質問", "ticket-text", "2nd", "demos", "class", "§ !", "zusta\u0308ndig"])
+    assert list(names.values())[:4] == ["ticket_text", "質問", "ticket_text_2", "field_2nd"]
+    assert list(names.values())[4:] == ["demos_", "class_", "field", "zust\u00e4ndig"]
     assert study_name("x/Größere Tickets (2).csv") == "groere-tickets-2"
     assert study_name("hub:owner/My_Set:en:train") == "my_set"
 

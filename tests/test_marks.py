@@ -57,6 +57,13 @@ def test_a_model_is_sent_the_value_and_never_the_mark(layout: str) -> None:
     assert seed.parts[0].instructions == "How urgent is it?"
 
 
+def test_marks_are_words_of_any_language() -> None:
+    """A mark may name a field in any letters, vowel signs included."""
+    for name in ("zuständiges_team", "質問", "ग्राहक_का_संदेश"):
+        spec = replace(SPEC, inputs=(FieldSpec(name=name, label=name),))
+        assert without_input_marks(f'How urgent is this: "{{{name}}}"', spec) == "How urgent is this:"
+
+
 def test_check_says_what_becomes_of_marks() -> None:
     """One line for those that the layout replaces, one for those that name no input; none without marks."""
     taken, unknown = mark_notes("For {shop}: {note}", SPEC)

@@ -6,7 +6,7 @@ Decides what is allowed; deliberately does not read data, open models or touch t
 
 from __future__ import annotations
 
-import re
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
@@ -87,8 +87,10 @@ class Task(Model):
         if not self.inputs or not self.outputs:
             raise ValueError("`inputs` and `outputs` need at least one field each")
         for name in names:
-            if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            if not name.isidentifier():
                 raise ValueError(f"field name {name!r} must be a word of letters, digits and underscores")
+            if (composed := unicodedata.normalize("NFKC", name)) != name:
+                raise ValueError(f"field name {name!a} must be composed as Python does it (NFKC): {composed}")
         if twice := sorted(set(self.inputs) & set(self.outputs)):
             raise ValueError(f"field {twice[0]!r} is both an input and an output")
         return self

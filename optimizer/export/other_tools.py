@@ -30,9 +30,10 @@ def mlflow_json(subject: Subject) -> str:
 def registry_template(template: Template) -> str | list[dict[str, str]]:
     """Return a template with `{{name}}` for inputs: one text, or chat messages.
 
-    Where the prompt itself holds marks of Jinja it is wrapped in `raw`, which makes MLflow read it as Jinja.
+    Where the prompt itself holds marks of Jinja, or an input's name letters that MLflow's own marks do not take, the
+    text is wrapped in `raw`, which makes MLflow read it as Jinja.
     """
-    needs_raw = any(
+    needs_raw = any(not slot.name.isascii() for slot in template.slots) or any(
         _JINJA.search(piece)
         for m in template.messages
         for piece in template.pieces(m.content)

@@ -6,7 +6,9 @@ Every proposal is a guess that a person reads before anything is spent, so it is
 from __future__ import annotations
 
 import json
+import keyword
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -223,12 +225,16 @@ def pick_metric(column: Column, guess: OutputGuess) -> tuple[str, str]:
 
 
 def field_names(columns: Sequence[str], *, taken: Sequence[str] = ()) -> dict[str, str]:
-    """Return a field name for each column: lower case, ASCII, one word, none twice."""
+    """Return a field name for each column: one lower-case word in the letters of its language, none twice.
+
+    Names are composed as Python composes them (NFKC), so that `answer.größe` finds the field.
+    """
     names: dict[str, str] = {}
     for column in columns:
-        base = re.sub(r"\W+", "_", column.lower(), flags=re.ASCII).strip("_") or "field"
-        base = base if re.match(r"[a-z]", base) else f"field_{base}"
-        base = f"{base}_" if base in _RESERVED else base
+        plain = unicodedata.normalize("NFKC", column).lower()
+        base = re.sub("_+", "_", "".join(char if f"a{char}".isidentifier() else "_" for char in plain)).strip("_")
+        base = base if base.isidentifier() else f"field_{base}".rstrip("_")
+        base = f"{base}_" if base in _RESERVED or keyword.iskeyword(base) else base
         name, n = base, 2
         while name in names.values() or name in taken:
             name, n = f"{base}_{n}", n + 1

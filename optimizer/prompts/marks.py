@@ -11,7 +11,8 @@ import re
 
 from optimizer.prompts.spec import FieldSpec, PromptSpec
 
-_MARK = re.compile(r"\{\{?\s*([A-Za-z_]\w*)\s*\}?\}")
+NAME = r"[^\W\d](?:\w|[^\x00-\x7f\s])*"  # of any script: vowel signs, as of Hindi, are no word characters of `re`
+_MARK = re.compile(rf"\{{\{{?\s*({NAME})\s*\}}?\}}")
 _FENCE = re.compile(r"[`\"'#=*-]{3,}\w*|</?[\w-]+>")
 _OPENS_ANSWER = re.compile(r"[\s*#_]*(?:[^\W_]\S*\s+){0,3}[^\W_]\S*?[\s*_]*[:\uff1a][\s*_]*")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e<>()[]"
@@ -72,9 +73,8 @@ def _without(line: str, inputs: dict[str, FieldSpec]) -> str | None:
 
 
 def _unquoted(line: str) -> str:
-    return re.sub(
-        r"([\"'`\u201c\u201d\u00ab\u00bb\u201e])(\{\{?\s*\w+\s*\}?\})[\"'`\u201c\u201d\u00ab\u00bb]", r"\2", line
-    )
+    quote = "[\"'`\u201c\u201d\u00ab\u00bb\u201e]"
+    return re.sub(rf"{quote}({_MARK.pattern}){quote}", r"\1", line)
 
 
 def _drop_fences(lines: list[str | None], i: int) -> None:

@@ -6,9 +6,10 @@ import re
 from collections.abc import Iterable
 
 from optimizer.config.keys import OutputField, Task
+from optimizer.prompts.marks import NAME
 from optimizer.propose.operator import Context, Rejection
 
-_PLACEHOLDER = re.compile(r"\{\{?\s*[A-Za-z_]\w*\s*\}?\}")
+_PLACEHOLDER = re.compile(rf"\{{\{{?\s*{NAME}\s*\}}?\}}")
 _WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]|[^\W\u3040-\u30ff\u3400-\u9fff]+")
 
 
