@@ -179,6 +179,18 @@ def test_an_existing_file_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "study.yaml").read_text() == "mine"
 
 
+def test_force_keeps_what_a_person_wrote(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """--force leaves the old file as .previous and says so; a first file leaves nothing beside it."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    path = tmp_path / "study.yaml"
+    assert written(tmp_path, "a.csv").kept is None
+    assert not path.with_name("study.yaml.previous").exists()
+    path.write_text("mine")
+    init_study(Wishes(data=str(tmp_path / "a.csv"), config=path), None, is_forced=True)
+    assert path.with_name("study.yaml.previous").read_text() == "mine"
+    assert "Your old study.yaml is kept as" in capsys.readouterr().out
+
+
 def test_questions_are_asked_for_what_flags_leave_open(tmp_path: Path) -> None:
     """Each answer counts, an empty one takes the proposal, and a break can be taken up with flags."""
     (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")

@@ -105,6 +105,8 @@ def _print(written: Written) -> None:
         say(_consent_words(draft))
     for note in (*draft.notes, *draft.split_notes, *report.warnings[:5], *_missing_model(draft.model)):
         say(f"note: {note}")
+    if written.kept is not None:
+        say(f"Your old {written.path.name} is kept as {written.kept}.")
     say(f"Wrote {written.path}. Read it, then:")
     print_command(out, f"check {shlex.quote(str(written.path))} --probe")
 

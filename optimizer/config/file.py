@@ -58,8 +58,12 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: the file, an override or a value is wrong; one line, and a secret is never repeated in it.
     """
-    where = str(path)
-    tree = _parse(read_config(path), where)
+    return parse_config(read_config(path), str(path), overrides)
+
+
+def parse_config(text: str, where: str, overrides: Sequence[str] = ()) -> Config:
+    """Return what the text of a configuration file says; `where` is what messages call it. Raises as `load_config`."""
+    tree = _parse(text, where)
     if tree is None:
         required = ", ".join(name for name in child_names("") if KEYS[name].default == "required")
         raise ConfigError(f"{where}: the file is empty. It needs at least the keys {required}")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from optimizer.candidate import Fields
-from optimizer.config.file import load_config
+from optimizer.config.file import parse_config
 from optimizer.data.loading import load_splits
 from optimizer.data.report import Splits
 from optimizer.data.rows import SUFFIXES
@@ -53,11 +53,12 @@ Tell = Callable[[Mapping[str, Column]], None]  # what the file holds, before the
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Written:
-    """What came of it."""
+    """What came of it. `kept` is where the file that stood there is now."""
 
     path: Path
     draft: Draft
     splits: Splits
+    kept: Path | None = None
 
 
 class Dialogue:
@@ -266,24 +267,19 @@ class Dialogue:
 
 
 def _written(draft: Draft, path: Path, rows: Sequence[Fields]) -> Written:
-    """Write the file with the best split seed, load it with its data, and take it back if that fails."""
-    from optimizer.storage.files import write_atomically
+    """Find the best split seed, load what the file will say with its data, and write it once; or write nothing."""
+    from optimizer.storage.files import previous_of, write_atomically
 
-    before = path.read_bytes() if path.exists() else None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, config_text(draft))
-    except OSError as error:
-        raise ConfigError(f"--config: {str(path)!r} cannot be written: {error.strerror or error}") from error
-    try:
-        config = load_config(path)
+        config = parse_config(config_text(draft), str(path))
         require_local(config)
         if (seed := most_even_seed(rows, config)) is not None:
             draft = replace(draft, split_seed=seed, split_notes=tuple(lacking(rows, config, seed)))
-            write_atomically(path, config_text(draft))
-            config = load_config(path)
+            config = parse_config(config_text(draft), str(path))
         splits = load_splits(config, folder=path.resolve().parent)
-        return Written(path=path, draft=draft, splits=splits)
-    except UserError:
-        path.unlink() if before is None else path.write_bytes(before)
-        raise
+        had_file = path.exists()
+        write_atomically(path, config_text(draft))
+    except OSError as error:
+        raise ConfigError(f"--config: {str(path)!r} cannot be written: {error.strerror or error}") from error
+    return Written(path=path, draft=draft, splits=splits, kept=previous_of(path) if had_file else None)

@@ -155,6 +155,11 @@ def save_best(run_dir: Path, view: StudyView, text: str) -> None:
     write_atomically(run_dir / "best_prompt.json", json.dumps(record, indent=2, ensure_ascii=False) + "\n")
 
 
+def previous_of(path: Path) -> Path:
+    """Return where `write_atomically` keeps what stood there before."""
+    return path.with_name(f"{path.name}.previous")
+
+
 def _keep_previous(path: Path) -> None:
     """Give the old content a second name, without a moment in which the first one is missing."""
     if not path.exists():
@@ -170,7 +175,7 @@ def _keep_previous(path: Path) -> None:
         except OSError:
             spare.unlink(missing_ok=True)
             raise
-    os.replace(spare, path.with_name(f"{path.name}.previous"))
+    os.replace(spare, previous_of(path))
 
 
 def saved_best(run_dir: Path) -> str | None:
