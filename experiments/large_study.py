@@ -34,7 +34,6 @@ from rich.console import Console, Group
 from experiments.screenshots import wait_until_up
 from optimizer.cli.tables import lineage_tree, operator_table, trial_table
 from optimizer.prompts.render import render
-from optimizer.proof import insight
 from optimizer.report import Material, report_html
 from optimizer.track import Projection, free_port, rebuild, ui_command
 from optimizer.track.content import number_width, trial_name
@@ -52,7 +51,7 @@ def material(n_trials: int) -> Material:
 def show(given: Material) -> str:
     console = Console(file=io.StringIO(), width=200)
     view = given.view
-    tree = lineage_tree(insight.lineage(view), "how it came to be")
+    tree = lineage_tree(view, "how it came to be")
     console.print(Group(trial_table(view, given.n_chars), operator_table(view), tree))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()

@@ -297,6 +297,14 @@ class StudyView:
         """The prompt to use: the best one, unless the final test could not show that it is better than the seed."""
         return self.seed if self.verdict is not None and self.verdict.decision == "keep" else self.best
 
+    def dev_score(self, trial: TrialRecord | None) -> tuple[float | None, int]:
+        """Mean value and number of dev rows of a trial: once the study is finished, those that finalists and seed have
+        after the search; else those of its race."""
+        if trial is None or not trial.outcomes:
+            return None, 0
+        later = self.dev_scores.get(trial.candidate.id) if trial.candidate else None
+        return later or (trial.score, sum(outcome.value is not None for outcome in trial.outcomes))
+
     def trial_of(self, candidate: Candidate) -> TrialRecord | None:
         """The first trial that evaluated this candidate."""
         return next((trial for trial in self.trials if trial.candidate and trial.candidate.id == candidate.id), None)

@@ -43,11 +43,13 @@ def test_every_trial_and_operator_has_a_line() -> None:
 def test_the_tree_leads_from_the_winner_to_the_seed() -> None:
     """Each ancestor stands below what was made from it, with what that step was worth."""
     view = material().view
-    lines = printed(lineage_tree(insight.lineage(view), "made")).splitlines()
+    lines = printed(lineage_tree(view, "made")).splitlines()
     assert [line.split("trial ")[1].split()[0] for line in lines[1:]] == ["13", "10", "7", "4", "1"]
     gained = insight.worth(view.trials[12].outcomes, view.trials[9].outcomes)
     assert gained is not None
     assert f"{100 * gained.difference:+.1f} on 40 shared rows" in lines[2]
+    full = replace(view, dev_scores={view.seed.id: (0.4125, 37)})
+    assert "41.2% on 37 rows" in printed(lineage_tree(full, "made")).splitlines()[-1]
 
 
 def test_a_start_is_worth_what_it_gained_on_the_seed() -> None:

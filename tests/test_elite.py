@@ -50,6 +50,12 @@ def picks(elite: Elite, n: int = 300) -> Counter[str]:
     return Counter(elite.pareto_pick(rng).parts[0].instructions for _ in range(n))
 
 
+def test_the_dev_figure_counts_the_rows_that_were_scored() -> None:
+    """A winner that was scored on three of five rows is not said to stand on five."""
+    estimate = dev_estimate(elite_of(values(1, 0, 1)), seed=SEED, winner=SEED, confidence=0.95)
+    assert (estimate.n, round(estimate.raw, 2)) == (3, 0.67)
+
+
 def test_a_challenger_must_have_run_the_whole_race() -> None:
     """Perfect scores on three rows of the incumbent's four do not lead; the fourth decides, a fifth does not matter."""
     elite = elite_of(values(1, 0, 0, 1))

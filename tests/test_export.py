@@ -410,6 +410,7 @@ def test_another_candidate_is_not_sold_as_the_best() -> None:
     assert "Where should this go?" in seed
     assert "70.0%" in best
     assert "70.0%" not in seed
+    assert "- Test, 40 rows that the search never saw: 55.0%" in seed
     assert "not the one that it recommends" in seed
     assert "Verdict" not in seed
 

@@ -16,7 +16,6 @@ from optimizer.candidate import Candidate, Part
 from optimizer.cli.comparison import _name, compare_trials
 from optimizer.cli.tables import lineage_tree
 from optimizer.config.keys import Config
-from optimizer.proof.insight import lineage
 from optimizer.records import StudyView
 from optimizer.report import Material
 from optimizer.review.finalists import finalists
@@ -139,7 +138,7 @@ def test_a_candidate_without_a_trial_is_not_called_yours() -> None:
     material = Material(view=replace(view, best=stray), render=lambda _: "x")
     out = StringIO()
     Console(file=out, width=200).print(
-        lineage_tree(lineage(material.view), "How"), compare_trials(material, SEED, stray)
+        lineage_tree(material.view, "How"), compare_trials(material, SEED, stray)
     )
     assert "a candidate whose trial was cut short, not scored" in out.getvalue()
     assert "its trial was cut short" in out.getvalue()

@@ -161,9 +161,11 @@ def test_check_tells_what_a_run_will_find_and_take(folder: Path, server: FakeSer
     assert "lm.task: openai/task@" in printed
     assert "lm.proposer: openai/proposer@" in printed
     assert re.search(r"about [\d,]+ task calls \(at most [\d,]+\)", printed)
-    assert "Everything is in place" in printed
+    assert "It can run, but look at the warnings first" in printed
     assert "lm.proposer.max_tokens: 100 cuts most instructions" in " ".join(printed.split())
     assert len(server.calls) == 2
+    small = " ".join(optimizer(folder, "check", "study.yaml", "--set", "budget.task_calls=60").split())
+    assert "budget.task_calls: 60 leaves room for about 3 of 12 candidates, and for 12 of" in small
     assert not (folder / "runs").exists()
 
 

@@ -219,7 +219,7 @@ def test_every_operator_is_explained() -> None:
     """Each built-in operator has words of its own, and the page says what those on the winner's way do."""
     assert set(BUILT_IN) <= OPERATOR_WORDS.keys()
     text = report_html(material())
-    for step in steps(insight.lineage(sample_view())):
+    for step in steps(sample_view(), insight.lineage(sample_view())):
         assert not step["operator"] or OPERATOR_WORDS[step["operator"]] in text
     assert operator_words(["demos", "mine:own", "demos"]) == {"demos": OPERATOR_WORDS["demos"]}
 

@@ -137,6 +137,19 @@ def test_the_words_say_what_was_kept_what_it_took_and_what_helps() -> None:
     assert stopped_words(sample_view(4)) == "stopped: all trials done"
 
 
+def test_a_budget_that_left_nothing_to_compare_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """With one scored prompt there is no comparison: only what it scores, what was too small, and what to raise."""
+    view = sample_view(1, stop_reason="budget")
+    assert view.verdict is not None
+    config = {**view.config, "budget": {"task_calls": 50}}
+    view = replace(view, config=config, best=view.seed, verdict=replace(view.verdict, n=10, decision="keep", reason=""))
+    print_summary(console(), view, {view.seed.id: "a prompt"}, runs_flag="")
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "too small for a second candidate to be scored, so nothing was compared: raise budget.task_calls" in printed
+    assert "The final test had 10 of 30 test rows: the budget had room for no more." in printed
+    assert "new prompt" not in printed
+
+
 def test_a_limit_that_was_passed_is_said_everywhere(capsys: pytest.CaptureFixture[str]) -> None:
     """Terminal and report say by how much, and why; a time of day is named."""
     timing = replace(SHORT, key="finish_by", over_s=99.0)

@@ -71,7 +71,8 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
         job.close()
     for note in notes:
         out.print(f"[yellow]warning:[/yellow] {escape(note)}", highlight=False)
-    out.print("Mend this first, then:" if found[0].note else "Everything is in place. Next:", highlight=False)
+    ready = "It can run, but look at the warnings first. Then:" if notes else "Everything is in place. Next:"
+    out.print("Mend this first, then:" if found[0].note else ready, highlight=False)
     print_command(out, f"{'check' if found[0].note else 'run'} {shlex.quote(str(config_path))}")
     return 0
 

@@ -92,10 +92,11 @@ def _section(config: Mapping[str, JsonValue], key: str) -> Mapping[str, JsonValu
 
 def _trial_facts(material: Material, candidate: Candidate) -> dict[str, str]:
     trial, is_seed = material.view.trial_of(candidate), candidate == material.view.seed
+    score, n_scored = material.view.dev_score(trial)
     return {
         "made by": trial.recipe.operator if trial else "you" if is_seed else "-",
         "state": trial.state if trial else "not tried" if is_seed else "its trial was cut short",
-        "dev score": f"{percent(trial.score)} on {len(trial.outcomes)} rows" if trial and trial.outcomes else "-",
+        "dev score": f"{percent(score)} on {n_scored} rows" if n_scored else "-",
         "against the best then": points(trial.difference) if trial and trial.difference is not None else "-",
         "layout": f"{candidate.format}, {candidate.reasoning}, temperature {candidate.temperature:g}",
         "examples": str(candidate.n_demos),

@@ -42,7 +42,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     wide = wide_console()
     star = Text("* no other trial is better and shorter\n", style="dim")
     made = insight.lineage(view)
-    came = Group(lineage_tree(made, "How the best prompt came to be"), lineage_words(made))
+    came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), came), highlight=False)
     out = console()
     if view.best != view.seed:

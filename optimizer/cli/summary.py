@@ -102,7 +102,13 @@ def _blocks(view: StudyView, prompts: Mapping[str, str], runs_flag: str) -> list
     blocks.append(_prompt_panel("Your prompt", view.seed, prompts))
     if view.best != view.seed:
         blocks.append(_prompt_panel(_winner_title(view), view.best, prompts))
-    blocks += [_scores(view), Text(), _bill(view), Text(), *_next_commands(view, runs_flag)]
+    blocks += [
+        _scores(view) if view.best != view.seed else _own_scores(view),
+        Text(),
+        _bill(view),
+        Text(),
+        *_next_commands(view, runs_flag),
+    ]
     return blocks
 
 
@@ -131,6 +137,23 @@ def _prompt_panel(title: str, candidate: Candidate, prompts: Mapping[str, str]) 
     return Panel(
         Text(visible("\n".join(shown))), title=title, title_align="left", subtitle=facts, subtitle_align="right"
     )
+
+
+def _own_scores(view: StudyView) -> RenderableType:
+    """What the user's own prompt scores, where no other one is to be compared with it."""
+    scored: list[tuple[str, int, float | None]] = []
+    if view.verdict:
+        scored.append((earlier.label(view.seen_before), view.verdict.n, view.verdict.seed_score))
+    if dev := view.dev:
+        scored.append(("dev, searched on", dev.n if dev.n_seed is None else dev.n_seed, dev.seed))
+    if not scored:
+        return Text("Nothing has been scored on test rows yet.", style="dim")
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for head in ("", "rows", "your prompt"):
+        table.add_column(head, justify="right" if head else "left")
+    for what, n, score in scored:
+        table.add_row(what, str(n), percent(score))
+    return table
 
 
 def _scores(view: StudyView) -> RenderableType:

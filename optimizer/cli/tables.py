@@ -57,7 +57,7 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
     starred = {trial.number for trial in insight.front_of(view, n_chars)}
     lengths = {trial.number: n_chars[trial.candidate.id] for trial in view.trials if trial.candidate}
     shown = {number: f"{n}{'*' if number in starred else ''}" for number, n in lengths.items()}
-    cells = [_trial_cells(trial, shown.get(trial.number, ""), _dev_score(view, trial)) for trial in view.trials]
+    cells = [_trial_cells(trial, shown.get(trial.number, ""), view.dev_score(trial)) for trial in view.trials]
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
     for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
@@ -79,10 +79,10 @@ def operator_table(view: StudyView) -> Table:
     return table
 
 
-def lineage_tree(step: Step, title: str) -> Tree:
-    """The candidate above what it was made from, each with its score and what the step was worth."""
+def lineage_tree(view: StudyView, title: str) -> Tree:
+    """The best candidate above what it was made from, each with its score and what the step was worth."""
     tree = Tree(Text(title, style="bold"), guide_style="dim")
-    _grow(tree, step)
+    _grow(tree, view, insight.lineage(view))
     return tree
 
 
@@ -99,14 +99,14 @@ def _operators(step: Step) -> Iterator[str]:
         yield from _operators(parent)
 
 
-def _grow(tree: Tree, step: Step, note: str = "") -> None:
-    trial = step.trial
+def _grow(tree: Tree, view: StudyView, step: Step, note: str = "") -> None:
+    trial, (mean, n) = step.trial, view.dev_score(step.trial)
     name = f"trial {trial.number + 1}  {trial.recipe.operator}" if trial else f"{step.name}, not scored"
-    score = f"  {percent(trial.score)} on {len(trial.outcomes)} rows" if trial and trial.outcomes else ""
+    score = f"  {percent(mean)} on {n} rows" if n else ""
     branch = tree.add(Text(f"{name}{score}{note}"))
     for parent, gained in zip(step.parents, step.worth, strict=True):
         said = f"  (the step above: {points(gained.difference)} on {gained.n} shared rows)" if gained else ""
-        _grow(branch, parent, said)
+        _grow(branch, view, parent, said)
 
 
 def diff_text(old: str, new: str) -> Text:
@@ -127,12 +127,6 @@ def _table(*heads: str) -> Table:
     for head in heads:
         table.add_column(head, overflow="ellipsis", no_wrap=True)
     return table
-
-
-def _dev_score(view: StudyView, trial: TrialRecord) -> tuple[float | None, int]:
-    """Mean value and number of dev rows: of finalists and seed those after the search, else those of the race."""
-    later = view.dev_scores.get(trial.candidate.id) if trial.candidate and trial.outcomes else None
-    return later or (trial.score, len(trial.outcomes))
 
 
 def _trial_cells(trial: TrialRecord, length: str, scored: tuple[float | None, int]) -> list[str]:

@@ -170,9 +170,8 @@ def _dev_scores(subject: Subject) -> dict[str, JsonValue] | None:
         values: dict[str, float | None] = {"score": dev.winner, "n": n, "low": dev.low, "high": dev.high}
         values |= {"seed_score": dev.seed, "seed_n": dev.n_seed}
         return {name: _finite(value) for name, value in values.items()}
-    if trial is None or trial.score is None:
-        return None
-    return {"score": _finite(trial.score), "n": sum(outcome.value is not None for outcome in trial.outcomes)}
+    score, n_scored = subject.view.dev_score(trial)
+    return None if score is None else {"score": _finite(score), "n": n_scored}
 
 
 def _finite(value: Any) -> JsonValue:

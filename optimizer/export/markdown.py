@@ -79,16 +79,17 @@ def _scores(subject: Subject) -> str:
             f"({100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}, "
             f"p = {verdict.p_value:.2g}, {verdict.test_name})"
         )
-    trial = view.trial_of(subject.candidate)
+    elif (verdict := view.verdict) is not None and subject.candidate.id == view.seed.id:
+        lines.append(f"- Test, {verdict.n} rows that the search never saw: {percent(verdict.seed_score)}")
+    score, n_scored = view.dev_score(view.trial_of(subject.candidate))
     if subject.is_best and (dev := view.dev) is not None:
         lines.append(
             f"- Dev, {dev.n if dev.n_winner is None else dev.n_winner} rows that the search chose on: "
             f"{percent(dev.winner)} ({percent(dev.low)} to {percent(dev.high)}, corrected for having been chosen); "
             f"the prompt at the start {percent(dev.seed)}{_on(dev)}"
         )
-    elif trial is not None and trial.score is not None:
-        n = sum(outcome.value is not None for outcome in trial.outcomes)
-        lines.append(f"- Dev, {n} rows that the search chose on: {percent(trial.score)}")
+    elif score is not None:
+        lines.append(f"- Dev, {n_scored} rows that the search chose on: {percent(score)}")
     return "## Scores\n\n" + "\n".join(lines) if lines else ""
 
 

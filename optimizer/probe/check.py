@@ -24,6 +24,7 @@ from optimizer.words import percent, visible
 RACED_SHARE = (
     0.32  # (task calls - 2 x test rows) / (trials x dev rows), mean of experiments/results/quickstart_seeds.json
 )
+FEW_CANDIDATES = 5  # a search of fewer hardly ever finds anything
 N_TRIED = 3  # rows on which the metric is tried
 CHAT_TOKENS = 200  # fewer cut most of the instructions that a chat model writes
 SURE_SHARE = 0.5  # of what one row took: others may be shorter
@@ -140,8 +141,31 @@ def concerns(job: Job, found: Probe) -> list[str]:
     row = Amount(n_calls * found.tokens, n_calls * job.task_price * found.usd)
     require_room(job.config.budget, need.times(SURE_SHARE))
     require_room(job.config.budget, reserve.least(job, row))
-    lack = lack_of_room(job.config.budget, need)
-    return [*notes, f"{lack} if all rows are like the first"] if lack else notes
+    if lack := lack_of_room(job.config.budget, need):
+        return [*notes, f"{lack} if all rows are like the first"]
+    return [*notes, *_few_candidates(job, need)]
+
+
+def _few_candidates(job: Job, need: Need) -> list[str]:
+    """Say so where the caps end the search after a handful of candidates, which hardly ever find a better prompt."""
+    budget, n_trials = job.config.budget, job.config.search.trials
+    per_row = {
+        "task_calls": len(job.program.specs),
+        "tokens": need.tokens / need.n_asked,
+        "usd": need.usd / need.n_asked,
+    }
+    caps = {"task_calls": budget.task_calls, "tokens": budget.tokens, "usd": budget.usd}
+    rows = {key: cap / per_row[key] for key, cap in caps.items() if cap is not None and per_row[key]}
+    if not rows:
+        return []
+    key = min(rows, key=rows.__getitem__)
+    n_fit = max(0, int((rows[key] - 2 * job.n_test) / (RACED_SHARE * len(job.splits.dev))))
+    if n_fit >= min(FEW_CANDIDATES, n_trials):
+        return []
+    return [
+        f"budget.{key}: {caps[key]:g} leaves room for about {n_fit} of {n_trials} candidates, and for {job.n_test} of "
+        f"{len(job.splits.test)} rows in the final test; with so few hardly any search finds a better prompt: raise it"
+    ]
 
 
 def _measured_need(job: Job, found: Probe) -> Need:

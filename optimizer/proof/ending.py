@@ -8,6 +8,7 @@ from optimizer.records import StudyView, Timing
 from optimizer.words import STOP_WORDS, duration
 
 FEW_TRIALS = 10  # a search of fewer has hardly begun
+FEW_TESTED = 0.9  # of the test rows; a few may fail
 LATE_S = 1.0  # seconds over the limit that are worth a sentence
 
 
@@ -25,8 +26,8 @@ def stopped_words(view: StudyView) -> str:
 
 
 def time_notes(view: StudyView) -> list[str]:
-    """Return sentences on a limit that was passed or left hardly any search; none where all is well."""
-    found: list[str] = []
+    """Return sentences on a limit that was passed or left hardly any search or test; none where all is well."""
+    found = _budget_notes(view)
     timing = view.timing
     if timing is None:
         return found
@@ -42,6 +43,24 @@ def time_notes(view: StudyView) -> list[str]:
             "helps most; so do fewer test rows (data.max_rows), shorter replies (max_tokens) and, with a hosted model, "
             "more calls at once (lm.task.concurrency)."
         )
+    return found
+
+
+def _budget_notes(view: StudyView) -> list[str]:
+    """Say where caps of calls, tokens or money left nothing to compare, or few rows to prove it on."""
+    found, budget = [], view.config.get("budget")
+    caps = [key for key in ("task_calls", "tokens", "usd") if isinstance(budget, Mapping) and budget.get(key)]
+    if not caps:
+        return []
+    raise_it = f"raise {' or '.join(f'budget.{key}' for key in caps)}; `check` says what a whole search takes"
+    if view.stop_reason == "budget" and sum(trial.state in ("complete", "pruned") for trial in view.trials) < 2:
+        found.append(
+            f"The budget was too small for a second candidate to be scored, so nothing was compared: {raise_it}."
+        )
+    n_rows = view.facts.get("n_rows")
+    n_test = n_rows.get("test") if isinstance(n_rows, Mapping) else None
+    if view.verdict is not None and isinstance(n_test, int) and view.verdict.n < FEW_TESTED * n_test:
+        found.append(f"The final test had {view.verdict.n} of {n_test} test rows: the budget had room for no more.")
     return found
 
 

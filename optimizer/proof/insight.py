@@ -206,7 +206,7 @@ def front_of(view: StudyView, n_chars: Mapping[str, int]) -> tuple[TrialRecord, 
     """
     raced = [trial for trial in view.trials if trial.state == "complete" and trial.candidate is not None]
     lengths = [n_chars[trial.candidate.id] for trial in raced if trial.candidate is not None]
-    return tuple(raced[i] for i in pareto_front([trial.score or 0.0 for trial in raced], lengths))
+    return tuple(raced[i] for i in pareto_front([view.dev_score(trial)[0] or 0.0 for trial in raced], lengths))
 
 
 def pairs(seed: Sequence[Outcome], winner: Sequence[Outcome], rows: Mapping[str, Example]) -> tuple[Pair, ...]:

@@ -144,7 +144,7 @@ def _content(material: Material) -> dict[str, Any]:
         "fixed": _answered(material, "fixed"),
         "broken": _answered(material, "broken"),
         "hidden": {flip: _hidden(material, flip) for flip in ("fixed", "broken")},
-        "steps": (found := steps(insight.lineage(view))),
+        "steps": (found := steps(view, insight.lineage(view))),
         "operator_words": operator_words(step["operator"] for step in found),
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
         "trials": view.trials[:MAX_TRIALS],
@@ -189,19 +189,19 @@ def _no_better(view: StudyView) -> str:
     return f" But it is not proven to be better than always answering {found.label!r} ({percent(found.score)})."
 
 
-def steps(step: Step, depth: int = 0) -> list[dict[str, Any]]:
+def steps(view: StudyView, step: Step, depth: int = 0) -> list[dict[str, Any]]:
     """Return the lineage as rows, the winner first, each one deeper than what was made from it."""
-    trial = step.trial
+    trial, (score, n_scored) = step.trial, view.dev_score(step.trial)
     gained = next((each for each in step.worth if each), None)
     row = {
         "depth": depth,
         "what": step.name,
-        "score": trial.score if trial else None,
-        "n": len(trial.outcomes) if trial else 0,
+        "score": score,
+        "n": n_scored,
         "worth": gained,
         "operator": trial.recipe.operator if trial else "",
     }
-    return [row, *(each for parent in step.parents for each in steps(parent, depth + 1))]
+    return [row, *(each for parent in step.parents for each in steps(view, parent, depth + 1))]
 
 
 def _section(config: Mapping[str, Any], key: str) -> Mapping[str, Any]:
