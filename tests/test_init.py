@@ -237,6 +237,22 @@ def test_a_doubtful_answer_about_privacy_is_asked_again(answer: str, is_private:
     assert load_config(written_.path).privacy == ("local" if is_private else "open")
 
 
+def test_a_mark_in_the_prompt_names_a_column_or_is_asked_again(tmp_path: Path) -> None:
+    """`{Kunden Text}` becomes the input that the column became; what names nothing is refused, or asked again."""
+    table = [{"Kunden Text": row["Nachricht"], "Team": row["Team"]} for row in rows()]
+    (tmp_path / "a.csv").write_text(as_csv(table, ","), encoding="utf-8")
+    made = written(tmp_path, "a.csv", prompt="Nenne das Team: {Kunden Text}")
+    assert load_config(made.path).prompt == "Nenne das Team: {kunden_text}"
+    with pytest.raises(
+        ConfigError, match=r"--prompt: the prompt's \{kunden_texte\} names no input; .* Did you mean 'kunden_text'\?"
+    ):
+        written(tmp_path, "a.csv", prompt="Nenne das Team: {kunden_texte}", config=tmp_path / "b.yaml")
+    person = Person(Your=["Welches Team? {mail}", "Welches Team? {kunden text}"])
+    made = Dialogue(Wishes(data=str(tmp_path / "a.csv"), config=tmp_path / "c.yaml"), person).run(is_forced=False)
+    assert person.heard(r"\{mail\} names no input")
+    assert load_config(made.path).prompt == "Welches Team? {kunden_text}"
+
+
 def test_names_and_files_that_cannot_be_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong model, address, variable, file or study name costs one more question and no answer."""
     monkeypatch.chdir(tmp_path)

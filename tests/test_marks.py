@@ -68,5 +68,5 @@ def test_check_says_what_becomes_of_marks() -> None:
     """One line for those that the layout replaces, one for those that name no input; none without marks."""
     taken, unknown = mark_notes("For {shop}: {note}", SPEC)
     assert taken.startswith("prompt: {note} is not sent as it stands")
-    assert unknown.startswith("prompt: {shop} names no input (inputs: note, age)")
+    assert unknown.startswith("prompt: {shop} is none of your inputs ({note}, {age}): the model reads these letters")
     assert mark_notes("How urgent?", SPEC) == []

@@ -75,16 +75,17 @@ def checked(wishes: Wishes) -> Wishes:
     """
     return replace(
         wishes,
-        goal=_flag("--goal", wishes.goal, words),
-        prompt=_flag("--prompt", wishes.prompt, words),
-        model=_flag("--model", wishes.model, model_name),
-        api_base=_flag("--api-base", wishes.api_base, address),
-        api_key_env=_flag("--api-key-env", wishes.api_key_env, key_variable),
+        goal=flag("--goal", wishes.goal, words),
+        prompt=flag("--prompt", wishes.prompt, words),
+        model=flag("--model", wishes.model, model_name),
+        api_base=flag("--api-base", wishes.api_base, address),
+        api_key_env=flag("--api-key-env", wishes.api_key_env, key_variable),
     )
 
 
-def _flag(flag: str, value: str | None, read: Callable[[str], str]) -> str | None:
+def flag(name: str, value: str | None, read: Callable[[str], str]) -> str | None:
+    """Return what a flag's value means; what is wrong with it is told with the flag's name."""
     try:
         return None if value is None else read(value)
     except ConfigError as error:
-        raise ConfigError(f"{flag}: {error}") from None
+        raise ConfigError(f"{name}: {error}") from None

@@ -19,7 +19,7 @@ from optimizer.data.report import Splits
 from optimizer.data.rows import SUFFIXES
 from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, DataError, UserError
-from optimizer.init.answers import address, checked, key_variable, model_name, study, words, yes_or_no
+from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
 from optimizer.init.even_split import lacking, most_even_seed
 from optimizer.init.naming import named, relative, study_name
 from optimizer.init.rows import RowsRead, listed, personal_kinds, read_rows, refuse_poor
@@ -44,6 +44,7 @@ from optimizer.init.text import Draft, config_text
 from optimizer.init.wishes import Wishes
 from optimizer.privacy.local import IN_PROCESS, require_local
 from optimizer.privacy.personal_data import Kind
+from optimizer.prompts.marks import marks_for_columns
 
 LOCAL_SERVER = "http://localhost:11434/v1"  # where Ollama listens
 Ask = Callable[[str, str], str]  # question, proposal -> answer
@@ -138,12 +139,18 @@ class Dialogue:
 
     def _words(self, inputs: Sequence[str], outputs: Sequence[str]) -> None:
         goal = f"Give the right {named(outputs)} for the {named(inputs)}."
+
+        def read(answer: str) -> str:
+            marks_for_columns(text_of(answer), field_names(inputs))
+            return answer
+
+        self.wishes = replace(self.wishes, prompt=flag("--prompt", self.wishes.prompt, read))
         if self.wishes.goal is None:
             self.wishes = replace(self.wishes, goal=self._asked("What should the prompt achieve", goal, words))
         if self.wishes.prompt is None:
             proposal = self.wishes.goal or goal
             question = "Your present prompt, or @FILE with it"
-            self.wishes = replace(self.wishes, prompt=self._asked(question, proposal, words))
+            self.wishes = replace(self.wishes, prompt=self._asked(question, proposal, read))
         if self.wishes.is_private is None and self.wishes.model is None:
             question = f"Must all rows stay on this machine{listed(self._personal)}, yes or no"
             must_stay = self._asked(question, "yes" if self._personal and self._ask else "no", yes_or_no)
@@ -190,7 +197,7 @@ class Dialogue:
         draft = Draft(
             name=name,
             goal=text_of(wishes.goal).strip(),
-            prompt=text_of(wishes.prompt).strip(),
+            prompt=marks_for_columns(text_of(wishes.prompt).strip(), field_names(inputs)),
             source=relative(source, path),
             columns={names[column]: column for column in [*inputs, *outputs]},
             outputs={names[column]: guess for column, guess in guesses.items()},

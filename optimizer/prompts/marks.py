@@ -8,7 +8,9 @@ Other marks belong to the user's own program, which fills them: they stay as the
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
+from optimizer.errors import ConfigError, did_you_mean
 from optimizer.prompts.spec import FieldSpec, PromptSpec
 
 NAME = r"[^\W\d](?:\w|[^\x00-\x7f\s])*"  # of any script: vowel signs, as of Hindi, are no word characters of `re`
@@ -51,10 +53,35 @@ def mark_notes(text: str, spec: PromptSpec) -> list[str]:
         notes.append(f"prompt: {_listed(own)} is not sent as it stands: the layout adds the inputs below the prompt")
     if others:
         notes.append(
-            f"prompt: {_listed(others)} names no input (inputs: {', '.join(inputs)}); the model is sent it as it "
-            "stands, for your own program to fill in the prompt that you export"
+            f"prompt: {_listed(others)} is none of your inputs ({_listed(inputs)}): the model reads these letters, "
+            "no text of a row takes their place. If you meant an input, write its name; if a program of yours fills "
+            "them in later, all is well"
         )
     return notes
+
+
+def marks_for_columns(text: str, names: Mapping[str, str]) -> str:
+    """Return a prompt whose marks name fields, where a person wrote the columns that became them.
+
+    Args:
+        names: column to the field that it became, of the inputs.
+
+    Raises:
+        ConfigError: a mark names neither.
+    """
+    fields = {spelling.casefold(): field for column, field in names.items() for spelling in (column, field)}
+    spellings = "|".join(sorted(map(re.escape, fields), key=len, reverse=True))
+    text = re.sub(
+        rf"(\{{\{{?\s*)({spellings})(\s*\}}?\}})", lambda m: m[1] + fields[m[2].casefold()] + m[3], text, flags=re.I
+    )
+    for name in _MARK.findall(text):
+        if name not in names.values():
+            meant = did_you_mean(name, [*names.values(), *names])
+            raise ConfigError(
+                f"the prompt's {{{name}}} names no input; inputs: {_listed(list(names.values()))}. Write one of them "
+                f"or no braces.{meant} (A mark that your own program fills in goes into the file afterwards.)"
+            )
+    return text
 
 
 def _without(line: str, inputs: dict[str, FieldSpec]) -> str | None:
