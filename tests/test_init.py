@@ -253,6 +253,24 @@ def test_a_mark_in_the_prompt_names_a_column_or_is_asked_again(tmp_path: Path) -
     assert load_config(made.path).prompt == "Welches Team? {kunden_text}"
 
 
+def test_one_column_for_both_is_asked_again_and_case_does_not_matter(tmp_path: Path) -> None:
+    """Naming the answer as input, too, costs one more question; `nachricht` finds `Nachricht`."""
+    (tmp_path / "a.csv").write_text(as_csv(rows(), ","), encoding="utf-8")
+    person = Person(Column=["team"], Columns=["Team", "nachricht"])
+    config = load_config(
+        Dialogue(Wishes(data=str(tmp_path / "a.csv"), config=tmp_path / "s.yaml"), person).run(is_forced=False).path
+    )
+    assert person.heard("'Team' is both an input and an output")
+    assert config.data.fields == {"nachricht": "Nachricht", "team": "Team"}
+
+
+def test_an_id_is_no_input(tmp_path: Path) -> None:
+    """A file of ids and texts has no answer: it is refused instead of asking for the text by its number."""
+    (tmp_path / "a.csv").write_text(as_csv([{k: row[k] for k in ("Nr", "Nachricht")} for row in rows()], ","))
+    with pytest.raises(DataError, match=r"only 'Nr' is left, another number in each row.*--input, --output"):
+        written(tmp_path, "a.csv")
+
+
 def test_names_and_files_that_cannot_be_are_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A wrong model, address, variable, file or study name costs one more question and no answer."""
     monkeypatch.chdir(tmp_path)

@@ -13,7 +13,7 @@ from optimizer.candidate import Fields
 from optimizer.command_line import command_name
 from optimizer.data.rows import SUFFIXES, open_table
 from optimizer.data.text_files import guess_encoding, not_found
-from optimizer.errors import DataError
+from optimizer.errors import ConfigError, DataError
 from optimizer.init.task import MAX_EMPTY_SHARE, MIN_ROWS, Column, is_empty
 from optimizer.privacy.personal_data import Kind, count_findings
 
@@ -58,6 +58,11 @@ def _require_file(source: str, path: Path) -> None:
         raise DataError(f"{source}: is a configuration already; see: {command_name()} check {shlex.quote(source)}")
     if not source.startswith("hub:") and not os.path.exists(source):
         raise DataError(f"init: {not_found(path, SUFFIXES)}")
+
+
+def refuse_both(some: Sequence[str], others: Sequence[str]) -> None:
+    if both := sorted(set(some) & set(others)):
+        raise ConfigError(f"init: column {both[0]!r} is both an input and an output; name it once")
 
 
 def refuse_poor(source: str, rows: Sequence[Fields], outputs: Sequence[str], columns: dict[str, Column]) -> None:

@@ -22,7 +22,7 @@ from optimizer.errors import ConfigError, DataError, UserError
 from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
 from optimizer.init.even_split import lacking, most_even_seed
 from optimizer.init.naming import named, relative, study_name
-from optimizer.init.rows import RowsRead, listed, personal_kinds, read_rows, refuse_poor
+from optimizer.init.rows import RowsRead, listed, personal_kinds, read_rows, refuse_both, refuse_poor
 from optimizer.init.task import (
     Column,
     OutputGuess,
@@ -31,6 +31,7 @@ from optimizer.init.task import (
     guess_output,
     is_empty,
     left_out_remarks,
+    named_columns,
     other_outputs,
     pick_consent,
     pick_group,
@@ -38,7 +39,6 @@ from optimizer.init.task import (
     pick_metric,
     pick_opt_out,
     pick_output,
-    require_columns,
 )
 from optimizer.init.text import Draft, config_text
 from optimizer.init.wishes import Wishes
@@ -114,26 +114,27 @@ class Dialogue:
         return source, found
 
     def _roles(self, columns: dict[str, Column]) -> tuple[list[str], list[str]]:
-        wishes = self.wishes
-        require_columns(columns, wishes.inputs, "--input")
-        require_columns(columns, wishes.outputs, "--output")
-        outputs = list(wishes.outputs) or self._columns(
-            "Column of the answer", [pick_output(columns, wishes.inputs)], columns, "--output"
+        inputs = named_columns(columns, self.wishes.inputs, "--input")
+        outputs = named_columns(columns, self.wishes.outputs, "--output")
+        outputs = outputs or self._columns(
+            "Column of the answer", [pick_output(columns, inputs)], columns, "--output", taken=inputs
         )
         self.wishes = replace(self.wishes, outputs=tuple(outputs))
-        inputs = list(wishes.inputs) or self._columns(
-            "Columns that are read", pick_inputs(columns, outputs), columns, "--input"
+        inputs = inputs or self._columns(
+            "Columns that are read", pick_inputs(columns, outputs), columns, "--input", taken=outputs
         )
         self.wishes = replace(self.wishes, inputs=tuple(inputs))
-        if both := sorted(set(inputs) & set(outputs)):
-            raise ConfigError(f"init: column {both[0]!r} is both an input and an output; name it once")
+        refuse_both(inputs, outputs)
         return outputs, inputs
 
-    def _columns(self, question: str, proposed: list[str], columns: dict[str, Column], flag: str) -> list[str]:
+    def _columns(
+        self, question: str, proposed: list[str], columns: dict[str, Column], flag: str, *, taken: Sequence[str]
+    ) -> list[str]:
         def read(answer: str) -> list[str]:
             chosen = [answer] if answer in columns else [part.strip() for part in answer.split(",") if part.strip()]
-            require_columns(columns, chosen, flag)
-            return chosen or proposed
+            found = named_columns(columns, chosen, flag)
+            refuse_both(found, taken)
+            return found or proposed
 
         return self._asked(f"{question} (of {', '.join(columns)})", ", ".join(proposed), read, again=question)
 

@@ -166,10 +166,14 @@ def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[s
     usable = [column for column in left if not (column.words & IGNORED_NAMES) and not _is_id(column)]
     text = [column for column in usable if column.words & INPUT_NAMES or column.mean_chars >= 25]
     remarks = {column.name for column in text if _is_remark(column)}
-    chosen = [column for column in text if column.name not in remarks] or text or usable or left
+    chosen = [column for column in text if column.name not in remarks] or text or usable
+    chosen = chosen or [column for column in left if not _is_id(column)]
     if not chosen:
-        names = ", ".join(columns)
-        raise DataError(f"only the column {names!r} is there; one for what goes in and one for the answer are needed")
+        ids = " and ".join(repr(column.name) for column in left)
+        raise DataError(
+            f"for what goes in only {ids} is left, another number in each row, from which nothing can be learned; a "
+            "column with the text and one with the right answer are needed (--input, --output)"
+        )
     return [column.name for column in chosen]
 
 
@@ -242,16 +246,20 @@ def field_names(columns: Sequence[str], *, taken: Sequence[str] = ()) -> dict[st
     return names
 
 
-def require_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: str) -> None:
-    """Refuse a column that is not there.
+def named_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: str) -> list[str]:
+    """Return the columns that are meant, in any case; refuse one that is not there.
 
     Raises:
         DataError: with the nearest name.
     """
+    found = []
     for name in wanted:
-        if name not in columns:
+        alike = [each for each in columns if each.casefold() == name.casefold()]
+        if name not in columns and len(alike) != 1:
             known = ", ".join(columns)
             raise DataError(f"{flag}: no column {name!r}; columns with values: {known}.{did_you_mean(name, columns)}")
+        found.append(name if name in columns else alike[0])
+    return found
 
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
