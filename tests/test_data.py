@@ -18,7 +18,7 @@ from optimizer.candidate import Example, JsonValue
 from optimizer.config.keys import Config, MaxRows, Split, Task
 from optimizer.data.fields import BadRow, example_of
 from optimizer.data.loading import load_splits, splits_from_rows
-from optimizer.data.report import DataReport, Splits, assert_disjoint, provable_gain
+from optimizer.data.report import DataReport, Splits, assert_disjoint, provable_gain, unquoted
 from optimizer.data.rows import dataset_rows
 from optimizer.data.splits import Bin, content_key, example_id, order_rank, ordered, split_key
 from optimizer.errors import DataError
@@ -432,6 +432,21 @@ ROWS = st.lists(st.fixed_dictionaries({"message": st.text(max_size=40), "team": 
 
 def split_base(rows: Sequence[Record], seed: int = 0) -> Splits:
     return splits_from_rows(rows, task=TASK, seed=seed, skip_bad_rows=True)
+
+
+def test_a_class_that_is_left_out_as_a_whole_is_said_first() -> None:
+    """Bad rows are counted by their reason; one unknown label on several rows, or a label without rows, is a loss."""
+    rows: list[Record] = [*BASE, *({**row, "team": "returns"} for row in BASE[:4]), {**BASE[0], "team": "refnd"}]
+    report = split_base(rows).report
+    assert report.losses == report.warnings[:1]
+    assert "the answers of 4 rows are none of the labels, so these were left out: 'returns'" in report.losses[0]
+    assert "'returns'" not in unquoted(report.losses[0])
+    said = next(each for each in report.warnings if "are bad and were left out" in each)
+    assert "4 rows: team: 'returns' is no label; 1 row: team: 'refnd' is no label" in said
+    assert said.endswith("the first is train row 141")
+    two = [row for row in BASE if row["team"] != "technical"]
+    assert split_base(two).report.losses[0].startswith("no row has the label 'technical'")
+    assert split_base(BASE).report.losses == ()
 
 
 @MANY_CASES

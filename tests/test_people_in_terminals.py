@@ -91,6 +91,19 @@ def test_a_review_in_a_terminal_vetoes_and_edits(tmp_path: Path, server: FakeSer
             screen.type("\n")
             assert screen.end() == 0
             assert "trial 1 (yours)" in screen.shown
+        with in_terminal(["review", "fruit"], tmp_path, env={"EDITOR": "false", "VISUAL": "false"}) as screen:
+            screen.wait_for("leave: ")
+            screen.type("edit 1\n")
+            screen.wait_for("set EDITOR, or give the new prompt")
+            screen.wait_for("leave: ")
+            screen.type("\n")
+            assert screen.end() == 0
+        words = [sys.executable, "-m", "optimizer", "review", "fruit", "--edit", "1"]
+        alone = subprocess.run(
+            words, cwd=tmp_path, capture_output=True, text=True, timeout=60, stdin=subprocess.DEVNULL
+        )
+        assert alone.returncode == 2
+        assert "there is no terminal for an editor; give the new prompt with --text @FILE" in alone.stderr
 
     view = study(tmp_path, server.url, After(0, at_the_terminal))
     person: TrialRecord = next(trial for trial in view.trials if trial.recipe.operator == "person")

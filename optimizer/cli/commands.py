@@ -72,13 +72,16 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     for note in notes:
         out.print(f"[yellow]warning:[/yellow] {escape(note)}", highlight=False)
     ready = "It can run, but look at the warnings first. Then:" if notes else "Everything is in place. Next:"
-    out.print("Mend this first, then:" if found[0].note else ready, highlight=False)
-    print_command(out, f"{'check' if found[0].note else 'run'} {shlex.quote(str(config_path))}")
+    must_mend = bool(found[0].note or job.splits.report.losses)
+    out.print("Mend this first, then:" if must_mend else ready, highlight=False)
+    words = shlex.join([str(config_path), *(word for each in overrides for word in ("--set", each))])
+    print_command(out, f"{'check' if must_mend else 'run'} {words}")
     return 0
 
 
 def _print_data(job: Job) -> None:
-    from optimizer.data.report import classes_text, provable_gain, unquoted
+    from optimizer.data.classes import classes_text
+    from optimizer.data.report import provable_gain, unquoted
     from optimizer.prompts.marks import mark_notes
     from optimizer.proof.slices import group_notes
 
@@ -96,11 +99,13 @@ def _print_data(job: Job) -> None:
     gain = provable_gain(report.n["test"])
     out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
     hides_rows = job.config.tracking.rows == "ids"
-    notes = mark_notes(job.config.prompt, next(iter(job.program.specs.values())))
+    notes = [unquoted(each) if hides_rows else each for each in report.warnings]
+    notes += mark_notes(job.config.prompt, next(iter(job.program.specs.values())))
     notes += group_notes(job.config.metric.slices, job.groups, job.splits.test[: job.n_test])
-    notes = [*notes, *(unquoted(each) if hides_rows else each for each in report.warnings)]
-    for warning in (*notes, *([] if hides_rows else report.bad_rows[1:5])):
-        out.print(f"[yellow]note:[/yellow] {escape(warning)}", highlight=False)
+    n_losses = len(report.losses)
+    for i, said in enumerate(notes):
+        style, what = ("bold red", "warning") if i < n_losses else ("yellow", "note")
+        out.print(f"[{style}]{what}:[/] {escape(said)}", highlight=False)
 
 
 @private_files()

@@ -138,8 +138,18 @@ def review(
     """
     from optimizer.cli.review import review_study
 
+    is_seen = sys.stdin.isatty() and sys.stdout.isatty()
+
     def edit(old: str) -> str | None:
-        return click.edit(old, extension=".txt")
+        from optimizer.errors import ConfigError
+
+        if not is_seen:
+            raise ConfigError("--edit: there is no terminal for an editor; give the new prompt with --text @FILE")
+        try:
+            return click.edit(old, extension=".txt")
+        except click.ClickException as error:
+            said = error.format_message().removesuffix(".")
+            raise ConfigError(f"--edit: {said}; set EDITOR, or give the new prompt with --text @FILE") from error
 
     def ask(question: str) -> str:
         return str(click.prompt(question, default="", show_default=False))
@@ -147,7 +157,6 @@ def review(
     call = functools.partial(
         review_study, study, runs_dir, vetoed=vetoed, edited=edited, text=text, is_json=is_json, edit=edit
     )
-    is_seen = sys.stdin.isatty() and sys.stdout.isatty()
     guard(debug, lambda: call(predictor=predictor, ask=ask if is_seen else None))
 
 

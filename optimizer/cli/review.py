@@ -153,7 +153,7 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
     _print_differences(out, rows, _places(saved, rows))
     if view.state != "finished":
         out.print("\nveto or edit one:")
-        for flag in ("--veto N", "--edit N"):
+        for flag in ("--veto N", "--edit N", "--edit N --text @FILE"):
             print_command(out, f"review {view.name} {flag}")
 
 

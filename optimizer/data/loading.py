@@ -192,6 +192,9 @@ def _examples(pool: Pool, plan: Plan, tally: Tally) -> Iterator[Example]:
             yield example
             continue
         n_bad += 1
+        kind = example.partition("; ")[0]
+        if kind in tally.bad_kinds or len(tally.bad_kinds) < N_KEPT:
+            tally.bad_kinds[kind] += 1
         if len(bad) < N_KEPT:
             bad.append(f"{pool.table.place(row.number)}: {example}")
     tally.n_read += n_read

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+from optimizer.data.classes import N_SHOWN
 from optimizer.data.fields import show
 from optimizer.data.plan import Plan, Pool
-from optimizer.data.report import N_SHOWN, Tally
+from optimizer.data.report import Tally
 from optimizer.data.splits import SPLIT_NAMES, Bin, SplitName
 from optimizer.errors import DataError, did_you_mean
 

@@ -14,17 +14,22 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 from optimizer.candidate import Example, canonical_json
-from optimizer.data.splits import SPLIT_NAMES, SplitName, class_of, content_key, near_key, texts
+from optimizer.data.classes import (
+    N_SHOWN,
+    Rows,
+    class_counts,
+    constant_answer,
+    empty_classes,
+    unknown_classes,
+    warn_classes,
+)
+from optimizer.data.splits import SPLIT_NAMES, SplitName, content_key, near_key, texts
 from optimizer.errors import DataError
 
-Rows = Mapping[SplitName, Sequence[Example]]
 WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
-WANTED_TRAIN_PER_CLASS = 5
-SHARE_GAP = 0.10
-N_SHOWN = 3
 NEAR_COPIES = "near-duplicates"  # how the warning of rows that another split repeats begins
-MAX_CLASSES_LISTED = 12
-_QUOTES = re.compile(r"(a row of another answer|are bad and were left out)[:,].*", re.DOTALL)
+MAX_KINDS_LISTED = 5
+_QUOTES = re.compile(r"(a row of another answer|are bad and were left out|so these were left out)[:,].*", re.DOTALL)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,6 +46,7 @@ class DataReport:
             three groups.
         class_counts: split to class to rows; empty unless an output is a label or a boolean.
         constant_answer: the most frequent class of dev and its share there, in [0, 1]: what no thought would score.
+        losses: sentences on classes that are missing as a whole; also the first of the warnings.
         warnings: sentences for people.
         fingerprints: split to SHA-256 of its rows, whatever their order; extras are not part of it.
     """
@@ -55,6 +61,7 @@ class DataReport:
     contradictions: tuple[str, ...] = ()
     class_counts: Mapping[SplitName, Mapping[str, int]] = field(default_factory=dict)
     constant_answer: tuple[str, float] | None = None
+    losses: tuple[str, ...] = ()
     warnings: tuple[str, ...] = ()
     fingerprints: Mapping[SplitName, str]
 
@@ -83,6 +90,7 @@ class Tally:
 
     Attributes:
         overlaps: rows removed from each split because another one has their inputs.
+        bad_kinds: how many rows are bad for each reason.
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
         withheld: hashes of the `split_key`s of rows that no prompt may show.
@@ -94,6 +102,7 @@ class Tally:
     n_duplicates: int = 0
     overlaps: Counter[SplitName] = field(default_factory=Counter)
     bad_rows: list[str] = field(default_factory=list)
+    bad_kinds: Counter[str] = field(default_factory=Counter)
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     withheld: set[int] = field(default_factory=set)
@@ -105,8 +114,13 @@ class Tally:
             for name, n in self.overlaps.items()
         ]
         if self.n_bad:
+            kinds = [
+                f"{n} {'row' if n == 1 else 'rows'}: {kind}" for kind, n in self.bad_kinds.most_common(MAX_KINDS_LISTED)
+            ]
+            kinds += [f"{n} for other reasons"] if (n := self.n_bad - _most(self.bad_kinds)) else []
             left_out = f"{self.n_bad} of {self.n_read} rows are bad and were left out"
-            warnings.append(f"{left_out}, for example {self.bad_rows[0]}")
+            warnings.append(f"{left_out}: {'; '.join(kinds)}; the first is {self.bad_rows[0].partition(': ')[0]}")
+        losses = (*unknown_classes(self.bad_kinds), *report.losses)
         warnings += [
             f"{report.n[name]:,} of {n:,} {name} rows are taken; data.max_rows.{name} takes another number"
             for name, n in self.sampled.items()
@@ -119,8 +133,13 @@ class Tally:
             n_duplicates=self.n_duplicates,
             n_overlap=self.overlaps.total(),
             bad_rows=tuple(self.bad_rows),
-            warnings=(*warnings, *report.warnings),
+            losses=losses,
+            warnings=(*losses, *warnings, *report.warnings),
         )
+
+
+def _most(kinds: Counter[str]) -> int:
+    return sum(n for _, n in kinds.most_common(MAX_KINDS_LISTED))
 
 
 def describe(rows: Rows, *, class_output: str | None, choices: Sequence[str], keep_digits: bool) -> DataReport:
@@ -145,6 +164,7 @@ def describe(rows: Rows, *, class_output: str | None, choices: Sequence[str], ke
         contradictions=shown,
         class_counts=counts,
         constant_answer=constant_answer(counts),
+        losses=empty_classes(counts, choices),
         warnings=(
             *warn_sizes(n),
             *warn_classes(counts, choices),
@@ -184,21 +204,6 @@ def assert_disjoint(splits: Splits) -> None:
         )
 
 
-def class_counts(rows: Rows, output: str | None) -> dict[SplitName, dict[str, int]]:
-    if output is None:
-        return {}
-    return {name: dict(sorted(Counter(class_of(row, output) for row in rows[name]).items())) for name in SPLIT_NAMES}
-
-
-def constant_answer(counts: Mapping[SplitName, Mapping[str, int]]) -> tuple[str, float] | None:
-    """The best that one fixed answer can score on dev; the first in the alphabet when two tie."""
-    if not counts:
-        return None
-    dev = counts["dev"]
-    label = max(sorted(dev), key=lambda name: dev[name])
-    return label, dev[label] / sum(dev.values())
-
-
 def contradictions(rows: Iterable[Example]) -> list[list[Example]]:
     """Groups of rows with the same inputs and different outputs."""
     groups: dict[str, list[Example]] = {}
@@ -227,34 +232,6 @@ def warn_sizes(n: Mapping[SplitName, int]) -> list[str]:
         for name, wanted in WANTED_ROWS.items()
         if n[name] < wanted
     ]
-
-
-def warn_classes(counts: Mapping[SplitName, Mapping[str, int]], choices: Sequence[str]) -> list[str]:
-    """Name classes that train can hardly show, and classes that weigh differently from split to split."""
-    if not counts:
-        return []
-    labels = sorted({*choices, *(label for split in counts.values() for label in split)})
-    scarce = {label: n for label in labels if (n := counts["train"].get(label, 0)) < WANTED_TRAIN_PER_CLASS}
-    found = [f"class {label!r} has {n} train rows, fewer than {WANTED_TRAIN_PER_CLASS}" for label, n in scarce.items()]
-    if len(scarce) > N_SHOWN:
-        fewest = ", ".join(
-            f"{label!r} ({n})" for label, n in sorted(scarce.items(), key=lambda item: item[1])[:N_SHOWN]
-        )
-        few = f"{len(scarce)} of {len(labels)} classes have fewer than {WANTED_TRAIN_PER_CLASS} train rows"
-        found = [f"{few}, such as {fewest}"]
-    for label in labels:
-        shares = sorted((counts[name].get(label, 0) / sum(counts[name].values()), name) for name in SPLIT_NAMES)
-        (low, low_name), (high, high_name) = shares[0], shares[-1]
-        if high - low > SHARE_GAP:
-            found.append(f"class {label!r} makes up {low:.0%} of {low_name} and {high:.0%} of {high_name}")
-    return found
-
-
-def classes_text(counts: Mapping[str, int]) -> str:
-    """The classes of a split with their rows; many classes are summed up."""
-    if len(counts) <= MAX_CLASSES_LISTED:
-        return ", ".join(f"{name} {n}" for name, n in counts.items())
-    return f"{len(counts)} classes of {min(counts.values())} to {max(counts.values())} rows"
 
 
 def warn_near_copies(rows: Rows, *, keep_digits: bool) -> list[str]:
