@@ -37,6 +37,7 @@ from optimizer.lm.backend import Backend
 from optimizer.lm.dspy_engine import Engine
 from optimizer.lm.provider import borrow_provider
 from optimizer.metrics import Metric, from_function, open_metric
+from optimizer.prompts.adapter import LaidOut
 from optimizer.prompts.program import ModuleProgram, Program
 from optimizer.prompts.render import render
 from optimizer.prompts.spec import FieldSpec
@@ -45,6 +46,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.run import run
 from optimizer.study.job import Job, facts_of
 from optimizer.study.observe import Observer
+from optimizer.study.saved import forked
 
 Model: TypeAlias = "str | dspy.LM"
 Rows = Iterable[Mapping[str, Any] | dspy.Example]
@@ -55,7 +57,8 @@ class Result:
     """What a study came to.
 
     Attributes:
-        program: the winner, ready to call; your own program when nothing is proven to be better.
+        program: the winner, ready to call, in the layout that was proven; your own prompts when nothing is proven to be
+            better. Its attributes, predictors and saved state are named as in your program.
         view: everything that is known of the study.
     """
 
@@ -70,11 +73,11 @@ class Result:
 
     @property
     def prompt(self) -> str:
-        """The winning prompt as text, with the inputs left open."""
-        return render(self._source, self.view.best)
+        """The chosen prompt as text, with the inputs left open: that of `program`, your own after `keep`."""
+        return render(self._source, self.view.chosen)
 
     def export(self, format: str = "text") -> str:
-        """Return the winning prompt in any form that `optimizer export` knows."""
+        """Return the chosen prompt in any form that `optimizer export` knows."""
         return export(self.view, self._source, export_format(format))
 
     def apply(self, candidate: Candidate) -> dspy.Module:
@@ -97,6 +100,7 @@ def optimize(
     search: Mapping[str, Any] | None = None,
     tracking: Mapping[str, Any] | None = None,
     name: str = "optimize",
+    fork: str | None = None,
     runs_dir: str | Path = "runs",
     observer: Observer | None = None,
 ) -> Result:
@@ -115,12 +119,14 @@ def optimize(
             that are no inputs. For programs that compute their answer from what a predictor writes.
         budget: as the section `budget` of a configuration file; `search` and `tracking` likewise.
         name: of the study; calling again with the same name and data continues it or returns its result.
+        fork: name of a study of the same `runs_dir` whose paid replies this one, under a name of its own, uses again.
 
     Raises:
         UserError: something is wrong with what was given; one line says what.
         Paused: a budget or the model stopped the study; call again to continue.
     """
     module = program if isinstance(program, dspy.Module) else dspy.Predict(program)
+    module = module.inner if isinstance(module, LaidOut) else module  # one that was compiled before
     task_lm = lm or dspy.settings.lm or "embedded"
     task_backend = _backend(task_lm)
     proposer_backend = task_backend if proposer is None else _backend(proposer)
@@ -151,14 +157,15 @@ def optimize(
         runs_dir=Path(runs_dir),
         folder=Path.cwd(),
         facts=facts_of(splits),
+        is_from_python=True,
     )
     try:
+        job = job if fork is None else forked(job, fork)
         view = run(job, observer)
     finally:
         _close_own(task_lm, task_backend)
         _close_own(proposer, proposer_backend)
-    is_better = view.verdict is not None and view.verdict.decision == "promote"
-    return Result(program=program_.apply(view.best if is_better else view.seed), view=view, _source=program_)
+    return Result(program=program_.apply(view.chosen), view=view, _source=program_)
 
 
 class PromptOptimizer(Teleprompter):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +11,8 @@ import dspy
 import pytest
 
 import optimizer
-from optimizer.errors import DataError
+from optimizer.errors import ConfigError, DataError, StudyError
+from optimizer.prompts.program import ModuleProgram
 from tests.fake_server import FakeServer
 from tests.test_main_job import FRUIT, HINT, N_ROWS, answer, labelled_rows
 
@@ -126,6 +128,48 @@ def test_an_answer_that_the_program_computes_is_named(tmp_path: Path, server: Fa
     assert result.verdict.seed_score > 0
     with pytest.raises(DataError, match=r"outputs: teem is no column; columns: note, team"):
         optimizer.optimize(Computes(), metric="accuracy", train=labelled_rows(), outputs=["teem"], **options)
+
+
+@pytest.mark.slow
+def test_after_keep_the_prompt_is_your_own_and_a_changed_study_names_the_way_on(tmp_path: Path) -> None:
+    """`prompt`, `program` and export say the same; other rows under the same name are refused in Python's words."""
+    with FakeServer(
+        lambda body: "<instruction>Guess.</instruction>" if body["model"] == "proposer" else "red"
+    ) as server:
+        options = settings(tmp_path, server) | {"search": {"trials": 4, "operators": ["rewrite"], "max_demos": 0}}
+        rows = labelled_rows()
+        result = optimizer.optimize(dspy.Predict(Pack), metric="accuracy", train=rows, **options)
+        assert result.verdict.decision == "keep"
+        own = replace(result, view=replace(result.view, best=result.view.seed))
+        assert result.prompt == own.prompt
+        assert "Which team packs this box?" in result.prompt
+        with pytest.raises(StudyError, match=r"another data .*name='...'; with fork='optimize'"):
+            optimizer.optimize(dspy.Predict(Pack), metric="accuracy", train=rows[:90], **options)
+        with pytest.raises(ConfigError, match=r"fork: 'optimize' is the study itself"):
+            optimizer.optimize(dspy.Predict(Pack), metric="accuracy", train=rows, fork="optimize", **options)
+        n_calls = len(server.calls)
+        options |= {"name": "again", "fork": "optimize"}
+        again = optimizer.optimize(dspy.Predict(Pack), metric="accuracy", train=rows, **options)
+        assert len(server.calls) - n_calls < 5
+        assert again.view.seen_before[0].study == "optimize"
+
+
+def test_what_is_compiled_stands_for_the_users_own_program(tmp_path: Path) -> None:
+    """Steps are reached by their names, and a saved state goes into the user's class and back."""
+    program = ModuleProgram(TwoSteps(), max_tokens=50)
+    seed = program.seed("")
+    compiled = program.apply(seed.with_instructions("find", "Name the fruit."))
+    assert compiled.find.signature.instructions == "Name the fruit."
+    assert [name for name, _ in compiled.named_predictors()] == ["find", "pick"]
+    compiled.save(tmp_path / "state.json")
+    own = TwoSteps()
+    own.load(tmp_path / "state.json")
+    assert own.find.signature.instructions == "Name the fruit."
+    other = program.apply(seed).deepcopy()
+    other.load(tmp_path / "state.json")
+    assert other.find.signature.instructions == "Name the fruit."
+    with pytest.raises(AttributeError):
+        _ = compiled.found
 
 
 def test_rows_without_the_answer_are_refused(tmp_path: Path, server: FakeServer) -> None:

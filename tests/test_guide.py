@@ -18,6 +18,7 @@ import yaml
 from optimizer.candidate import Candidate, Example, Part
 from optimizer.config.keys import Config, Task
 from optimizer.metrics import from_function, score
+from optimizer.propose import open_operators
 from optimizer.propose.operator import Context
 from optimizer.records import Recipe
 from tests.fake_server import Body, FakeServer
@@ -109,11 +110,10 @@ def test_the_metric_of_the_guide_scores() -> None:
     assert (found.value, found.feedback) == (0.5, "off by 30 minutes")
 
 
-def test_the_operator_of_the_guide_makes_a_candidate() -> None:
-    """Its class follows the contract of operators."""
-    names: dict[str, Any] = {}
-    exec(CODE[1], names)
-    operator = names["Polite"]()
+def test_the_operator_of_the_guide_makes_a_candidate(tmp_path: Path) -> None:
+    """The class is named in `search.operators` as the guide does, and follows the contract of operators."""
+    (tmp_path / "guide_code.py").write_text(CODE[1])
+    operator = open_operators(["demos", "guide_code:Polite"], folder=tmp_path)[1]
     parent = Candidate(parts=(Part(predictor="answer", instructions="Sort mail."),))
     context = Context(
         task=Task.model_validate({"inputs": {"a": ""}, "outputs": {"b": ""}}),

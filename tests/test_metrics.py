@@ -30,6 +30,7 @@ from optimizer.metrics import (
     read_grade,
     score,
 )
+from optimizer.user_code import load_function
 
 KINDS = {"macro_f1": "label", "number": "number", "json_fields": "json", "accuracy": "label"}
 SETTINGS: dict[str, dict[str, object]] = {
@@ -552,3 +553,45 @@ def test_a_metric_that_hangs_is_an_error_in_time(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(MetricError, match=r"metric '.*hangs', example 'row-1': has not returned within 0\.05 s"):
         score(from_function(hangs), example, {"answer": "y"})
     over.set()
+
+
+METRIC = """
+import functools
+LIMIT = 5
+OTHER = 7
+
+def near(a, b):
+    return abs(len(a) - len(b)) <= LIMIT
+
+class Rule:
+    def holds(self, text):
+        return near(text, "x")
+
+def rate(example, answer):
+    return float(Rule().holds(answer["answer"]))
+
+print_me = [1]
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "is_same"),
+    [
+        ("OTHER = 7", "OTHER = 8", True),
+        ("print_me = [1]", "print_me = [2]\ndef unused():\n    return 1", True),
+        ("LIMIT = 5", "LIMIT = 6", False),
+        ("<= LIMIT", "< LIMIT", False),
+        ('near(text, "x")', 'near(text, "y")', False),
+    ],
+)
+def test_a_metric_is_another_one_when_what_it_uses_has_changed(
+    tmp_path: Path, old: str, new: str, is_same: bool
+) -> None:
+    """Its own source, the functions, classes and values of its file that it names; the rest of the file may change."""
+    assert old in METRIC
+    versions = []
+    for text in (METRIC, METRIC.replace(old, new)):
+        name = f"m{abs(hash((old, text)))}"
+        write(tmp_path, name, text)
+        versions.append(from_function(load_function(f"{name}:rate", folder=tmp_path, where="metric"), name="m").version)
+    assert (versions[0] == versions[1]) == is_same

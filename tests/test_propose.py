@@ -778,7 +778,8 @@ def test_operators_open_in_the_order_named() -> None:
         (["no_such_module_here:operator"], "cannot be imported: ModuleNotFoundError"),
         (["math:floor"], "it lacks name, needs, request, parse"),
         (["math:flor"], "Did you mean 'floor'"),
-        (["optimizer.propose.trim:Trim"], "is a class"),
+        (["optimizer.propose.trim:Trim"], "name 'trim' belongs to a built-in operator"),
+        (["optimizer.search.elite:Elite"], "is a class that wants arguments"),
         (["optimizer.propose.trim:OPERATOR"], "belongs to a built-in"),
     ],
 )

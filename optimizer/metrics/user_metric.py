@@ -13,6 +13,7 @@ from threading import Thread
 from optimizer.candidate import Example, Fields, content_hash
 from optimizer.errors import MetricError, ProgramError
 from optimizer.metrics.metric import Metric, Score, checked, mean_value
+from optimizer.metrics.source import source_of
 from optimizer.stats import FloatArray
 
 LIMIT_S = 300.0  # for one answer; a metric may ask a model of its own
@@ -30,7 +31,7 @@ def from_function(function: Callable[..., object], *, name: str | None = None) -
     """
     name = name or str(getattr(function, "__qualname__", type(function).__name__))
     call = _calling(function, f"metric {name!r}")
-    return UserMetric(name=name, version=content_hash([name, _source(function)], n_chars=16), call=call)
+    return UserMetric(name=name, version=content_hash([name, source_of(function)], n_chars=16), call=call)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,11 +109,3 @@ def _dspy_prediction(answer: Fields) -> object:
     import dspy
 
     return dspy.Prediction(**answer)
-
-
-def _source(function: Callable[..., object]) -> str:
-    """Source of the whole module, because a metric may use its neighbours; empty where Python keeps none."""
-    try:
-        return inspect.getsource(inspect.getmodule(function) or function)
-    except (OSError, TypeError):
-        return ""

@@ -130,9 +130,10 @@ class FormatAdapter(dspy.Adapter):
 
 
 class LaidOut(dspy.Module):
-    """A module bound to the layout that its prompts were optimized in.
+    """A module bound to the layout that its prompts were optimized in; in all else it stands for that module.
 
-    `save` keeps instructions and demonstrations. The layout, the temperature and whether the model reasons first are
+    Its attributes, predictors and state have the names that they have there: `compiled.step` is the module's own, and
+    what `save` writes the module's own class loads. The layout, the temperature and whether the model reasons first are
     not part of a DSPy state: load into the `apply(...)` of a candidate that agrees in them.
     """
 
@@ -148,6 +149,20 @@ class LaidOut(dspy.Module):
     async def aforward(self, **inputs: Any) -> Any:
         with dspy.context(adapter=self.adapter):
             return await self.inner.acall(**inputs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "inner" not in self.__dict__:  # a copy that is being made
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def named_parameters(self) -> list[tuple[str, Any]]:
+        return cast("list[tuple[str, Any]]", self.inner.named_parameters())
+
+    def dump_state(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        return cast("dict[str, Any]", self.inner.dump_state(*args, **kwargs))
+
+    def load_state(self, state: dict[str, Any], **kwargs: Any) -> None:
+        self.inner.load_state(state, **kwargs)
 
 
 def spec_of_signature(signature: type[dspy.Signature]) -> PromptSpec:

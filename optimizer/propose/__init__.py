@@ -37,7 +37,7 @@ from optimizer.propose.operator import (
     Tried,
     needs_of,
 )
-from optimizer.user_code import load
+from optimizer.user_code import load, user_code
 
 __all__ = [
     "BUILT_IN",
@@ -115,9 +115,12 @@ def _checked(found: object, path: str) -> Operator:
     """
     where = f"search.operators: {path!r}"
     if isinstance(found, type):
-        raise ProgramError(
-            f"{where} is a class, an instance is needed: write `operator = {found.__name__}()` and name that"
-        )
+        if not _takes(found, 0):
+            raise ProgramError(
+                f"{where} is a class that wants arguments: write `operator = {found.__name__}(...)` and name that"
+            )
+        with user_code(ProgramError, where):
+            found = found()
     if not isinstance(found, Operator):
         missing = [name for name in ("name", "needs", "request", "parse") if not hasattr(found, name)]
         raise ProgramError(

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import cast
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, cast
 
 import sqlalchemy as sa
 
 from optimizer.candidate import JsonValue, canonical_json
+from optimizer.command_line import command_name
 from optimizer.config.keys import Config
 from optimizer.storage.database import reply_table, storage_errors
 from optimizer.storage.statements import insert_or_ignore
+
+if TYPE_CHECKING:
+    from optimizer.study.job import Job
 
 MAX_SHOWN_CHARS = 120
 Record = Mapping[str, JsonValue]
@@ -25,6 +29,21 @@ def differences(known: Record, wanted: Record, *, known_facts: Record, facts: Re
     """
     changed = [key for key in wanted if canonical_json(wanted[key]) != canonical_json(known.get(key))]
     return [_phrase(key, known.get(key), wanted[key], known_facts, facts) for key in changed]
+
+
+def changed_study(job: Job, changed: Sequence[str]) -> str:
+    """Say that a study cannot be continued and what to do, in the words of whoever began it."""
+    name, what = job.config.name, ", ".join(changed)
+    if job.is_from_python:
+        return (
+            f"optimize: study {name!r} in {str(job.runs_dir)!r} was started with another {what}; for a study of "
+            f"its own give another name, name='...'; with fork={name!r} as well it uses again the replies that still "
+            "apply; undo the change to continue the old one"
+        )
+    return (
+        f"study {name!r} was started with another {what}; undo the change to continue it, or begin a new study, which "
+        f"uses again the replies that still apply: {command_name()} run CONFIG --fork NAME"
+    )
 
 
 def limits_of(config: Config) -> dict[str, JsonValue]:

@@ -62,6 +62,7 @@ class Job:
         warm_starts: candidates by name that an earlier study found; tried right after the seed. A study that exists
             keeps those that it was started with.
         seen_before: test rows that the studies had which this one builds on; kept likewise.
+        is_from_python: opened by `optimize(...)`, so that messages speak of its arguments.
     """
 
     config: Config
@@ -80,6 +81,7 @@ class Job:
     fork_of: sa.Engine | None = None
     warm_starts: tuple[tuple[str, Candidate], ...] = ()
     seen_before: tuple[SeenBefore, ...] = ()
+    is_from_python: bool = False
 
     def __post_init__(self) -> None:
         """Refuse a budget that could not be kept, before anything is created or sent.

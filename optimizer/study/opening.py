@@ -18,7 +18,6 @@ import numpy as np
 from optimizer.budget.caps import Caps
 from optimizer.budget.limits import Deadline, open_caps
 from optimizer.candidate import Candidate, Example, JsonValue, content_hash
-from optimizer.command_line import command_name
 from optimizer.errors import StudyError
 from optimizer.lm.pricing import UNPRICED, unpriced, unpriced_in
 from optimizer.machines.crew import Alone, join_crew
@@ -34,7 +33,7 @@ from optimizer.storage.database import is_shared
 from optimizer.storage.file_systems import require_local_disk
 from optimizer.storage.files import claim, make_private_folder
 from optimizer.storage.journal import Journal, open_engine
-from optimizer.study.fork import copy_replies, differences, limits_of
+from optimizer.study.fork import changed_study, copy_replies, differences, limits_of
 from optimizer.study.job import Job
 from optimizer.study.models import Models, open_models
 from optimizer.study.neighbours import seen_by_any
@@ -211,11 +210,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
         facts=job.facts,
     )
     if changed:
-        raise StudyError(
-            f"study {job.config.name!r} was started with another {', '.join(changed)}; undo the change to continue it, "
-            "or begin a new study, which uses again the replies that still apply: "
-            f"{command_name()} run CONFIG --fork NAME"
-        )
+        raise StudyError(changed_study(job, changed))
     journal.adopt_orphans()
     if record["state"] != "finished" and record.get("limits") != limits_of(job.config):
         journal.update_study(records={"limits": limits_of(job.config)})

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ import optuna
 
 from optimizer.command_line import command_name
 from optimizer.config.keys import Config
-from optimizer.errors import StudyError, UserError, did_you_mean
+from optimizer.errors import ConfigError, StudyError, UserError, did_you_mean
 from optimizer.records import StudyView
 from optimizer.search.trial_storage import open_storage
 from optimizer.storage.files import write_atomically
@@ -26,8 +26,10 @@ if TYPE_CHECKING:
     from optimizer.candidate import Example
     from optimizer.data.report import Splits
     from optimizer.prompts.program import Program
+    from optimizer.study.job import Job
 
 POINTER = "study.json"
+N_NAMED = 5  # studies that an error names
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -126,7 +128,8 @@ def open_saved(runs_dir: Path, name: str | None) -> SavedStudy:
         )
     chosen = names[0] if name is None else name
     if chosen not in names:
-        hint = did_you_mean(chosen, names) or f" Studies here: {', '.join(names[:5])}"
+        more = f" and {len(names) - N_NAMED} more; `{command_name()} status` lists them" if len(names) > N_NAMED else ""
+        hint = did_you_mean(chosen, names) or f" Studies here: {', '.join(names[:N_NAMED])}{more}"
         raise StudyError(f"study {chosen!r}: not found in {runs_dir}.{hint}")
     pointer = _read_pointer(runs_dir / chosen / POINTER)
     url = pointer["storage"] or f"sqlite:///{(runs_dir / chosen).resolve() / 'study.db'}"
@@ -145,6 +148,19 @@ def open_saved(runs_dir: Path, name: str | None) -> SavedStudy:
         journal=journal,
         study=optuna.load_study(study_name=chosen, storage=open_storage(url)),
     )
+
+
+def forked(job: Job, name: str) -> Job:
+    """Return the job of a new study that may use what another one of its runs folder paid for.
+
+    Raises:
+        ConfigError: the other one is the study itself.
+        StudyError: there is none of this name.
+    """
+    if name == job.config.name:
+        raise ConfigError(f"fork: {name!r} is the study itself; give the new study another name, name='...'")
+    source = open_saved(job.runs_dir, name)
+    return replace(job, fork_of=source.journal.engine).built_on(source.view(), takes_prompts=False)
 
 
 def _read_pointer(path: Path) -> dict[str, str | None]:
