@@ -403,6 +403,18 @@ def test_every_format_has_a_test_of_its_bytes() -> None:
     assert set(EXPORTERS) == {*CLIENTS, "python", "promptfoo", "dspy", "text", "markdown"}
 
 
+def test_the_file_of_a_model_in_this_program_asks_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not sent to OpenAI under a name that nobody there knows; a server that is away is one clear line."""
+    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
+    module = loaded(exported("label", candidate_of("label", "chat"), "python"), tmp_path)
+    assert "api.openai.com" not in Path(str(module.__file__)).read_text()
+    with pytest.raises(SystemExit, match="set OPENAI_BASE_URL to a server that has it"):
+        module.task(note="x")
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
+    with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9/v1 does not answer"):
+        module.task(note="x")
+
+
 def test_the_study_name_becomes_a_name_for_code() -> None:
     """Whatever a study is called, the Python file compiles and has a function."""
     for name in ("2nd-try", "class", "a.b-c", "json"):

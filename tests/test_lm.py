@@ -22,6 +22,7 @@ from urllib.parse import quote
 import dspy
 import pytest
 import sqlalchemy as sa
+from dspy.utils import exceptions as errors
 
 from optimizer.budget.caps import Caps
 from optimizer.config.keys import LM, Budget
@@ -31,6 +32,7 @@ from optimizer.lm.backend import AttemptError, Backend, CallRequest, tokens_at_m
 from optimizer.lm.flow import Flow
 from optimizer.lm.model import PROBE, Model, Pricing, RetryPolicy, require_prices
 from optimizer.lm.provider import ProviderBackend, borrow_provider
+from optimizer.lm.provider_errors import attempt_error
 from optimizer.lm.retry import MAX_RETRY_AFTER_S
 from optimizer.privacy.redaction import redacted
 from optimizer.prompts.spec import Choice, Json, Message, Text
@@ -146,6 +148,16 @@ def n_kept(journal: Journal) -> int:
 
 
 # -- the order of things -------------------------------------------------------------------------
+
+
+def test_a_missing_key_is_told_in_the_words_of_the_configuration() -> None:
+    """The usual variable of the provider, and the key that names another; nothing of DSPy's arguments."""
+    said = "no API key found for provider 'openai-chat'. Set OPENAI_API_KEY in the environment, or pass api_key=\"...\""
+    error = attempt_error(errors.LMNotConfiguredError(said), (), model="openai/gpt-4.1-mini")
+    assert error.kind == "not_configured"
+    assert "set the environment variable OPENAI_API_KEY" in str(error)
+    assert "name another one with api_key_env" in str(error)
+    assert "dspy" not in str(error)
 
 
 def test_a_call_is_reserved_before_it_is_sent_and_settled_after_its_reply(journal: Journal, opened: Open) -> None:
@@ -800,6 +812,8 @@ def test_the_other_route_to_a_provider_does_not_retry_either(server: FakeServer)
 import sys, threading
 from optimizer.config.keys import LM
 from optimizer.lm import open_backend
+from dspy.utils import exceptions as errors
+from optimizer.lm.provider_errors import attempt_error
 from optimizer.lm.backend import AttemptError, CallRequest
 from optimizer.prompts.spec import Message
 

@@ -19,11 +19,12 @@ from optimizer.cli.tables import status_cells
 from optimizer.cli.terminal import print_command
 from optimizer.command_line import command_name
 from optimizer.init.examples import FOLDER
+from optimizer.privacy.personal_data import count_findings
 from optimizer.prompts.render import render
 from optimizer.proof import insight
 from optimizer.propose import BUILT_IN
 from optimizer.records import Spend, StudyView
-from optimizer.report import Material, figures_of, report_html
+from optimizer.report import Material, figures_of, report_html, shown_texts
 from optimizer.report.figures import standalone
 from optimizer.report.page import steps
 from optimizer.track.note import study_note
@@ -152,6 +153,13 @@ def test_without_the_data_the_rows_go_by_their_ids() -> None:
     text = Page(report_html(material(rows={}))).text
     assert "the data file is not where it was" in text
     assert re.search(r"test\d+ ", text)
+
+
+def test_personal_data_in_the_report_is_counted() -> None:
+    """What the page quotes, prompts and rows, can be looked through before it is sent on."""
+    texts = shown_texts(Material(view=sample_view(), render=lambda _: "Write to anna.berg@example.org", rows=ROWS))
+    assert count_findings(texts)["e-mail address"] == 1
+    assert any("Message" in text for text in texts)
 
 
 def test_plots_are_files_of_their_own() -> None:

@@ -108,19 +108,24 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
 
 def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: bool, opens_browser: bool) -> int:
     """Write the report beside the study, or to the file that is asked for."""
-    from optimizer.report import report_html
+    from optimizer.init.rows import listed
+    from optimizer.privacy.personal_data import count_findings
+    from optimizer.report import report_html, shown_texts
     from optimizer.storage.files import write_new, write_text
     from optimizer.study.saved import open_saved
     from optimizer.study.showing import report_material
 
     saved = open_saved(runs_dir, name)
     path = output or saved.run_dir / "report.html"
-    text = report_html(report_material(saved))
+    text = report_html(material := report_material(saved))
     if output is None:
         write_text(path, text)
     else:
         write_new(path, text, is_forced=is_forced)
     console().print(f"wrote {path}", highlight=False)
+    if found := count_findings(shown_texts(material)):
+        said = f"personal data? the report shows{listed(found)}; look at it before you send it on"
+        console(is_error=True).print(said, highlight=False, markup=False, style="yellow", soft_wrap=True)
     if opens_browser and sys.stdout.isatty():
         webbrowser.open(path.resolve().as_uri())
     return 0

@@ -11,10 +11,11 @@ from importlib.resources import files
 
 from optimizer.candidate import JsonValue
 from optimizer.export.clients import openai_request
-from optimizer.export.facts import PredictorPrompt, Subject, goal, predictor_prompts
+from optimizer.export.facts import PredictorPrompt, Subject, goal, is_local, predictor_prompts
 from optimizer.prompts.spec import FieldSpec
 
-_TAKEN = {"json", "os", "re", "urllib", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
+OPENAI = "https://api.openai.com/v1"
+_TAKEN = {"json", "os", "re", "sys", "urllib", "SERVER", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
 
 
 def python_file(subject: Subject) -> str:
@@ -27,7 +28,10 @@ def python_file(subject: Subject) -> str:
     )
     functions = "\n\n\n".join(_function(name, prompt) for name, prompt in zip(names, prompts, strict=True))
     example = ", ".join(f"{slot.name}=..." for slot in prompts[0].template.slots)
+    server = "" if is_local(subject.view) else OPENAI
     filled = {
+        "@SERVER@": repr(server),
+        "@DEFAULT@": f"default: {server}" if server else "the model ran inside a program, so name a server that has it",
         "@STUDY@": subject.view.name,
         "@FUNCTION@": names[0],
         "@EXAMPLE@": example,

@@ -110,6 +110,14 @@ def no_provider(model: str) -> str:
     )
 
 
+def no_key(model: str, variable: str) -> str:
+    """Say where the key of a provider is looked for, and how to name another place."""
+    return (
+        f"model {model!r} wants a key: set the environment variable {variable} in the shell that runs this, or name "
+        "another one with api_key_env"
+    )
+
+
 class Backend(Protocol):
     """One model at one endpoint.
 

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from dspy.utils import exceptions as errors
 
-from optimizer.lm.backend import AttemptError, no_provider
+from optimizer.lm.backend import AttemptError, no_key, no_provider
 from optimizer.privacy.redaction import MIN_SECRET_CHARS, SECRET_NAMES, redacted
 
 MAX_MESSAGE_CHARS = 300
 NO_PROVIDER = "LLM Provider NOT provided"  # in LiteLLM's words
+_KEY_NAME = re.compile(r"\bSet ([A-Z][A-Z0-9_]+) in the environment")  # in DSPy's words
 
 
 class Meaning(NamedTuple):
@@ -56,6 +58,8 @@ def attempt_error(error: errors.DSPyError, secrets: Iterable[str], *, model: str
     """Translate an exception of DSPy; its message becomes one line without secrets."""
     if NO_PROVIDER in error.message:  # found before anything is sent
         return AttemptError("not_configured", no_provider(model), is_fatal=True)
+    if isinstance(error, errors.LMNotConfiguredError) and (name := _KEY_NAME.search(error.message)):
+        return AttemptError("not_configured", no_key(model, name[1]), is_fatal=True)
     meaning = _meaning(error)
     status = f"HTTP {error.status}" if error.status is not None else ""
     text = redacted(" ".join(error.message.split("\n\n")[0].split()), secrets)[:MAX_MESSAGE_CHARS]

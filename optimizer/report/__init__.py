@@ -3,6 +3,6 @@
 `report_html` and `figures_of` take a `StudyView`, the prompts as text and, where they are at hand, the rows.
 """
 
-from optimizer.report.page import Material, figures_of, report_html
+from optimizer.report.page import Material, figures_of, report_html, shown_texts
 
-__all__ = ["Material", "figures_of", "report_html"]
+__all__ = ["Material", "figures_of", "report_html", "shown_texts"]

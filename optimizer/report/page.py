@@ -158,6 +158,15 @@ def _content(material: Material) -> dict[str, Any]:
     }
 
 
+def shown_texts(material: Material) -> list[str]:
+    """Return what the page quotes: both prompts, and the rows that were fixed or broken, each as one text."""
+    prompts = [
+        material.clean(material.render(material.shown(each))) for each in (material.view.seed, material.view.best)
+    ]
+    rows = [*_answered(material, "fixed"), *_answered(material, "broken")]
+    return list(dict.fromkeys([*prompts, *("\n".join(row.values()) for row in rows)]))
+
+
 def headline(view: StudyView) -> str:
     """Return what the study came to, in one sentence that needs no knowledge of statistics."""
     verdict = view.verdict
