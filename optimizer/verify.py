@@ -196,11 +196,14 @@ def result_json(check: Check, decay: Decay, spend: Spend) -> dict[str, Any]:
 
 def _from_study(saved: SavedStudy) -> tuple[SavedStudy, Candidate]:
     view = saved.view()
-    if view.chosen != view.best:
+    if view.verdict is not None and view.verdict.decision == "keep":
         trial = view.trial_of(view.best)
+        kept = f"study {view.name!r} ended in `keep`: no new prompt has taken the place of yours, so there is none to "
+        kept += "verify"
+        if view.best == view.seed:
+            raise StudyError(kept)
         raise StudyError(
-            f"study {view.name!r} ended in `keep`: no new prompt has taken the place of yours, so there is none to "
-            f"verify. To score its best candidate all the same: {command_name()} export {view.name} --format chat-json "
+            f"{kept}. To score its best candidate all the same: {command_name()} export {view.name} --format chat-json "
             f"--trial {trial.number + 1 if trial else 'N'} -o FILE, then {command_name()} verify FILE"
         )
     return saved, view.best

@@ -38,7 +38,7 @@ def test_a_changed_study_is_refused_readably_and_a_fork_reuses_its_replies(folde
         assert run_study(Path("study.yaml"), (), Path("runs")) == 0
         before, n_calls = open_saved(Path("runs"), "fruit").view(), len(server.calls)
         write(folder, small(server.url, metric="exact_match"))
-        with pytest.raises(StudyError, match=r"another metric \(.*\); undo .* --fork NAME$"):
+        with pytest.raises(StudyError, match=r"has changed since it was started: metric \(.*\); undo .* --fork \S+-2$"):
             run_study(Path("study.yaml"), (), Path("runs"))
         assert run_study(Path("study.yaml"), (), Path("runs"), fork="fruit-exact") == 0
         assert len(server.calls) == n_calls

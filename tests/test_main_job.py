@@ -292,7 +292,7 @@ def test_a_study_that_is_told_to_stop_pauses(folder: Path, server: FakeServer, n
     running.send_signal(number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == code, err
-    assert err.decode().strip() == "stopped; run the same command again to continue"
+    assert err.decode().strip() == "stopped; run the same command again to continue: optimizer run study.yaml"
     assert (shown(folder)["state"], shown(folder)["stop_reason"]) == ("paused", "user")
     assert (folder / "runs/fruit/best_prompt.txt").is_file()
     assert "Verdict: promote" in optimizer(folder, "run", "study.yaml")

@@ -8,8 +8,11 @@ import sys
 
 import pytest
 
+from optimizer.command_line import run_command, with_overrides
+
 LOST_STOP = """
 import os, signal, sys, time
+from optimizer.command_line import run_command, with_overrides
 from optimizer.cli.terminal import guarded, stop_on_signals
 
 class Deleted:
@@ -36,3 +39,11 @@ def test_a_stop_that_arrives_while_an_object_is_deleted_is_not_lost(number: sign
     done = subprocess.run(run, capture_output=True, text=True, timeout=60)
     assert done.returncode == 128 + number, done.stderr
     assert "run the same command again" in done.stderr
+
+
+def test_commands_to_copy_keep_what_was_typed() -> None:
+    """`--set` stays; how a run was shown, and the name that a fork had, go."""
+    typed = ["optimizer", "run", "my.yaml", "--set", "search.trials=9", "--fork", "old", "-q"]
+    assert run_command("--fork", "new", argv=typed).endswith("run my.yaml --set search.trials=9 --fork new")
+    assert run_command(argv=["optimizer", "show", "my"]).endswith("run CONFIG")
+    assert with_overrides("a b.yaml", ["budget.usd=1"]) == "'a b.yaml' --set budget.usd=1"

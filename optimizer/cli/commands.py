@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import subprocess
 import sys
 import webbrowser
@@ -16,6 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from optimizer.cli.terminal import console, hold_logs, log_to, print_command, stop_on_signals
+from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
 from optimizer.errors import ConfigError, StudyError
@@ -74,8 +74,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     ready = "It can run, but look at the warnings first. Then:" if notes else "Everything is in place. Next:"
     must_mend = bool(found[0].note or job.splits.report.losses)
     out.print("Mend this first, then:" if must_mend else ready, highlight=False)
-    words = shlex.join([str(config_path), *(word for each in overrides for word in ("--set", each))])
-    print_command(out, f"{'check' if must_mend else 'run'} {words}")
+    print_command(out, f"{'check' if must_mend else 'run'} {with_overrides(config_path, overrides)}")
     return 0
 
 

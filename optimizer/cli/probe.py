@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.terminal import console, hold_logs, print_command
+from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
 from optimizer.data.report import provable_gain, unquoted
@@ -36,12 +36,12 @@ def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *,
             notes += concerns(job, found[0])
             print(json.dumps(_check_json(job, found, estimate(job, found[0]), notes), indent=2, ensure_ascii=False))
             return 0
-        return _probe(job, config_path, is_json=is_json)
+        return _probe(job, with_overrides(config_path, overrides), is_json=is_json)
     finally:
         job.close()
 
 
-def _probe(job: Job, config_path: Path, *, is_json: bool) -> int:
+def _probe(job: Job, words: str, *, is_json: bool) -> int:
     out, planned = console(is_error=is_json), plan(job)
     if not job.is_free:
         is_asked = job.proposer_backend.style == "chat" and job.config.tracking.rows != "ids"
@@ -59,8 +59,8 @@ def _probe(job: Job, config_path: Path, *, is_json: bool) -> int:
     if is_json:
         print(json.dumps(_probe_json(facts, advice, open_questions, bill), indent=2, ensure_ascii=False))
     else:
-        _print(out, job, facts, open_questions, bill, config_path)
-        _print_advice(out, advice, config_path)
+        _print(out, job, facts, open_questions, bill, words)
+        _print_advice(out, advice, words)
     return advice.exit_code
 
 
@@ -76,7 +76,7 @@ def _mean_call(job: Job, spent: Spent) -> Probe:
     )
 
 
-def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill: Estimate, path: Path) -> None:
+def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill: Estimate, words: str) -> None:
     table = Table.grid(padding=(0, 2))
 
     def say(what: str, text: str) -> None:
@@ -106,7 +106,7 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     for each in facts.unsettled[:3]:
         say("", f"{each.shown!r}: {' / '.join(each.answers) or 'several answers'}")
     if facts.unsettled and job.config.tracking.rows == "ids":
-        say("", f"`check {shlex.quote(str(path))} --row ID` shows one of them on this terminal")
+        say("", f"`check {words} --row ID` shows one of them on this terminal")
     for question in asked:
         say("to settle", question)
     price = "no money" if job.is_free else "an unknown sum" if bill.usd is None else f"about {money(bill.usd)}"
@@ -114,14 +114,14 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     out.print(table)
 
 
-def _print_advice(out: Console, advice: Advice, config_path: Path) -> None:
+def _print_advice(out: Console, advice: Advice, words: str) -> None:
     style = {"go": "bold green", "stop": "bold red"}.get(advice.decision, "bold yellow")
     out.print(f"\nAdvice: {advice.decision}", style=style, highlight=False)
     for reason in advice.reasons:
         out.print(f"- {reason}", highlight=False, markup=False)
     if advice.decision == "go":
         out.print("Next:", highlight=False)
-        print_command(out, f"run {shlex.quote(str(config_path))}")
+        print_command(out, f"run {words}")
 
 
 def _probe_json(facts: ProbeFacts, advice: Advice, asked: Sequence[str], bill: Estimate) -> dict[str, object]:

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from optimizer.budget.limits import expected_in_all
 from optimizer.candidate import Candidate
-from optimizer.command_line import command_name
+from optimizer.command_line import run_command
 from optimizer.proof.earlier import warning
 from optimizer.records import StudyView, TrialRecord
 from optimizer.study.fork import raised
@@ -79,7 +79,7 @@ class Progress(Observer):
         if higher := raised(session.journal.load_study() or {}, config):
             self._console.print(
                 f"Raised since: {', '.join(higher)}. A finished study is not searched on, because its test rows have "
-                f"been opened. To search on: `{command_name()} run CONFIG --fork NAME` goes the same way, "
+                f"been opened. To search on: `{run_command('--fork', f'{config.name}-2')}` goes the same way, "
                 f"pays nothing twice, and goes further; `--set name=NAME --warm-start {config.name}` begins with its "
                 "best prompts.",
                 highlight=False,

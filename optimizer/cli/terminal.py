@@ -16,7 +16,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.markup import escape
 
-from optimizer.command_line import command_name
+from optimizer.command_line import command_name, run_command
 from optimizer.errors import Paused, UserError
 from optimizer.privacy.redaction import RedactingFormatter, redact
 
@@ -84,10 +84,20 @@ def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
     except Paused as error:
         return _say(error, "paused", EXIT_PAUSED, is_debug=is_debug)
     except KeyboardInterrupt as error:
-        console(is_error=True).print("stopped; run the same command again to continue")
+        console(is_error=True).print(
+            f"stopped; run the same command again to continue{_as_typed()}",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
         return error.exit_code if isinstance(error, Stopped) else 130
     except Exception as error:  # border: a bug of ours; the type and the message are shown, the traceback with --debug
         return _say(error, f"bug: {type(error).__name__}", EXIT_BUG, is_debug=is_debug)
+
+
+def _as_typed() -> str:
+    """The line to copy, where it is a study that was stopped."""
+    return f": {run_command()}" if sys.argv[1:2] == ["run"] else ""
 
 
 def hold_logs() -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 import sqlalchemy as sa
 
 from optimizer.candidate import JsonValue, canonical_json
-from optimizer.command_line import command_name
+from optimizer.command_line import run_command
 from optimizer.config.keys import Config
 from optimizer.storage.database import reply_table, storage_errors
 from optimizer.storage.statements import insert_or_ignore
@@ -41,8 +41,8 @@ def changed_study(job: Job, changed: Sequence[str]) -> str:
             "apply; undo the change to continue the old one"
         )
     return (
-        f"study {name!r} was started with another {what}; undo the change to continue it, or begin a new study, which "
-        f"uses again the replies that still apply: {command_name()} run CONFIG --fork NAME"
+        f"study {name!r} has changed since it was started: {what}; undo the change to continue it, or begin a new "
+        f"study, which uses again the replies that still apply: {run_command('--fork', f'{name}-2')}"
     )
 
 
