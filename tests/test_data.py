@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import random
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice, product
@@ -685,3 +688,31 @@ def test_disjointness_is_proven_and_not_assumed() -> None:
         assert_disjoint(Splits(train=(one,), dev=(), test=(two,), report=report))
     with pytest.raises(DataError, match="id 'bbbbbbbbbbbb' names 2 rows"):
         assert_disjoint(Splits(train=(), dev=(three,), test=(two,), report=report))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+def test_a_hub_that_nobody_answers_for_is_told_at_once(tmp_path: Path) -> None:
+    """One line within seconds: the tries of the hub's client are neither waited for nor printed."""
+    code = f"""
+import sys, time
+from pathlib import Path
+from optimizer.data.loading import load_splits
+from optimizer.errors import DataError
+from tests.test_data import configure
+import datasets, huggingface_hub
+started = time.monotonic()
+try:
+    load_splits(configure(source="hub:owner/none"), folder=Path({str(tmp_path)!r}))
+except DataError as error:
+    print(error)
+print(time.monotonic() - started)
+"""
+    away = {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "0"}
+    env = {**os.environ, **away, "no_proxy": "127.0.0.1"}
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code], env=env, capture_output=True, text=True, timeout=200
+    )
+    said, took_s = done.stdout.splitlines()
+    assert "data.source: 'hub:owner/none' cannot be loaded from the Hugging Face hub" in said
+    assert "Retry" not in done.stderr
+    assert float(took_s) < 15

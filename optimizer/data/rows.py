@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple, Protocol, cast
 
 from optimizer.candidate import Fields, JsonValue
+from optimizer.data.hub import is_reachable, silent
 from optimizer.data.spreadsheets import sheet_rows
 from optimizer.data.text_files import read_lines
 from optimizer.errors import DataError, did_you_mean
@@ -233,10 +234,14 @@ def _hub_rows(source: str, key: str) -> Iterator[Row]:
     if (match := _HUB.fullmatch(source)) is None:
         raise DataError(f"{key}: {source!r} is no hub name; expected hub:owner/name[:config[:split]]")
     import datasets
+    import huggingface_hub.constants
 
     datasets.config.HF_UPDATE_DOWNLOAD_COUNTS = False  # nothing is reported that the configuration does not ask for
     try:
-        data = datasets.load_dataset(match["repo"], match["config"] or None, split=match["split"] or "train")
+        with silent():
+            if not huggingface_hub.constants.HF_HUB_OFFLINE and not is_reachable(match["repo"]):
+                datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True  # a copy may be here
+            data = datasets.load_dataset(match["repo"], match["config"] or None, split=match["split"] or "train")
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise DataError(
             f"{key}: {source!r} cannot be loaded from the Hugging Face hub: {_one_line(error)}; "
