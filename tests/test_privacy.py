@@ -14,7 +14,7 @@ from optimizer.cli.privacy import print_privacy
 from optimizer.config.keys import Config
 from optimizer.data.loading import load_splits
 from optimizer.errors import ConfigError, DataError
-from optimizer.privacy.local import is_here, require_local
+from optimizer.privacy.local import is_here, require_local, unused_notes
 from optimizer.study.job import open_job
 from optimizer.track.projection import without_rows
 
@@ -280,3 +280,14 @@ def test_check_says_what_is_personal_and_where_it_would_go(tmp_path: Path) -> No
         assert said in text
         assert "Alder" not in text
         job.close()
+
+
+def test_a_judge_that_nothing_asks_is_named() -> None:
+    """It is let pass, because nothing is sent to it, and said; a judge that is asked is refused."""
+    away = {"lm": {"judge": {"model": "openai/m", "api_base": AWAY}}}
+    require_local(config(**away))
+    (note,) = unused_notes(config(**away))
+    assert note.startswith("lm.judge: 'openai/m' at 'models.example.org' is not on this machine; the metric does not")
+    assert unused_notes(config(lm={"judge": {"model": "openai/m", "api_base": HERE}})) == []
+    assert unused_notes(config(privacy="open", **away)) == []
+    assert unused_notes(config()) == []

@@ -265,12 +265,13 @@ def test_a_message_is_sent_when_a_study_pauses_and_when_it_ends(
 
 
 def test_an_address_that_is_not_set_is_one_clear_line(folder: Path) -> None:
-    """The variable that is missing is named before anything is sent."""
+    """The variable that is missing is named before anything is sent, by a check as by a run."""
     with FakeServer(answer) as server:
         write(folder, small(server.url, notify={"webhook_env": "NOT_SET_ANYWHERE"}))
-        done = subprocess.run(command("run", "study.yaml"), cwd=folder, capture_output=True, text=True)
-        assert done.returncode == 2
-        assert "notify.webhook_env: environment variable 'NOT_SET_ANYWHERE' is not set" in done.stderr
+        for words in (["run"], ["check"], ["check", "--json"]):
+            done = subprocess.run(command(*words, "study.yaml"), cwd=folder, capture_output=True, text=True)
+            assert done.returncode == 2
+            assert "notify.webhook_env: environment variable 'NOT_SET_ANYWHERE' is not set" in done.stderr
         assert server.calls == []
 
 

@@ -30,21 +30,26 @@ if TYPE_CHECKING:
 
 N_LOOKS = 2400  # a quarter of a second apart: a busy machine takes minutes to start MLflow's server
 
+LOOKS_PER_WORD = 20  # five seconds
+
 
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
     from optimizer.cli.privacy import print_privacy
+    from optimizer.privacy.local import unused_notes
     from optimizer.probe.check import concerns, estimate, metric_notes, probes
     from optimizer.study.job import open_job
+    from optimizer.unattended.notify import webhook_url
 
     config = load_config(config_path, overrides)
     hold_logs()
+    webhook_url(config)  # a run refuses what is wrong with it, so a check does
     out = console()
     job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     try:
         _print_data(job)
         print_privacy(out, job)
-        notes = metric_notes(job)  # before anything is sent
+        notes = [*unused_notes(config), *metric_notes(job)]  # before anything is sent
         found = list(probes(job))
         for probe in found:
             reply = " ".join(probe.reply.split())[:40]
@@ -246,7 +251,11 @@ def _wait_until_up(base: str, server: subprocess.Popen[bytes], log: Path) -> Non
     import urllib.request
 
     console(is_error=True).print("starting MLflow's server ...", style="dim", highlight=False)
-    for _ in range(N_LOOKS):
+    started = time.monotonic()
+    for look in range(1, N_LOOKS + 1):
+        if look % LOOKS_PER_WORD == 0:
+            waited = f"still starting, {duration(time.monotonic() - started)} ..."
+            console(is_error=True).print(waited, style="dim", highlight=False)
         if server.poll() is not None:
             raise StudyError(f"MLflow's server ended at once; {log} says why")
         try:

@@ -16,11 +16,13 @@ from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
 from optimizer.data.report import provable_gain, unquoted
+from optimizer.privacy.local import unused_notes
 from optimizer.privacy.personal_data import count_findings
 from optimizer.probe.advice import Advice, ProbeFacts, advise
 from optimizer.probe.check import Estimate, Probe, concerns, estimate, metric_notes, probes
 from optimizer.probe.probe import Spent, plan, probe, questions
 from optimizer.study.job import Job, open_job
+from optimizer.unattended.notify import webhook_url
 from optimizer.words import count, duration, money, percent
 
 
@@ -28,9 +30,10 @@ def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *,
     """Ask a little, and say whether the night is worth it; the exit code is that of the advice."""
     config = load_config(config_path, overrides)
     hold_logs()
+    webhook_url(config)
     job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     try:
-        notes = metric_notes(job)  # before anything is sent
+        notes = [*unused_notes(config), *metric_notes(job)]  # before anything is sent
         if not is_probed:
             found = list(probes(job))
             notes += concerns(job, found[0])

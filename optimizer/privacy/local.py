@@ -43,6 +43,21 @@ def places(config: Config) -> list[Place]:
     return [_place(role, lm) for role, lm in (("task", config.lm.task), ("proposer", config.proposer), *judge)]
 
 
+def unused_notes(config: Config) -> list[str]:
+    """Name a judge that is elsewhere and that nothing asks: it is let pass, and refused once a metric asks it."""
+    judge = config.lm.judge
+    if config.privacy != "local" or judge is None or config.metric.asks_judge:
+        return []
+    place = _place("judge", judge)
+    if place.is_here:
+        return []
+    where = f"at {_host(place.address)}" if place.address else "at its provider"
+    return [
+        f"lm.judge: {place.model!r} {where} is not on this machine; the metric does not ask it, so nothing is sent; "
+        "with `metric: judge` it would be refused"
+    ]
+
+
 def require_local(config: Config) -> None:
     """Refuse a study that may send anything elsewhere, if it asks for that.
 
