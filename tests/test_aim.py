@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from optimizer.cli.summary import print_summary
-from optimizer.proof.aim import which_worst, worst_of
+from optimizer.config.metric import Slices
+from optimizer.proof.aim import which_worst, worst_in, worst_of
 from optimizer.records import SliceScore, StudyView
 from optimizer.report import Material, report_html
 from optimizer.report.page import headline
@@ -94,3 +95,21 @@ def test_every_group_and_the_rule_on_losses_are_shown(max_loss: float | None, sa
         assert "ther holds west 2, harbour 1" in text
         assert "oo small to be counted as the worst ward: other (3 rows)" in text
     assert which_worst(view).startswith("judged by the worst ward: north with your prompt")
+
+
+def test_means_are_called_means_where_the_worst_group_is_judged() -> None:
+    """The settings alone say so, for the lines of a study that runs; a mean needs no word."""
+    assert worst_in(Slices(by="ward", aim="worst")) == "worst ward"
+    assert worst_in(Slices(by="ward")) == worst_in(None) == ""
+
+
+def test_one_prompt_is_not_compared_with_itself() -> None:
+    """Where no candidate was better on dev there is no second prompt, and the interval is that of chance."""
+    view, out = by_ward(), StringIO()
+    view = replace(view, best=view.seed)
+    print_summary(Console(file=out, width=200), view, {view.seed.id: "a"}, runs_flag="")
+    page = report_html(Material(view=view, render=lambda _: "x"))
+    for text in (out.getvalue(), page):
+        assert "no other prompt was tested; the interval says how much chance alone could show" in text
+    assert "Both prompts answered" not in page
+    assert "difference on test:" not in out.getvalue()

@@ -17,7 +17,7 @@ from optimizer.proof import earlier
 from optimizer.records import SeenBefore
 from optimizer.report import report_html
 from optimizer.report.page import Material
-from optimizer.study.fork import limits_of, raised
+from optimizer.study.fork import limits_of, raised, reshown
 from optimizer.study.neighbours import opened_nearby
 from optimizer.study.saved import open_saved
 from optimizer.track.note import study_note
@@ -186,6 +186,8 @@ def test_a_warm_start_and_a_fork_say_that_their_test_rows_were_opened(
         assert run_study(Path("study.yaml"), again, Path("runs")) == 0
         printed = " ".join(capsys.readouterr().out.split())
         assert printed.startswith("Study again is finished: nothing was asked. Verdict")
+        assert run_study(Path("study.yaml"), (*again, "tracking.rows=ids"), Path("runs")) == 0
+        assert "Changed since: tracking.rows (" in " ".join(capsys.readouterr().out.split())
         assert run_study(Path("study.yaml"), (*again[:1], "search.trials=9"), Path("runs")) == 0
         printed = " ".join(capsys.readouterr().out.split())
         assert "Raised since: search.trials (3 -> 9)." in printed
@@ -196,3 +198,19 @@ def test_a_warm_start_and_a_fork_say_that_their_test_rows_were_opened(
     assert (view.seen_before[0].study, n_dev) == ("fruit", 20)
     assert view.dev_scores[view.seed.id][1] == 20
     assert view.best.id in view.dev_scores
+
+
+def test_what_may_be_shown_is_settled_when_a_study_begins() -> None:
+    """Changed afterwards, such a setting is named: the study's views keep what it began with."""
+    began = Config.model_validate(
+        {
+            "name": "s",
+            "task": {"inputs": {"a": "a"}, "outputs": {"b": {}}},
+            "data": {"source": "x.csv"},
+            "metric": "accuracy",
+        }
+    )
+    record = {"config": began.model_dump(mode="json")}
+    assert reshown(record, began) == []
+    later = began.model_copy(update={"privacy": "local", "tracking": began.tracking.model_copy(update={"rows": "ids"})})
+    assert reshown(record, later) == ['privacy ("open" -> "local")', 'tracking.rows ("full" -> "ids")']

@@ -17,10 +17,11 @@ from rich.text import Text
 
 from optimizer.budget.limits import expected_in_all
 from optimizer.candidate import Candidate
-from optimizer.command_line import run_command
+from optimizer.command_line import command_name, run_command
+from optimizer.proof.aim import worst_in
 from optimizer.proof.earlier import warning
 from optimizer.records import StudyView, TrialRecord
-from optimizer.study.fork import raised
+from optimizer.study.fork import raised, reshown
 from optimizer.study.observe import Observer
 from optimizer.study.stops import left_s
 from optimizer.study.view import seen_from_json
@@ -69,13 +70,22 @@ class Progress(Observer):
         verb = "Continuing" if self._n_trials else "Starting"
         self._console.print(f"{verb} study [bold]{session.job.config.name}[/bold]: {sizes} examples", highlight=False)
         seen = warning(seen_from_json(session.journal.load_study() or {}))
-        for note in (*report.warnings, *([seen] if seen else [])):
+        aim = worst_in(session.job.config.metric.slices)
+        whose = [f"scores of trials are means of all dev rows; the final test is judged by the {aim}"] if aim else []
+        for note in (*report.warnings, *([seen] if seen else []), *whose):
             self._console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
         self._phase = "searching"
 
     def _tell_finished(self, session: Session) -> None:
         self._phase, config = "done", session.job.config
         self._console.print(f"Study [bold]{config.name}[/bold] is finished: nothing was asked.", highlight=False)
+        if changed := reshown(session.journal.load_study() or {}, config):
+            self._console.print(
+                f"Changed since: {', '.join(changed)}. That holds for new studies; this one, its report and MLflow "
+                f"keep what it began with. `{command_name()} run CONFIG --fork NAME` begins one, paying nothing twice.",
+                highlight=False,
+                markup=False,
+            )
         if higher := raised(session.journal.load_study() or {}, config):
             self._console.print(
                 f"Raised since: {', '.join(higher)}. A finished study is not searched on, because its test rows have "

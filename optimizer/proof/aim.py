@@ -5,14 +5,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from optimizer.candidate import JsonValue
+from optimizer.config.metric import Slices
 from optimizer.records import SliceScore, StudyView
 from optimizer.words import points, visible
+
+SAME = "no other prompt was tested; the interval says how much chance alone could show"
 
 
 def worst_of(view: StudyView) -> str:
     """Return `worst ward` where the study is judged by the worst group of that column, else an empty text."""
     slices = _slices(view)
     return f"worst {visible(str(slices.get('by')))}" if slices.get("aim") == "worst" else ""
+
+
+def worst_in(slices: Slices | None) -> str:
+    """Return the same for the settings of a study that has no view yet."""
+    return f"worst {visible(slices.by)}" if slices is not None and slices.aim == "worst" else ""
 
 
 def group_column(view: StudyView) -> str:

@@ -58,6 +58,18 @@ def raised(record: Record, config: Config) -> list[str]:
     return [f"{key} ({_change(old[key], new[key])})" for key in new if key in old and _is_higher(old[key], new[key])]
 
 
+def reshown(record: Record, config: Config) -> list[str]:
+    """Say which settings of what may be shown or sent differ from those that a study began with, one phrase each."""
+    began = Config.model_validate_json(canonical_json(record.get("config")))
+    pairs = {
+        "privacy": (began.privacy, config.privacy),
+        "tracking.rows": (began.tracking.rows, config.tracking.rows),
+        "data.no_demos": (began.data.no_demos, config.data.no_demos),
+        "data.demos_only": (began.data.demos_only, config.data.demos_only),
+    }
+    return [f"{key} ({_change(old, new)})" for key, (old, new) in pairs.items() if old != new]
+
+
 def _is_higher(old: JsonValue, new: JsonValue) -> bool:
     if old is None or isinstance(old, str) or isinstance(new, str):
         return False  # there was no limit, or it is a time of day
