@@ -32,6 +32,8 @@ from optimizer.prompts.program import ModuleProgram, Program, TaskProgram
 from optimizer.prompts.render import render
 from optimizer.prompts.spec import FieldSpec, Message, PromptSpec
 from optimizer.records import DevEstimate, Outcome, Recipe, Spend, StudyView, TrialRecord, Verdict
+from tests.sample_study import PROGRAM as SAMPLE_PROGRAM
+from tests.sample_study import sample_view
 
 ROOT = Path(__file__).parent.parent
 LAYOUTS = tuple(FORMATS)
@@ -659,3 +661,13 @@ def test_a_layout_that_no_client_could_repeat_is_refused(monkeypatch: pytest.Mon
     monkeypatch.setitem(FORMATS, "plain", Shouting())
     with pytest.raises(ProgramError, match="'message'"):
         exported(program, candidate, "chat-json")
+
+
+def test_a_page_says_why_it_holds_rows_that_mlflow_does_not_show() -> None:
+    """`tracking.rows: ids` hides rows in views; a prompt works with its examples, and the page says so."""
+    view = sample_view()
+    shown = next(trial.candidate for trial in view.trials if trial.candidate and trial.candidate.n_demos)
+    hidden = replace(view, config={**view.config, "tracking": {"rows": "ids"}})
+    assert "The prompt holds the text of these rows" in export(hidden, SAMPLE_PROGRAM, "markdown", shown)
+    assert "The prompt holds the text" not in export(view, SAMPLE_PROGRAM, "markdown", shown)
+    assert "The prompt holds the text" not in export(hidden, SAMPLE_PROGRAM, "markdown", view.seed)

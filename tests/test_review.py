@@ -333,3 +333,13 @@ def test_a_terminal_without_the_letters_gets_question_marks(tmp_path: Path) -> N
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, env=env)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith("error: ??.yaml: no such file")
+
+
+def test_a_file_of_another_name_is_not_meant(tmp_path: Path) -> None:
+    """An ending in common makes no two names alike; a slip in the name still finds it."""
+    for name in ("ui.txt", "run1.txt", "notes.xlsx"):
+        (tmp_path / name).touch()
+    with pytest.raises(ConfigError, match=r"no file 'nofile\.txt' in '.*'\.$"):
+        text_of(f"@{tmp_path}/nofile.txt")
+    with pytest.raises(ConfigError, match=r"Did you mean 'run1\.txt'\?"):
+        text_of(f"@{tmp_path}/run.txt")

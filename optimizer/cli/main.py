@@ -191,9 +191,7 @@ def report(study: str, output: Path | None, force: bool, browser: bool, runs_dir
 @click.option("-f", "--format", default="text", metavar="FORMAT", help=FORMATS)
 @click.option("-o", "--output", type=click.Path(path_type=Path), metavar="FILE", help="Write to a file.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
-@click.option(
-    "--trial", type=click.IntRange(min=1), metavar="N", help="Another candidate than the winner, by its trial."
-)
+@click.option("--trial", metavar="N", help="Another candidate, by its trial's number in `show`; also `best`, `seed`.")
 @click.option("--pareto", is_flag=True, help="Every prompt that none beats in score and length, into the folder FILE.")
 @options.runs_dir
 @options.debug
@@ -202,7 +200,7 @@ def export(
     format: str,
     output: Path | None,
     force: bool,
-    trial: int | None,
+    trial: str | None,
     pareto: bool,
     runs_dir: Path,
     debug: bool,

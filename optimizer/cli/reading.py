@@ -29,6 +29,7 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     from optimizer.cli.summary import print_summary, summary_json
     from optimizer.cli.tables import diff_text, lineage_tree, lineage_words, operator_table, trial_table
     from optimizer.proof import insight
+    from optimizer.proof.aim import worst_of
     from optimizer.study.saved import open_saved
     from optimizer.study.showing import material_of
 
@@ -40,7 +41,8 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
         return 0
     wide = wide_console()
-    star = Text("* no other trial is better and shorter\n", style="dim")
+    means = f"; dev scores are means of all rows, not of the {whose}" if (whose := worst_of(view)) else ""
+    star = Text(f"* no other trial is better and shorter{means}\n", style="dim")
     made = insight.lineage(view)
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), came), highlight=False)
@@ -132,7 +134,7 @@ def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: b
 
 
 def export_study(
-    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: int | None = None
+    name: str, runs_dir: Path, *, format: str, output: Path | None, is_forced: bool, trial: str | None = None
 ) -> int:
     """Print or write one prompt in the form that is asked for."""
     from optimizer.export import export, export_format
@@ -143,7 +145,7 @@ def export_study(
     chosen = export_format(format)
     saved = open_saved(runs_dir, name)
     view = saved.view()
-    candidate = view.chosen if trial is None else picked(view, str(trial))
+    candidate = view.chosen if trial is None else picked(view, trial)
     rows = suite_rows(saved) if chosen == "promptfoo" else ()
     text = export(view, saved.program(), chosen, candidate, rows=rows)
     if output is None:
@@ -180,7 +182,7 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
     """Write every prompt that no other one beats in score and length at once, a file each, into a folder."""
     from optimizer.export import SUFFIXES, export, export_format
     from optimizer.proof import insight
-    from optimizer.storage.files import write_into
+    from optimizer.storage.files import make_private_folder, write_into
     from optimizer.study.saved import open_saved
     from optimizer.study.showing import material_of
 
@@ -197,6 +199,8 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
         )
         for n, candidate in front.items()
     }
+    if not output.exists() and output.parent.is_dir():
+        make_private_folder(output)  # prompts may show rows
     write_into(output, texts, is_forced=is_forced)
     console().print(f"wrote {len(texts)} prompts to {output}", highlight=False)
     _tell_personal(*(candidate for candidate in front.values() if candidate))

@@ -153,7 +153,8 @@ def _own_scores(view: StudyView) -> RenderableType:
         table.add_column(head, justify="right" if head else "left")
     for what, n, score in scored:
         table.add_row(what, str(n), percent(score))
-    return table
+    shortfall = view.verdict.shortfall if view.verdict else ""
+    return Group(table, Text(shortfall, style="yellow")) if shortfall else table
 
 
 def _scores(view: StudyView) -> RenderableType:

@@ -168,4 +168,12 @@ def not_found(path: Path, suffixes: tuple[str, ...] = ("",)) -> str:
     names = sorted(os.listdir(folder)) if os.access(folder, os.R_OK) else []
     names = [name for name in names if name.lower().endswith(suffixes)]
     there = "" if "" in suffixes or not names else f" Files there: {', '.join(names[:5])}"
-    return f"no file {path.name!r} in {str(folder)!r}.{did_you_mean(path.name, names) or there}"
+    stems: dict[str, str] = {}
+    for name in names:  # an ending in common makes no two names alike
+        if not path.suffix or Path(name).suffix.lower() == path.suffix.lower():
+            stems.setdefault(Path(name).stem, name)
+    hint = did_you_mean(path.stem, stems)
+    hint = hint or next((f" Did you mean {stem!r}?" for stem in stems if stem in path.stem.split()), "")
+    for stem, name in stems.items():
+        hint = hint.replace(f" {stem!r}?", f" {name!r}?")
+    return f"no file {path.name!r} in {str(folder)!r}.{hint or there}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 
 from optimizer.export.facts import PredictorPrompt, Subject, goal, model_name, predictor_prompts
 from optimizer.export.template import ENCODINGS, FILL
@@ -16,7 +17,7 @@ def markdown(subject: Subject) -> str:
     """Return the page. Prompts in it are as exact as in the data formats."""
     prompts = predictor_prompts(subject)
     sections = [_head(subject), *(_prompt(prompt, n_prompts=len(prompts)) for prompt in prompts), _filling(prompts)]
-    sections += [_scores(subject), _demos(prompts), _settings(subject, prompts)]
+    sections += [_scores(subject), _demos(subject, prompts), _settings(subject, prompts)]
     return "\n\n".join(section for section in sections if section)
 
 
@@ -98,13 +99,19 @@ def _on(dev: DevEstimate) -> str:
     return "" if dev.n_seed == dev.n_winner else f" on {dev.n_seed} rows"
 
 
-def _demos(prompts: tuple[PredictorPrompt, ...]) -> str:
+def _demos(subject: Subject, prompts: tuple[PredictorPrompt, ...]) -> str:
     lines = [f"- {_of(prompt, prompts)}row {code(demo.example_id)}" for prompt in prompts for demo in prompt.part.demos]
     lines += [
         f"- {_of(prompt, prompts)}{prompt.n_own_demos} that came with the program"
         for prompt in prompts
         if prompt.n_own_demos
     ]
+    tracking = subject.view.config.get("tracking")
+    if lines and isinstance(tracking, Mapping) and tracking.get("rows") == "ids":
+        lines.append(
+            "\nThe prompt holds the text of these rows, because it works with them: `tracking.rows: ids` keeps rows "
+            "out of MLflow and the report, not out of the prompt itself. Send this page only where the rows may go."
+        )
     return "## Demonstrations\n\n" + ("\n".join(lines) or "None.")
 
 

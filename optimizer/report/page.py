@@ -14,7 +14,7 @@ from markupsafe import Markup
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.data.report import NEAR_COPIES, unquoted
 from optimizer.proof import insight, labels
-from optimizer.proof.aim import group_column, group_words, which_worst, worst_of
+from optimizer.proof.aim import SAME, group_column, group_words, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.proof.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
@@ -130,6 +130,7 @@ def _content(material: Material) -> dict[str, Any]:
         "headline": headline(view),
         "warned": labels.warnings(view),
         "is_same": view.best == view.seed,
+        "same": SAME,
         "seed_prompt": seed,
         "best_prompt": best,
         "diff": word_diff(seed, best),

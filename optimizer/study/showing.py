@@ -74,7 +74,10 @@ def picked(view: StudyView, word: str) -> Candidate:
     made = {str(trial.number + 1): trial.candidate for trial in view.trials if trial.candidate}
     if word not in made:
         allowed = ", ".join(made) or "none yet"
-        raise StudyError(f"study {view.name!r} has no candidate of trial {word}; trials with one: {allowed}")
+        raise StudyError(
+            f"study {view.name!r} has no candidate of trial {word!r}; give the number of a trial as `show` lists them "
+            f"(with a candidate: {allowed}), `best` or `seed`"
+        )
     return made[word]
 
 
