@@ -25,6 +25,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.search.optuna_study import Ticket
 from optimizer.storage.database import storage_errors
 from optimizer.study import closing, held
+from optimizer.study.chance import FINAL_TEST
 from optimizer.study.final import tested
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
@@ -212,7 +213,7 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             winner=new,
             is_same=winner == session.seed,
             confidence=session.job.config.search.confidence,
-            rng=session.generator("final test"),
+            rng=session.generator(FINAL_TEST),
             tested_on=tested_on(seen_from_json(session.journal.load_study() or {})),
         )
     except verdict.TooManyFailures as error:

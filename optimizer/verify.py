@@ -32,6 +32,7 @@ from optimizer.proof.slices import WorstSlice, group_rows
 from optimizer.records import Role, Spend, Verdict
 from optimizer.search.evaluate import Evaluator
 from optimizer.storage.journal import Caps, Journal, open_engine
+from optimizer.study.chance import FINAL_TEST, generator_of
 from optimizer.study.job import LateJudge
 from optimizer.study.saved import SavedStudy, open_saved
 
@@ -132,7 +133,7 @@ def check_prompt(check: Check, on_wait: Callable[[str], None] | None = None) -> 
                 winner=prompt,
                 is_same=check.candidate == view.seed,
                 confidence=config.search.confidence,
-                rng=np.random.default_rng(0),
+                rng=generator_of(config.search.seed, FINAL_TEST),  # the same scores then have the same interval
             )
         except verdicts.TooManyFailures as error:
             raise Paused("error_rate", f"{error}; check again when the model is back") from error

@@ -82,7 +82,7 @@ def trial(i: int) -> TrialRecord:
         state="complete" if is_whole else "pruned",
         candidate=candidate(i) if i else SEED,
         parents=(parent.id,) if i else (),
-        reason="" if is_whole else "-0.200 after 10 examples",
+        reason="" if is_whole else "-20.0 after 10 examples",
         outcomes=outcomes("dev", N_DEV if is_whole else 10, min(0.9, 0.4 + 0.01 * i), seed=i),
         difference=None if i == 0 else (0.02 if is_whole else -0.2),
         duration_s=2.0,

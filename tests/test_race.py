@@ -102,7 +102,7 @@ def test_a_first_block_without_differences_proves_nothing() -> None:
     assert RaceRule().decide(incumbent[:10], incumbent).action == "go on"
     decision = RaceRule().decide(incumbent[:90], incumbent)
     assert decision.action == "drop"
-    assert decision.reason.startswith("+0.000 after 90 examples, ")
+    assert decision.reason.startswith("+0.0 after 90 examples, ")
 
 
 def test_the_forecast_is_calibrated() -> None:

@@ -101,7 +101,9 @@ def _print_data(job: Job) -> None:
         answer, share = report.constant_answer
         out.print(f"Always answering {answer!r} would score {percent(share)} on dev.", highlight=False)
     gain = provable_gain(report.n["test"])
-    out.print(f"Roughly, a gain of {100 * gain:.0f} points or more can be proved on this test split.", highlight=False)
+    out.print(
+        f"A true gain of {100 * gain:.0f} points is proved on this test split four times out of five.", highlight=False
+    )
     hides_rows = job.config.tracking.rows == "ids"
     notes = [unquoted(each) if hides_rows else each for each in report.warnings]
     notes += mark_notes(job.config.prompt, next(iter(job.program.specs.values())))

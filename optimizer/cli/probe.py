@@ -98,7 +98,10 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
         say("by chance", f"the same answers, dealt out to the rows at random: {percent(facts.luck.mean)}{dealt}")
     say("head-room", f"{100 * facts.head_room:.0f} points up to {percent(facts.ceiling)}, the most the labels allow")
     say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
-    say("proof", f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points")
+    say(
+        "proof",
+        f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points, as answers vary here",
+    )
     again = f"the same answer scored again moves by {facts.metric_noise:.2f}"
     say("noise", f"a row answered again moves by {facts.noise:.2f} on average; {again}")
     labels = f"{percent(facts.contradictory_share)} of the rows contradict another"

@@ -6,7 +6,6 @@ Warns in plain words with numbers. Whether there is too little to learn from is 
 from __future__ import annotations
 
 import hashlib
-import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -25,6 +24,7 @@ from optimizer.data.classes import (
 )
 from optimizer.data.splits import SPLIT_NAMES, SplitName, content_key, near_key, texts
 from optimizer.errors import DataError
+from optimizer.stats import smallest_provable_gain
 
 WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
 NEAR_COPIES = "near-duplicates"  # how the warning of rows that another split repeats begins
@@ -120,6 +120,9 @@ class Tally:
             kinds += [f"{n} for other reasons"] if (n := self.n_bad - _most(self.bad_kinds)) else []
             left_out = f"{self.n_bad} of {self.n_read} rows are bad and were left out"
             warnings.append(f"{left_out}: {'; '.join(kinds)}; the first is {self.bad_rows[0].partition(': ')[0]}")
+        if self.n_duplicates:
+            rows = "1 row is a copy" if self.n_duplicates == 1 else f"{self.n_duplicates} rows are copies"
+            warnings.append(f"{rows} of another row and left out")
         losses = (*unknown_classes(self.bad_kinds), *report.losses)
         warnings += [
             f"{report.n[name]:,} of {n:,} {name} rows are taken; data.max_rows.{name} takes another number"
@@ -218,17 +221,17 @@ def describe_contradiction(group: Sequence[Example]) -> str:
 
 
 def provable_gain(n: int) -> float:
-    """Half-width of a 95% interval for a paired difference over `n` rows, if half of all rows change their score.
-
-    A rough figure for people; the verdict computes its own interval.
-    """
-    return min(1.0, 1.96 * math.sqrt(0.5 / n))
+    """The true gain that a test of `n` rows proves four times out of five, as the report says it, too."""
+    return smallest_provable_gain(n)
 
 
 def warn_sizes(n: Mapping[SplitName, int]) -> list[str]:
+    meaning = {
+        "dev": "candidates are told apart by luck almost as much as by skill",
+        "test": f"only a gain of {100 * provable_gain(n['test']):.0f} points or more is likely to be proved",
+    }
     return [
-        f"{name} has {n[name]} rows, fewer than {wanted}: roughly, only a gain of {provable_gain(n[name]) * 100:.0f} "
-        f"points or more could be proved with it ({provable_gain(wanted) * 100:.0f} with {wanted} rows)"
+        f"{name} has {n[name]} rows, fewer than {wanted}: {meaning[name]}"
         for name, wanted in WANTED_ROWS.items()
         if n[name] < wanted
     ]

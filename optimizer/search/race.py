@@ -14,6 +14,8 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from optimizer.words import points
+
 FloatArray = NDArray[np.float64]
 FIRST_BLOCKS = 4  # the length of the first races
 RACES_PER_BLOCK = 4  # races grow by a block after so many of them, where calls are scarce
@@ -80,11 +82,11 @@ class RaceRule:
         differences = candidate - incumbent[:n]
         best_end = (differences.sum() + (1.0 - incumbent[n:]).sum()) / n_total
         if best_end < self.min_gain - ROUNDING:
-            return Decision("drop", f"cannot catch up: at best {best_end:+.3f} on {n_total} examples")
+            return Decision("drop", f"cannot catch up: at best {points(best_end)} on {n_total} examples")
         chance = self.chance_of_gain(differences, n_total=n_total)
         if chance < self.min_chance:
             mean = float(differences.mean())
-            return Decision("drop", f"{mean:+.3f} after {n} examples, {chance:.0%} chance of a gain")
+            return Decision("drop", f"{points(mean)} after {n} examples, {chance:.0%} chance of a gain")
         return Decision("go on")
 
     def chance_of_gain(self, differences: FloatArray, *, n_total: int) -> float:

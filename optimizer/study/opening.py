@@ -17,7 +17,7 @@ import numpy as np
 
 from optimizer.budget.caps import Caps
 from optimizer.budget.limits import Deadline, open_caps
-from optimizer.candidate import Candidate, Example, JsonValue, content_hash
+from optimizer.candidate import Candidate, Example, JsonValue
 from optimizer.errors import StudyError
 from optimizer.lm.pricing import UNPRICED, unpriced, unpriced_in
 from optimizer.machines.crew import Alone, join_crew
@@ -33,6 +33,7 @@ from optimizer.storage.database import is_shared
 from optimizer.storage.file_systems import require_local_disk
 from optimizer.storage.files import claim, make_private_folder
 from optimizer.storage.journal import Journal, open_engine
+from optimizer.study.chance import generator_of
 from optimizer.study.fork import changed_study, copy_replies, differences, limits_of
 from optimizer.study.job import Job
 from optimizer.study.models import Models, open_models
@@ -179,7 +180,7 @@ def seed_candidate(job: Job) -> Candidate:
 
 def generator(job: Job, *identity: str | int) -> np.random.Generator:
     """Return a generator that depends on the seed and on what it is for, never on an order of calls."""
-    return np.random.default_rng(int(content_hash([job.config.search.seed, *identity], n_chars=16), 16))
+    return generator_of(job.config.search.seed, *identity)
 
 
 def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonValue]:
