@@ -25,6 +25,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.search.optuna_study import Ticket
 from optimizer.storage.database import storage_errors
 from optimizer.study import closing, held
+from optimizer.study.baseline import check_baseline
 from optimizer.study.chance import FINAL_TEST
 from optimizer.study.final import tested
 from optimizer.study.job import Job
@@ -149,7 +150,7 @@ def run_trial(session: Session, ticket: Ticket) -> None:
         return
     if ticket.number == 0:
         with session.models.task.at_once():
-            session.check_baseline(proposal.candidate)
+            check_baseline(session, proposal.candidate)
     state, reason = race(session, ticket, proposal.candidate)
     session.tell(ticket, proposal, state=state, reason=reason, duration_s=time.monotonic() - started)
 
@@ -171,7 +172,7 @@ def recommend(session: Session) -> Candidate:
 
     Among finalists that score alike the shorter prompt wins: it is cheaper for as long as it is used.
     """
-    session.enter_seed()
+    closing.enter_seed(session)
     finalists, search_settings = held.finalists(session), session.job.config.search
     if not finalists:
         raise Paused("error_rate", f"no candidate could be scored: {session.why_nothing()}")

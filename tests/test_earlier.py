@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from optimizer.cli.commands import run_study
+from optimizer.cli.progress import Progress
 from optimizer.cli.summary import print_summary, summary_json
-from optimizer.cli.tables import status_cells, trial_table
+from optimizer.cli.tables import status_cells, status_json, trial_table
 from optimizer.cli.terminal import console
 from optimizer.config.keys import Config
 from optimizer.proof import earlier
@@ -152,6 +153,38 @@ def test_scores_on_dev_say_on_how_many_rows_they_rest() -> None:
     told = summary_json(view, {view.seed.id: "a", view.best.id: "b"})["dev"]
     assert isinstance(told, dict)
     assert (told["seed"], told["n_seed"], told["n_winner"]) == (0.256, 20, 36)
+
+
+def test_status_as_json_holds_numbers() -> None:
+    """A program reads scores, counts and dollars with the keys of `show --json`; the state is one word."""
+    view = sample_view(13)
+    told = status_json(view, is_running=False)
+    assert list(told) == [
+        "study", "state", "stop_reason", "trials", "best", "verdict", "difference", "calls", "tokens", "cost_usd",
+        "wall_s",
+    ]  # fmt: skip
+    shown = summary_json(view, {view.seed.id: "a", view.best.id: "b"})
+    assert all(told[key] == shown[key] for key in ("trials", "verdict", "calls", "tokens", "cost_usd", "wall_s"))
+    best = view.trial_of(view.best)
+    assert best is not None
+    assert told["best"] == {"trial": best.number + 1, "score": 0.7, "n": len(best.outcomes)}
+    assert status_json(replace(view, state="running", verdict=None), is_running=False)["state"] == "interrupted"
+
+
+def test_calls_that_wait_do_not_drown_the_trials() -> None:
+    """Of many waits in a row one line is printed, and with the next one how many there were."""
+    out = console()
+    progress = Progress(out)
+    with out.capture() as printed:
+        for i in range(100):
+            progress.waiting(f"model [{i}]; trying again in 1 s")
+            progress.waiting("")
+        progress._next_wait_at = 0.0
+        progress.waiting("model: gone")
+    assert printed.get().splitlines() == [
+        "waiting: model [0]; trying again in 1 s",
+        "waiting: model: gone (100 waits since the last such line)",
+    ]
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ from optimizer.candidate import Candidate, Demo, Fields, JsonValue, Part, Reason
 from optimizer.config.keys import Config
 from optimizer.errors import ConfigError, ProgramError
 from optimizer.export import EXPORTERS, ExportFormat, export, export_format
+from optimizer.export.dspy_state import needs
 from optimizer.export.markdown import code
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm
@@ -671,3 +672,12 @@ def test_a_page_says_why_it_holds_rows_that_mlflow_does_not_show() -> None:
     assert "The prompt holds the text of these rows" in export(hidden, SAMPLE_PROGRAM, "markdown", shown)
     assert "The prompt holds the text" not in export(view, SAMPLE_PROGRAM, "markdown", shown)
     assert "The prompt holds the text" not in export(hidden, SAMPLE_PROGRAM, "markdown", view.seed)
+
+
+def test_what_a_program_needs_besides_the_state_is_said() -> None:
+    """Reasoning that the search added keeps the state from loading: the predictor to change is named, and the layout."""
+    program = make_program("task")
+    (layout,) = needs(program, make_candidate(program, "plain", "demos"))
+    assert layout.startswith("a state holds no layout; set it with dspy.configure(adapter=optimizer.FormatAdapter(")
+    reasoned = needs(program, make_candidate(program, "plain", "demos", "chain_of_thought"))
+    assert "make your predictor a dspy.ChainOfThought" in reasoned[0]

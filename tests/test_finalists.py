@@ -137,9 +137,7 @@ def test_a_candidate_without_a_trial_is_not_called_yours() -> None:
     stray = Candidate(parts=(Part(predictor="answer", instructions="Of no trial"),))
     material = Material(view=replace(view, best=stray), render=lambda _: "x")
     out = StringIO()
-    Console(file=out, width=200).print(
-        lineage_tree(material.view, "How"), compare_trials(material, SEED, stray)
-    )
+    Console(file=out, width=200).print(lineage_tree(material.view, "How"), compare_trials(material, SEED, stray))
     assert "a candidate whose trial was cut short, not scored" in out.getvalue()
     assert "its trial was cut short" in out.getvalue()
     assert "your prompt, not scored" not in out.getvalue()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -20,7 +21,7 @@ import pytest
 import yaml
 
 from optimizer.lm.embedded import open_embedded
-from tests.fake_server import Body, FakeServer, reply
+from tests.fake_server import Body, FakeServer, Fault, raw, reply
 
 FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
 N_ROWS = 150
@@ -171,17 +172,52 @@ def test_check_tells_what_a_run_will_find_and_take(folder: Path, server: FakeSer
 
 @pytest.mark.slow
 def test_check_says_what_to_mend(folder: Path) -> None:
-    """A reply that cannot be read and a metric that refuses expected answers are warnings, and not all is in place."""
+    """A reply that cannot be read is to be mended, exit code 2; a metric that refuses expected answers is a warning."""
     (folder / "stern.py").write_text("def score(example, answer):\n    return 0.5\n")
     with FakeServer(lambda _: "I would rather not say") as server:
         settings = config(server.url, metric="stern:score")
         settings["lm"]["proposer"]["max_tokens"] = 1000
         write(folder, settings)
-        printed = " ".join(optimizer(folder, "check", "study.yaml").split())
+        printed = " ".join(optimizer(folder, "check", "study.yaml", code=2).split())
     assert "Everything is in place" not in printed
     assert "it was 'I would rather not say'. Raise lm.task.max_tokens (now 100)" in printed
     assert "the expected answers of 3 dev rows score 50.0% at most" in printed
     assert "lm.proposer.max_tokens" not in printed
+
+
+USAGE = b'"usage": {"prompt_tokens": 9, "completion_tokens": 1, "total_tokens": 10}'
+EMPTY = b'{"id": "1", "object": "chat.completion", "created": 1, "model": "fake", "choices": [], ' + USAGE + b"}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", [reply(None), reply("I would rather not say"), raw(EMPTY)])
+def test_a_model_whose_replies_can_never_be_read_ends_soon_in_one_line(folder: Path, fault: Fault) -> None:
+    """Your prompt and the other first candidates are tried on a few rows; then the run pauses and names a reply."""
+    with FakeServer(lambda _: fault) as server:
+        settings = config(server.url, tracking={"enabled": False})
+        settings["search"]["trials"] = 9
+        write(folder, settings)
+        done = subprocess.run(command("run", "study.yaml"), cwd=folder, capture_output=True, text=True, timeout=240)
+        n_calls = len(server.calls)
+    assert done.returncode in (2, 3), done.stdout + done.stderr
+    assert re.search("none of .* can be read|could not be scored", done.stderr)
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert n_calls < 200  # each empty reply is asked for once more
+
+
+@pytest.mark.slow
+def test_an_address_where_nobody_has_ever_answered_pauses_at_once(folder: Path) -> None:
+    """A server that was not started, or a name with a typing error, is one line and not ten minutes of waiting."""
+    with FakeServer() as server:
+        closed = server.url
+    for url, why in ((closed, "the connection is refused"), ("http://no-such-host.invalid/v1", "the name is unknown")):
+        write(folder, config(url, tracking={"enabled": False}, budget={"task_calls": 300}))
+        started = time.monotonic()
+        done = subprocess.run(command("run", "study.yaml"), cwd=folder, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 3
+        assert f"cannot be reached, {why}" in done.stderr
+        assert time.monotonic() - started < 90
+        shutil.rmtree(folder / "runs")
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from optimizer.cli.terminal import console, hold_logs, log_to, print_command, stop_on_signals
+from optimizer.cli.terminal import EXIT_USER, console, hold_logs, log_to, print_command, stop_on_signals
 from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
@@ -80,7 +80,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     must_mend = bool(found[0].note or job.splits.report.losses)
     out.print("Mend this first, then:" if must_mend else ready, highlight=False)
     print_command(out, f"{'check' if must_mend else 'run'} {with_overrides(config_path, overrides)}")
-    return 0
+    return EXIT_USER if must_mend else 0
 
 
 def _print_data(job: Job) -> None:

@@ -5,6 +5,7 @@ Piped output gets plain lines instead. Reads the session, changes nothing.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from optimizer.study.session import Session
 
 REFRESH_PER_S = 4.0
+WAITS_EVERY_S = 60.0  # between two lines on calls that wait, so that they do not drown the trials
 
 
 class Progress(Observer):
@@ -42,7 +44,7 @@ class Progress(Observer):
         self._is_live = console.is_terminal
         self._session: Session | None = None
         self._phase = "starting"
-        self._waiting = ""
+        self._waiting, self._waits, self._n_waits, self._next_wait_at = "", threading.Lock(), 0, 0.0
         self._n_trials = 0
         self._started_at = time.monotonic()
         self._phase_rows = (0, 0)  # scored, to score: known only for the final test
@@ -110,8 +112,19 @@ class Progress(Observer):
 
     def waiting(self, reason: str) -> None:
         if reason and not self._is_live:
-            self._console.print(f"waiting: {reason}", highlight=False)
+            self._tell_waiting(reason)
         self._waiting = reason
+
+    def _tell_waiting(self, reason: str) -> None:
+        """Print one wait in a while and how many there were since; the log file has all of them."""
+        with self._waits:
+            self._n_waits += 1
+            now = time.monotonic()
+            if now < self._next_wait_at:
+                return
+            since = f" ({self._n_waits} waits since the last such line)" if self._n_waits > 1 else ""
+            self._n_waits, self._next_wait_at = 0, now + WAITS_EVERY_S
+        self._console.print(f"waiting: {reason}{since}", highlight=False, markup=False, soft_wrap=True)
 
     def silent(self, line: str) -> None:
         self._console.print(line, highlight=False, markup=False, soft_wrap=True)

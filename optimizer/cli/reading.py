@@ -20,6 +20,7 @@ from optimizer.words import visible
 
 if TYPE_CHECKING:
     from optimizer.candidate import Candidate, Example
+    from optimizer.prompts.program import Program
     from optimizer.records import StudyView
     from optimizer.study.saved import SavedStudy
 
@@ -73,7 +74,7 @@ def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> in
 
 def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> int:
     """Print how far one study is, or a line for each."""
-    from optimizer.cli.tables import STATUS_KEYS, status_cells
+    from optimizer.cli.tables import status_cells, status_json
     from optimizer.machines.roster import lines, workers
     from optimizer.study.saved import open_saved, study_names
     from optimizer.unattended import background
@@ -82,13 +83,10 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
     if is_json:
         studies = [open_saved(runs_dir, each) for each in names or [None]]
         found = [workers(one.journal) for one in studies]
-        rows = [
-            status_cells(one.view(), is_running=bool(at_work) or background.live(one.run_dir) is not None)
-            for one, at_work in zip(studies, found, strict=True)
-        ]
         told = [
-            {**dict(zip(STATUS_KEYS, row, strict=True)), "workers": [each.name for each in at_work]}
-            for row, at_work in zip(rows, found, strict=True)
+            status_json(one.view(), is_running=bool(at_work) or background.live(one.run_dir) is not None)
+            | {"workers": [each.name for each in at_work]}
+            for one, at_work in zip(studies, found, strict=True)
         ]
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
@@ -155,8 +153,18 @@ def export_study(
         console().print(f"wrote {output}", highlight=False)
     if trial is None and view.chosen != view.best:
         _tell_kept(view)
+    if chosen == "dspy":
+        _tell_dspy(saved.program(), candidate)
     _tell_personal(candidate)
     return 0
+
+
+def _tell_dspy(program: Program, candidate: Candidate) -> None:
+    """Say what a program needs besides the state, which holds no layout and no reasoning of the search's."""
+    from optimizer.export.dspy_state import needs
+
+    for said in needs(program, candidate):
+        console(is_error=True).print(f"note: {said}", highlight=False, markup=False, style="yellow", soft_wrap=True)
 
 
 def suite_rows(saved: SavedStudy) -> tuple[Example, ...]:

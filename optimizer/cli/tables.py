@@ -3,19 +3,46 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import cast
 
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 from rich.tree import Tree
 
+from optimizer.candidate import JsonValue
 from optimizer.proof import insight
 from optimizer.proof.insight import Step
 from optimizer.records import StudyView, TrialRecord
 from optimizer.word_diff import word_diff
-from optimizer.words import count, duration, money, operator_words, percent, points, visible
+from optimizer.words import count, duration, money, operator_words, percent, points, trial_counts, visible
 
-STATUS_KEYS = ("study", "state", "trials", "best", "calls", "cost", "time", "verdict")
+
+def status_json(view: StudyView, *, is_running: bool) -> dict[str, JsonValue]:
+    """Return how far a study is as numbers; the keys stay the same between versions, and are those of `show --json`."""
+    trial, verdict = view.trial_of(view.best), view.verdict
+    best: dict[str, JsonValue] | None = None
+    if trial is not None:
+        mean, n_rows = _dev_score(view, trial)
+        score = view.dev.winner if view.dev is not None else mean
+        best = {"trial": trial.number + 1, "score": score, "n": n_rows}
+    return {
+        "study": view.name,
+        "state": _state(view, is_running=is_running),
+        "stop_reason": view.stop_reason,
+        "trials": cast(JsonValue, trial_counts(each.state for each in view.trials)),
+        "best": best,
+        "verdict": verdict.decision if verdict else None,
+        "difference": verdict.difference if verdict else None,
+        "calls": {role: view.spend.calls.get(role, 0) for role in ("task", "proposer", "judge")},
+        "tokens": view.spend.tokens,
+        "cost_usd": view.spend.usd,
+        "wall_s": round(view.wall_s, 3),
+    }
+
+
+def _state(view: StudyView, *, is_running: bool) -> str:
+    return "interrupted" if view.state == "running" and not is_running else view.state
 
 
 def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
@@ -24,7 +51,7 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     best = f"{_best(view, trial)} (trial {trial.number + 1})" if trial else "-"
     verdict = view.verdict
     said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
-    state: str = "interrupted" if view.state == "running" and not is_running else view.state
+    state = _state(view, is_running=is_running)
     state += f": {view.stop_reason}" if view.state == "paused" else ""
     calls = count(sum(view.spend.calls.values()))
     return [

@@ -12,8 +12,10 @@ from typing import Any
 
 from dspy.utils.saving import get_dependency_versions
 
+from optimizer.candidate import Candidate
 from optimizer.export.facts import Subject
 from optimizer.prompts.adapter import FormatAdapter
+from optimizer.prompts.program import Program
 from optimizer.prompts.spec import REASONING
 
 BARE = "self"  # DSPy's name for a module that is nothing but a predictor; its state has no names
@@ -25,19 +27,43 @@ def dspy_state(subject: Subject) -> str:
     A predictor that reasons only because the search found it useful is filed under the name that it has inside
     `dspy.ChainOfThought`, so that a program without it refuses the state rather than run another prompt.
     """
-    program, candidate = subject.program, subject.candidate
-    written = program.module(replace(candidate, reasoning="predict")).named_predictors()
-    asked = program.module(candidate).named_predictors()
-    state: dict[str, Any] = {}
-    added: list[str] = []
-    for (name, old), (new_name, new) in zip(written, asked, strict=True):
-        is_added = _reasons(new) and not _reasons(old)
-        key = _inside(name) if is_added else new_name
+    asked = subject.program.module(subject.candidate).named_predictors()
+    added, state = _added(subject.program, subject.candidate), dict[str, Any]()
+    for (name, _), (new_name, new) in zip(_written(subject.program, subject.candidate), asked, strict=True):
+        key = _inside(name) if name in added else new_name
         state |= _state_of(new) if key == BARE else {key: _state_of(new)}
-        added += [name] * is_added
     notes = _notes(subject, added, is_exact=_is_exact(subject))
     metadata = {"dependency_versions": get_dependency_versions(), "optimizer": notes}
     return json.dumps({**state, "metadata": metadata}, indent=2, ensure_ascii=False, allow_nan=False)
+
+
+def needs(program: Program, candidate: Candidate) -> list[str]:
+    """Say what the user's program needs besides the state to send what the search scored."""
+    said: list[str] = []
+    if added := _added(program, candidate):
+        names = ", ".join("your predictor" if name == BARE else f"`{name}`" for name in added)
+        said.append(
+            f"your program cannot load this state as it is: make {names} a dspy.ChainOfThought, for the search found "
+            "that reasoning first pays"
+        )
+    how = f'dspy.configure(adapter=optimizer.FormatAdapter("{candidate.format}"))'
+    return [*said, f"a state holds no layout; set it with {how} and temperature {candidate.temperature:g}"]
+
+
+def _written(program: Program, candidate: Candidate) -> list[tuple[str, Any]]:
+    """Return the predictors of the program as its user wrote it."""
+    found: list[tuple[str, Any]] = program.module(replace(candidate, reasoning="predict")).named_predictors()
+    return found
+
+
+def _added(program: Program, candidate: Candidate) -> list[str]:
+    """Return the predictors that reason only because the search found it useful."""
+    asked = program.module(candidate).predictors()
+    return [
+        name
+        for (name, old), new in zip(_written(program, candidate), asked, strict=True)
+        if _reasons(new) and not _reasons(old)
+    ]
 
 
 def _state_of(predictor: Any) -> dict[str, Any]:

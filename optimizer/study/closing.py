@@ -38,6 +38,13 @@ def end_search(session: Session, reason: str) -> bool:
     return False
 
 
+def enter_seed(session: Session) -> None:
+    """Enter the rows of a seed whose first block a cap has cut short: a verdict needs no more than some."""
+    seed, metric = session.seed, session.job.metric.version
+    if seed not in session.elite and session.journal.outcomes(seed.id, metric):
+        session.enter_kept(seed)
+
+
 def begin_test(session: Session, winner: Candidate) -> bool:
     """Note that the final test of a candidate begins; False if somebody vetoed it before that."""
     session.journal.update_study(records={TESTED: winner.id})

@@ -19,7 +19,7 @@ import numpy as np
 from optuna.trial import TrialState
 
 from optimizer.candidate import Candidate, Example, JsonValue
-from optimizer.errors import BudgetExhausted, ConfigError, Paused
+from optimizer.errors import BudgetExhausted, Paused
 from optimizer.privacy.redaction import redact
 from optimizer.prompts.render import render
 from optimizer.proof.verdict import dev_estimate
@@ -34,6 +34,7 @@ from optimizer.search.race import FIRST_BLOCKS, race_rows
 from optimizer.storage.crash_points import crash_point
 from optimizer.storage.files import save_best, saved_best
 from optimizer.study import reserve
+from optimizer.study.baseline import require_readable
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
 from optimizer.study.opening import generator, open_all
@@ -105,11 +106,6 @@ class Session:
         kept = self.journal.outcomes(candidate.id, self.job.metric.version)
         self.known.enter(candidate, list(kept.values()))
 
-    def enter_seed(self) -> None:
-        """Enter the rows of a seed whose first block a cap has cut short: a verdict needs no more than some."""
-        if self.seed not in self.elite and self.journal.outcomes(self.seed.id, self.job.metric.version):
-            self.enter_kept(self.seed)
-
     # -- what the loop asks -------------------------------------------------------------------
 
     def stop_reason(self) -> str | None:
@@ -122,6 +118,7 @@ class Session:
         with self.deciding():  # side by side, workers would start more trials than are wanted
             if self.stop_reason() is not None:
                 return None
+            require_readable(self)
             if plain := self._plain_operators():
                 logger.warning("the last replies of the proposer were no use; going on without it for a while")
                 rng = self.generator("without proposer", len(self.study.trials()))
@@ -164,18 +161,6 @@ class Session:
                 self._opened.starts[name := f"{PERSON} {wish_id}"] = candidate
                 if self.elite.incumbent is not None:  # the seed comes first: everything is compared with it
                     self.study.put_first(name)
-
-    def check_baseline(self, candidate: Candidate) -> None:
-        """Try the seed on one row before the search begins, so that a broken set-up stops here and not at dawn.
-
-        Raises:
-            ConfigError: the call failed for a reason that retrying will not mend, or took too much of a cap.
-        """
-        before = self.journal.spend()
-        outcome = self.evaluate(candidate, self.splits.dev[:1], trial=0)[0]
-        if outcome.kind == "failed":
-            raise ConfigError(f"the first example could not be scored: {outcome.error}")
-        reserve.require_a_row(self, before)
 
     def evaluate(self, candidate: Candidate, examples: Sequence[Example], *, trial: int | None = None) -> list[Outcome]:
         self.journal.put_candidate(candidate)
