@@ -53,7 +53,7 @@ def picks(elite: Elite, n: int = 300) -> Counter[str]:
 def test_the_dev_figure_counts_the_rows_that_were_scored() -> None:
     """A winner that was scored on three of five rows is not said to stand on five."""
     estimate = dev_estimate(elite_of(values(1, 0, 1)), seed=SEED, winner=SEED, confidence=0.95)
-    assert (estimate.n, round(estimate.raw, 2)) == (3, 0.67)
+    assert (estimate.n_winner, estimate.n_seed, round(estimate.raw, 2)) == (3, 3, 0.67)
 
 
 def test_a_challenger_must_have_run_the_whole_race() -> None:

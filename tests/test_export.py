@@ -675,7 +675,7 @@ def test_a_page_says_why_it_holds_rows_that_mlflow_does_not_show() -> None:
 
 
 def test_what_a_program_needs_besides_the_state_is_said() -> None:
-    """Reasoning that the search added keeps the state from loading: the predictor to change is named, and the layout."""
+    """Reasoning that the search added keeps the state from loading: predictor and layout to change are named."""
     program = make_program("task")
     (layout,) = needs(program, make_candidate(program, "plain", "demos"))
     assert layout.startswith("a state holds no layout; set it with dspy.configure(adapter=optimizer.FormatAdapter(")

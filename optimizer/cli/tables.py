@@ -23,7 +23,7 @@ def status_json(view: StudyView, *, is_running: bool) -> dict[str, JsonValue]:
     trial, verdict = view.trial_of(view.best), view.verdict
     best: dict[str, JsonValue] | None = None
     if trial is not None:
-        mean, n_rows = _dev_score(view, trial)
+        mean, n_rows = view.dev_score(trial)
         score = view.dev.winner if view.dev is not None else mean
         best = {"trial": trial.number + 1, "score": score, "n": n_rows}
     return {

@@ -19,32 +19,16 @@ from optimizer.data.balance import imbalance
 from optimizer.data.fields import NO, YES
 from optimizer.data.splits import normalise
 from optimizer.errors import DataError, did_you_mean
-
-
-def _set(words: str) -> frozenset[str]:
-    return frozenset(words.split())
-
-
-OUTPUT_NAMES = _set(
-    "urgency severity diagnosis status code grade label labels answer output target category class "
-    "intent team expected summary translation reply completion response topic sentiment result score "
-    "rating gold reference queue priority decision verdict"
+from optimizer.init.column_words import (
+    CONSENT_NAMES,
+    IGNORED_NAMES,
+    INPUT_NAMES,
+    OPT_OUT_NAMES,
+    OUTPUT_NAMES,
+    REMARK_ADJECTIVES,
+    REMARK_NAMES,
 )
-INPUT_NAMES = _set(
-    "text message question input context document article passage prompt email mail body title "
-    "subject note notes review sentence content comment query description ticket request history "
-    "conversation"
-)
-OPT_OUT_NAMES = _set("withheld withhold confidential sensitive optout opted private hidden secret no_demos")
-CONSENT_NAMES = _set("consent consented consents agreed permission permitted einwilligung zustimmung may_show")
-REMARK_NAMES = _set(
-    "comment comments remark remarks notes annotation annotations bemerkung bemerkungen kommentar kommentare "
-    "anmerkung anmerkungen notiz notizen hinweis hinweise commentaire commentaires remarque remarques comentario "
-    "comentarios nota notas observación observaciones observação observações commento commenti osservazioni opmerking "
-    "opmerkingen kommentarer 備考 コメント 备注"
-)
-REMARK_ADJECTIVES = _set("internal other further additional free general interne internes autres weitere sonstige")
-IGNORED_NAMES = _set("id index idx uuid guid date time created updated timestamp url split nr no number row")
+
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
 MAX_LABEL_CHARS = 60
@@ -263,7 +247,9 @@ def named_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: st
 
 
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
-_RESERVED = _set("self instance signature config demos lm fields instructions reasoning completions")
+_RESERVED = frozenset(
+    ["self", "instance", "signature", "config", "demos", "lm", "fields", "instructions", "reasoning", "completions"]
+)
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 
 
