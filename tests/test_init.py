@@ -264,6 +264,16 @@ def test_one_column_for_both_is_asked_again_and_case_does_not_matter(tmp_path: P
     assert config.data.fields == {"nachricht": "Nachricht", "team": "Team"}
 
 
+def test_other_sheets_and_title_lines_are_named(tmp_path: Path) -> None:
+    """An empty first sheet names the other one and --sheet; a title above the header is said to be one."""
+    as_xlsx(rows(), tmp_path / "a.xlsx")
+    with pytest.raises(DataError, match=r"sheet 'leer' was taken; the file also has 'Anfragen' \(--sheet\)"):
+        written(tmp_path, "a.xlsx")
+    (tmp_path / "a.csv").write_text("Tickets 2026\n" + as_csv(rows(), ";").replace(",", ""), encoding="utf-8")
+    with pytest.raises(DataError, match="if its first line is a title, delete it"):
+        written(tmp_path, "a.csv")
+
+
 def test_an_id_is_no_input(tmp_path: Path) -> None:
     """A file of ids and texts has no answer: it is refused instead of asking for the text by its number."""
     (tmp_path / "a.csv").write_text(as_csv([{k: row[k] for k in ("Nr", "Nachricht")} for row in rows()], ","))

@@ -288,7 +288,9 @@ def main() -> None:
         click.echo(error.format_message())
         sys.exit(2)
     except click.ClickException as error:
-        click.echo(f"error: {error.format_message()} See: {command_name()} --help", err=True)
+        of = error.ctx.command_path.partition(" ")[2] if isinstance(error, click.UsageError) and error.ctx else ""
+        words = " ".join(word for word in (command_name(), of, "--help") if word)
+        click.echo(f"error: {error.format_message()} See: {words}", err=True)
         sys.exit(2)
     except click.Abort:
         sys.exit(130)

@@ -95,21 +95,21 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     if facts.luck is not None:
         more = facts.luck_with_examples
         dealt = "" if more is None else f", with {facts.n_examples} examples {percent(more.mean)}"
-        say("by chance", f"the same answers, dealt out to the rows at random: {percent(facts.luck.mean)}{dealt}")
+        say("by chance", f"the same answers, swapped between the rows at random: {percent(facts.luck.mean)}{dealt}")
     say("head-room", f"{100 * facts.head_room:.0f} points up to {percent(facts.ceiling)}, the most the labels allow")
     say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
     say(
         "proof",
         f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points, as answers vary here",
     )
-    again = f"the same answer scored again moves by {facts.metric_noise:.2f}"
-    say("noise", f"a row answered again moves by {facts.noise:.2f} on average; {again}")
+    again = f"; scored again, the same answer moves by {100 * facts.metric_noise:.0f}" if facts.metric_noise else ""
+    say("noise", f"asked again, a row's score moves by {100 * facts.noise:.0f} points on average{again}")
     labels = f"{percent(facts.contradictory_share)} of the rows contradict another"
     say("labels", f"{labels}; {percent(facts.leaked_share)} hold the answer in an input")
     if facts.near_copies:
         say("leaks", facts.near_copies)
     say("unsettled", f"{len(facts.unsettled)} of {facts.n_repeated} rows are answered differently from time to time")
-    for each in facts.unsettled[:3]:
+    for each in () if asked else facts.unsettled[:3]:  # the questions name the rows
         say("", f"{each.shown!r}: {' / '.join(each.answers) or 'several answers'}")
     if facts.unsettled and job.config.tracking.rows == "ids":
         say("", f"`check {words} --row ID` shows one of them on this terminal")

@@ -38,6 +38,16 @@ def sheet_rows(path: Path, name: str, sheet: str | None) -> Iterator[tuple[int, 
         raise DataError(f"{name}: is no readable spreadsheet: {error}; save it again, or as CSV") from error
 
 
+def sheet_names(path: Path) -> list[str]:
+    """Return the names of a spreadsheet's sheets; none where it cannot be read."""
+    import python_calamine as calamine
+
+    try:
+        return list(calamine.CalamineWorkbook.from_path(path).sheet_names)
+    except (calamine.CalamineError, OSError):
+        return []
+
+
 def _cell(value: object) -> object:
     if value == "" or (isinstance(value, str) and not value.strip()):
         return None

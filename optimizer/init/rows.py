@@ -11,7 +11,8 @@ from typing import NamedTuple
 
 from optimizer.candidate import Fields
 from optimizer.command_line import command_name
-from optimizer.data.rows import SUFFIXES, open_table
+from optimizer.data.rows import SHEETS, SUFFIXES, open_table
+from optimizer.data.spreadsheets import sheet_names
 from optimizer.data.text_files import guess_encoding, not_found
 from optimizer.errors import ConfigError, DataError
 from optimizer.init.task import MAX_EMPTY_SHARE, MIN_ROWS, Column, is_empty
@@ -45,11 +46,36 @@ def read_rows(source: str, sheet: str | None) -> RowsRead:
     rows, broken = [row.values for row in read if not row.problem], [row for row in read if row.problem]
     if not rows:
         why = f": {table.place(broken[0].number)}: {broken[0].problem}" if broken else ""
+        why += f"; {note}" if (note := sheets_note(source, sheet)) else ""
         raise DataError(f"{source}: no rows can be read{why}; the first line names the columns, then one example a row")
     if len(broken) > MAX_EMPTY_SHARE * len(read):
         first = f"{table.place(broken[0].number)}: {broken[0].problem}"
         raise DataError(f"{source}: {len(broken)} of {len(read)} rows cannot be read, the first: {first}")
     return RowsRead(rows, encoding, len(broken))
+
+
+def sheets_note(source: str, sheet: str | None) -> str:
+    """Say which sheet was taken where there are others; empty where there is no choice, or it was made."""
+    path = Path(source)
+    names = sheet_names(path) if sheet is None and path.suffix.lower() in SHEETS and path.is_file() else []
+    others = ", ".join(map(repr, names[1:]))
+    return f"sheet {names[0]!r} was taken; the file also has {others} (--sheet)" if others else ""
+
+
+def refuse_one_column(source: str, names: Sequence[str], sheet: str | None) -> None:
+    """Say what may be the matter with a table of hardly any columns.
+
+    Raises:
+        DataError: there are fewer than two.
+    """
+    if len(names) > 1:
+        return
+    named = f"the column {names[0]!r}" if names else "no column"
+    title = "; if its first line is a title, delete it: the first line must name the columns"
+    hint = f"; {note}" if (note := sheets_note(source, sheet)) else title if names else ""
+    raise DataError(
+        f"{source}: holds {named} with values; a column for what goes in and one for the answer are needed{hint}"
+    )
 
 
 def _require_file(source: str, path: Path) -> None:

@@ -18,11 +18,20 @@ from optimizer.data.loading import load_splits
 from optimizer.data.report import Splits
 from optimizer.data.rows import SUFFIXES
 from optimizer.data.text_files import text_of
-from optimizer.errors import ConfigError, DataError, UserError
+from optimizer.errors import ConfigError, UserError
 from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
 from optimizer.init.even_split import lacking, most_even_seed
 from optimizer.init.naming import named, relative, study_name
-from optimizer.init.rows import RowsRead, listed, personal_kinds, read_rows, refuse_both, refuse_poor
+from optimizer.init.rows import (
+    RowsRead,
+    listed,
+    personal_kinds,
+    read_rows,
+    refuse_both,
+    refuse_one_column,
+    refuse_poor,
+    sheets_note,
+)
 from optimizer.init.task import (
     Column,
     OutputGuess,
@@ -88,11 +97,7 @@ class Dialogue:
         self.wishes = checked(self.wishes)
         source, (rows, encoding, n_broken) = self._data()
         columns = columns_of(rows)
-        if len(columns) < 2:
-            named = f"the column {next(iter(columns))!r}" if columns else "no column"
-            raise DataError(
-                f"{source}: holds {named} with values; a column for what goes in and one for the answer are needed"
-            )
+        refuse_one_column(source, list(columns), self.wishes.sheet)
         if self._tell is not None:
             self._tell(columns)
         outputs, inputs = self._roles(columns)
@@ -252,6 +257,8 @@ class Dialogue:
             yield f"{chosen} was taken for the answer; {', '.join(map(repr, others))} may be one, too (--output)."
         if remarks:
             yield f"not read: {', '.join(map(repr, remarks))}, remarks beside the text; --input names what is read."
+        if note := sheets_note(self.wishes.data or "", self.wishes.sheet):
+            yield f"{note}."
         if self._personal and not self.wishes.is_private:
             yield f"rows seem to hold personal data{listed(self._personal)}; --private keeps them on this machine."
 

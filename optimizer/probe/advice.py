@@ -227,7 +227,7 @@ def _why_nothing_right(facts: ProbeFacts) -> Reason:
 
 def _why_unskilled(facts: ProbeFacts) -> str:
     found = f"your prompt scores {percent(facts.seed)}, and {percent(facts.luck.mean if facts.luck else None)}"
-    found += " with its answers dealt out to the rows at random"
+    found += " with its answers swapped between the rows at random"
     if facts.with_examples is not None and facts.luck_with_examples is not None:
         by_luck = percent(facts.luck_with_examples.mean)
         found += f" (with {facts.n_examples} examples {percent(facts.with_examples)} and {by_luck})"
