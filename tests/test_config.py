@@ -84,6 +84,13 @@ def places(tree: object, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
         yield from places(child, (*at, name))
 
 
+def test_wrong_indentation_is_told_in_plain_words(tmp_path: Path) -> None:
+    """The line is named, and nothing of the parser's inner words."""
+    (tmp_path / "a.yaml").write_text("name: x\ntask:\n    goal: a\n  inputs:\n    b: c\n")
+    with pytest.raises(ConfigError, match="line 4, column 3: this line is indented otherwise"):
+        load_config(tmp_path / "a.yaml")
+
+
 def test_good_file_loads_with_its_values(tmp_path: Path) -> None:
     """YAML lists become tuples, whole numbers become floats where floats are asked for, short forms are expanded."""
     config = load_config(write(tmp_path, yaml.safe_dump(GOOD)))

@@ -33,6 +33,7 @@ _YAML_WORDS = {  # how a message of the YAML library begins -> what we say inste
     "found character '\\t'": "a tab where YAML wants spaces. Indent with spaces",
     "mapping values are not": "a second colon in one line, or wrong indentation. Put a text with ': ' in it in quotes",
     "could not determine": "tags such as !name are not allowed. Put a text that begins with ! in quotes",
+    "expected <block end>": "this line is indented otherwise than the lines around it. Begin it in the same column",
     "but found another": "a second document begins here. One file holds one study",
 }
 _NO_ALIASES = "anchors and aliases (& and *) are not allowed. Put a text that begins so in quotes"

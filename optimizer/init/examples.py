@@ -80,7 +80,7 @@ def _first_sentence(path: Path) -> str:
         if not line.startswith("# "):
             break
         said.append(line.removeprefix("# "))
-    return f"{' '.join(said).partition('. ')[0].rstrip('.')}."
+    return f"{' '.join(said).partition('. ')[0].rstrip('., ')}."
 
 
 def _needed(given: Mapping[str, Mapping[str, object]]) -> list[Path]:
