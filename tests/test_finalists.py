@@ -141,3 +141,15 @@ def test_a_candidate_without_a_trial_is_not_called_yours() -> None:
     assert "a candidate whose trial was cut short, not scored" in out.getvalue()
     assert "its trial was cut short" in out.getvalue()
     assert "your prompt, not scored" not in out.getvalue()
+
+
+def test_a_comparison_has_the_dev_figures_of_the_table() -> None:
+    """A finalist is scored on all of dev after its race: that score stands in every table."""
+    view = sample_view()
+    trial = view.trial_of(view.best)
+    assert trial is not None
+    assert view.dev_score(trial) == (trial.score, len(trial.outcomes))
+    material = Material(view=replace(view, dev_scores={view.best.id: (0.412, 87)}), render=lambda _: "x")
+    out = StringIO()
+    Console(file=out, width=200).print(compare_trials(material, SEED, view.best))
+    assert "41.2% on 87 rows" in out.getvalue()

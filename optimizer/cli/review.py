@@ -18,6 +18,7 @@ from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, StudyError, UserError
 from optimizer.prompts.marks import without_input_marks
 from optimizer.prompts.render import render
+from optimizer.records import StudyView
 from optimizer.review.finalists import Difference, Finalist, differences, finalists
 from optimizer.review.wishes import refuse_finished, reworded, suggest, veto, vetoes
 from optimizer.study.saved import SavedStudy, open_saved
@@ -146,7 +147,7 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
     if not found:
         out.print("no prompt has been scored yet")
         return
-    panels = [_panel(each, saved, out) for each in found]
+    panels = [_panel(each, saved, view, out) for each in found]
     out.print(Columns(panels, equal=True) if out.width >= SIDE_BY_SIDE else "", end="")
     for panel in panels if out.width < SIDE_BY_SIDE else ():
         out.print(panel)
@@ -157,8 +158,9 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
             print_command(out, f"review {view.name} {flag}")
 
 
-def _panel(each: Finalist, saved: SavedStudy, out: Console) -> Panel:
-    score = f"{percent(each.trial.score)} on {len(each.trial.outcomes)} dev rows"
+def _panel(each: Finalist, saved: SavedStudy, view: StudyView, out: Console) -> Panel:
+    mean, n_rows = view.dev_score(each.trial)
+    score = f"{percent(mean)} on {n_rows} dev rows"
     marks = " (yours)" if each.is_seed else " (vetoed)" if each.is_vetoed else ""
     width = max(30, out.width // 3 - 2) if out.width >= SIDE_BY_SIDE else None
     text = Text(visible(render(saved.program(), each.candidate)))

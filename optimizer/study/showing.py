@@ -75,8 +75,8 @@ def picked(view: StudyView, word: str) -> Candidate:
     if word not in made:
         allowed = ", ".join(made) or "none yet"
         raise StudyError(
-            f"study {view.name!r} has no candidate of trial {word!r}; give the number of a trial as `show` lists them "
-            f"(with a candidate: {allowed}), `best` or `seed`"
+            f"study {view.name!r} has no candidate of trial {word}; trials with one: {allowed} (numbers as in `show`; "
+            "`best` and `seed` are names, too)"
         )
     return made[word]
 
