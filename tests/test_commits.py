@@ -122,6 +122,44 @@ def test_later_entries_ride_along_or_wait_for_flush(table: Table) -> None:
     assert len(table.batches) == n_transactions
 
 
+def test_a_soon_entry_is_committed_at_once_where_nobody_waits(table: Table) -> None:
+    """On return it is durable, also while another thread is in the middle of a commit that cannot take it along."""
+    table.commits.soon(Row(1))
+    assert table.rows() == [1]
+    table.gate.clear()
+    table.begun.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(table.commits.now, Row(2))
+        assert table.begun.wait(WAIT_S)
+        second = pool.submit(table.commits.soon, Row(3))
+        time.sleep(0.05)
+        assert not second.done()
+        table.gate.set()
+        first.result(WAIT_S)
+        second.result(WAIT_S)
+        assert table.rows() == [1, 2, 3]
+
+
+def test_a_soon_entry_is_left_to_the_commit_that_another_thread_waits_for(table: Table) -> None:
+    """Its own thread goes on; it is there when the other one goes on, and before anything that comes later."""
+    table.gate.clear()
+    table.begun.clear()
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(table.commits.now, Row(1))
+        assert table.begun.wait(WAIT_S)
+        second = pool.submit(table.commits.now, Row(2))
+        ends_at = time.monotonic() + WAIT_S
+        while not table.commits._queue and time.monotonic() < ends_at:
+            time.sleep(0.001)
+        table.commits.soon(Row(3))
+        assert table.batches == []
+        table.gate.set()
+        first.result(WAIT_S)
+        second.result(WAIT_S)
+        assert table.rows() == [1, 2, 3]
+    assert [len(batch) for batch in table.batches] == [1, 2]
+
+
 def test_later_entries_outlive_a_database_that_is_away(table: Table) -> None:
     """Who waits is told that the database cannot be written; what nobody waits for is written when it can."""
 

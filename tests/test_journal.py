@@ -26,6 +26,7 @@ from optimizer.lm.backend import Reply
 from optimizer.records import Outcome, Role, Spend
 from optimizer.storage.database import ledger_table, prepare_sqlite, reply_table
 from optimizer.storage.journal import MANY, Journal, open_engine
+from optimizer.storage.ledger import Close, Reserve
 
 NO_CAPS = Caps(calls={}, tokens=None, usd=None)
 ROLES: tuple[Role, ...] = ("task", "proposer", "judge")
@@ -238,6 +239,17 @@ def hammer(journal: Journal, *, n_threads: int, n_each: int, cap: int) -> None:
 def test_sixteen_threads_on_one_file(journal: Journal) -> None:
     """Threads never see a locked database, and never make a call too many between them."""
     hammer(journal, n_threads=16, n_each=40, cap=97)
+
+
+def test_a_call_finds_the_reply_that_is_entered_with_it(journal: Journal) -> None:
+    """The end of one call and the beginning of the next can share a transaction; nothing is paid for twice."""
+    call_id = journal.reserve("task", "k", tokens=5, usd=0.0, caps=NO_CAPS)
+    end = Close(call_id, "settled", reply=(said := reply()), usd=0.0, keep_as="k")
+    again = Reserve("task", "k", tokens=5, usd=0.0, caps=NO_CAPS, trial=None, looks=True)
+    with journal.engine.begin() as connection:
+        journal.ledger.carry_out(connection, [again, end])
+    assert again.result == said
+    assert journal.spend().calls == {"task": 1}
 
 
 @pytest.mark.slow

@@ -254,7 +254,7 @@ class Model:
             del self._sent_at[call_id]
 
     def _settled(self, call_id: int, key: str | None, reply: Reply) -> Reply:
-        """Enter what a call took, and its reply under `key` if that is given; both are durable on return."""
+        """Enter what a call took, and its reply under `key` if that is given; both are durable before what follows."""
         crash_point("reply")
         usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
         self._journal.settle(call_id, reply, usd=usd, keep_as=key if reply.is_valid else None)

@@ -2,7 +2,8 @@
 
 While one thread commits, others queue; the first of them then commits for all that wait. A thread alone therefore pays
 one commit as before, and with many calls in flight each commit serves many. Nobody goes on before what it entered is
-as durable as the database makes it, but for entries that are made `later`, which ride along with the next commit.
+as durable as the database makes it, but for entries that are made `later`, which ride along with the next commit, and
+those that are made `soon`, for which nobody waits while somebody waits for the commit that brings them along.
 """
 
 from __future__ import annotations
@@ -73,12 +74,23 @@ class Commits:
                 raise entry.error
         return entry.result
 
+    def soon(self, entry: Entry) -> None:
+        """Commit the entry, without a wait where another thread already waits for the next commit: it brings it along.
+
+        Raises:
+            Paused: the database cannot be written. Then an entry that another thread was to commit stays waiting.
+        """
+        with self._lock:
+            is_left = any(other.turn is not None for other in self._queue)
+            if is_left:
+                self._append_late(entry)
+        if not is_left:
+            self.now(entry)
+
     def later(self, entry: Entry) -> None:
         """Commit the entry with what comes next, or at `flush`. It stays waiting while the database is away."""
-        entry.is_late = True
         with self._lock:
-            self._queue.append(entry)
-            self._n_later += 1
+            self._append_late(entry)
 
     def flush(self) -> None:
         """Return once all that was entered before is committed.
@@ -91,6 +103,11 @@ class Commits:
         lost, self._lost = self._lost, None
         if lost is not None:
             raise lost
+
+    def _append_late(self, entry: Entry) -> None:
+        entry.is_late = True
+        self._queue.append(entry)
+        self._n_later += 1
 
     def _leave(self, entry: Entry) -> None:
         """Wait no longer; let another thread commit if that was this one's turn."""

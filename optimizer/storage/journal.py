@@ -172,6 +172,7 @@ class Journal:
     @patient
     def find_reply(self, key: str) -> Reply | None:
         """Return the kept reply of a call, or None."""
+        self._commits.flush()
         query = sa.select(reply_table.c.body).where(reply_table.c.key == key)
         with self.reading() as connection:
             body = connection.execute(query).scalar_one_or_none()
@@ -199,8 +200,12 @@ class Journal:
 
     @patient
     def settle(self, call_id: int, reply: Reply, *, usd: float, keep_as: str | None) -> None:
-        """Replace a reservation by what the call really took, and keep the reply under `keep_as` if given."""
-        self._commits.now(Close(call_id, "settled", reply=reply, usd=usd, keep_as=keep_as))
+        """Replace a reservation by what the call really took, and keep the reply under `keep_as` if given.
+
+        Where other threads are committing it is durable with their next commit, and always before this thread's next
+        call is entered. A call whose end is lost counts at its worst case and is made again, as one in flight.
+        """
+        self._commits.soon(Close(call_id, "settled", reply=reply, usd=usd, keep_as=keep_as))
 
     @patient
     def release(self, call_id: int, *, was_billed: bool) -> None:

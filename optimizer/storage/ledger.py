@@ -98,8 +98,8 @@ class Ledger:
         if reserves or closes:
             totals = self.locked_totals(connection)
             before = dict(totals)
+            self._close(connection, closes, totals)  # first: a call may ask for the reply of one that ends with it
             self._reserve(connection, reserves, totals)
-            self._close(connection, closes, totals)
             self._write_totals(connection, {role: total for role, total in totals.items() if total != before[role]})
         for entry in entries:
             if isinstance(entry, Change):
