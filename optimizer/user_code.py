@@ -19,6 +19,7 @@ from types import ModuleType
 from optimizer.errors import MetricError, OptimizerError, ProgramError, did_you_mean
 
 _MAX_MESSAGE_CHARS = 300
+_OURS = Path(__file__).parent
 
 
 def load(dotted: str, *, folder: Path | None, where: str) -> object:
@@ -72,7 +73,7 @@ def user_code(failure: type[OptimizerError], where: str, *, verb: str = ": raise
         raise
     except (Exception, SystemExit) as error:  # foreign code may raise anything, even leave the program
         message = _one_line(error)[:_MAX_MESSAGE_CHARS] or "no message"
-        raise failure(f"{where}{verb} {type(error).__name__}: {message}{_place(error)}") from error
+        raise failure(f"{where}{verb} {type(error).__name__}: {message}{place_of(error)}") from error
 
 
 def _imported(module_name: str, folder: Path | None) -> ModuleType:
@@ -91,14 +92,21 @@ def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())
 
 
-def _place(error: BaseException) -> str:
-    """File and line of the user's code, as far as the traceback knows it."""
+def place_of(error: BaseException) -> str:
+    """File and line of the user's code, as far as the traceback knows it; what it called of packages is passed over."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not _is_machinery(frame.filename)]
+    own = [frame for frame in frames if not _is_package(frame.filename)]
+    frames = own or frames
     return f" ({Path(frames[-1].filename).name} line {frames[-1].lineno})" if frames else ""
 
 
+def _is_package(filename: str) -> bool:
+    return "site-packages" in Path(filename).parts or Path(filename).is_relative_to(_OURS)
+
+
 def _is_machinery(filename: str) -> bool:
-    return filename.startswith("<frozen ") or filename in (__file__, importlib.__file__)
+    is_python = filename.startswith("<frozen ") or filename in (__file__, importlib.__file__)
+    return is_python or {"site-packages", "dspy"} <= {*Path(filename).parts}
 
 
 @contextmanager

@@ -83,6 +83,11 @@ def tries(n: int) -> str:
     return "1 try" if n == 1 else f"{n} tries"
 
 
+def number_of(n: int, word: str) -> str:
+    """`1 trial`, `1,200 trials`."""
+    return f"{count(n)} {word}{'' if n == 1 else 's'}"
+
+
 def count(n: int) -> str:
     return f"{n:,}"
 

@@ -15,7 +15,7 @@ from optimizer.cli.tables import status_cells, status_json, trial_table
 from optimizer.cli.terminal import console
 from optimizer.config.keys import Config
 from optimizer.proof import earlier
-from optimizer.records import SeenBefore
+from optimizer.records import SeenBefore, Spend
 from optimizer.report import report_html
 from optimizer.report.page import Material
 from optimizer.study.fork import limits_of, raised, reshown
@@ -247,3 +247,14 @@ def test_what_may_be_shown_is_settled_when_a_study_begins() -> None:
     assert reshown(record, began) == []
     later = began.model_copy(update={"privacy": "local", "tracking": began.tracking.model_copy(update={"rows": "ids"})})
     assert reshown(record, later) == ['privacy ("open" -> "local")', 'tracking.rows ("full" -> "ids")']
+
+
+def test_a_bill_of_nothing_is_said_in_words() -> None:
+    """A study that has asked nothing yet has no calls, and one trial is no plural."""
+    view = sample_view(13)
+    view = replace(view, spend=Spend(), trials=view.trials[:1])
+    out = console()
+    with out.capture() as printed:
+        print_summary(out, view, {view.seed.id: "a", view.best.id: "b"}, runs_flag="")
+    assert "calls: none; 0 tokens" in printed.get()
+    assert "\n1 trial (" in printed.get()

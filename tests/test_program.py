@@ -23,6 +23,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.candidate import Candidate, Demo, Fields, Part, Reasoning
+from optimizer.config.keys import Config
 from optimizer.errors import BudgetExhausted, CallError, Paused, ProgramError
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm, constraint_of, response_format
@@ -38,6 +39,7 @@ from optimizer.prompts.adapter import (
 from optimizer.prompts.formats import FORMATS, UnreadableReply, tidy
 from optimizer.prompts.program import Answer, ModuleProgram, Program, Refused, TaskProgram
 from optimizer.prompts.spec import Choice, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
+from optimizer.study.job import open_program
 
 LAYOUTS = list(FORMATS)
 REASONINGS: list[Reasoning] = ["predict", "chain_of_thought"]
@@ -810,3 +812,34 @@ def test_replies_that_were_cut_are_no_flood_of_warnings() -> None:
         assert any("truncated" in line for line in told)
     finally:
         logger.removeHandler(handler)
+
+
+BROKEN = """
+import dspy
+
+class Step(dspy.Module):
+    def __init__(self):
+        super().__init__()
+        self.say = dspy.Predict("note -> team")
+
+    def forward(self, note):
+        return {"red": 1}[note]
+
+class Pack(dspy.Signature):
+    note: str = dspy.InputField()
+    team: str = dspy.OutputField()
+"""
+
+
+def test_a_mistake_in_a_users_program_is_named_with_its_line(tmp_path: Path) -> None:
+    """What `forward` raises has file and line; a signature is no module, and one line says how to make it one."""
+    (tmp_path / "broken_steps.py").write_text(BROKEN)
+    base = {"name": "steps", "data": {"source": "rows.jsonl"}, "metric": "accuracy"}
+    task: dict[str, object] = {"inputs": {"note": ""}, "outputs": {"team": ""}}
+    config = Config.model_validate({**base, "task": task | {"program": "broken_steps:Step"}})
+    program = open_program(config, folder=tmp_path)
+    with pytest.raises(ProgramError, match=r"task.program: KeyError: 'x' \(broken_steps.py line 10\)"):
+        program.run(program.seed(""), {"note": "x"}, lambda _: pytest.fail("nothing is asked"))
+    config = Config.model_validate({**base, "task": task | {"program": "broken_steps:Pack"}})
+    with pytest.raises(ProgramError, match=r"'broken_steps:Pack' is a signature, .*program = dspy.Predict\(Pack\)"):
+        open_program(config, folder=tmp_path)

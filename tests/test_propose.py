@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from optimizer.candidate import Candidate, Demo, Example, Part
 from optimizer.config.keys import OPERATORS, InputField, OutputField, Task
 from optimizer.errors import ProgramError
+from optimizer.prompts.spec import FieldSpec, PromptSpec
 from optimizer.propose import (
     BUILT_IN,
     Ask,
@@ -34,6 +35,7 @@ from optimizer.propose.gate import HeldOut, check
 from optimizer.propose.memory import Memory
 from optimizer.propose.rows import MAX_ROW_CHARS, fence, key_of, pick_rows, show_row
 from optimizer.propose.starts import diverse_starts
+from optimizer.propose.wording import steps_of
 from optimizer.records import DEMO_PICKS, DemoPick, Outcome, Recipe, TrialRecord, TrialState
 
 LABELS = ("bug", "wish", "praise")
@@ -826,3 +828,36 @@ def test_own_operator_that_breaks_the_contract_is_refused(
     (tmp_path / f"{module}.py").write_text(OWN.format(**values))
     with pytest.raises(ProgramError, match=message):
         open_operators([f"{module}:operator"], folder=tmp_path)
+
+
+def test_a_step_that_writes_no_answer_is_not_led_to_give_it() -> None:
+    """`induce` has nothing to go by there; the others are told what the step reads and writes, and no labels."""
+    note, fruit, team = (FieldSpec(name=name, label=name) for name in ("note", "fruit", "team"))
+    specs = {
+        "find": PromptSpec(inputs=(note,), outputs=(fruit,)),
+        "pick": PromptSpec(inputs=(fruit,), outputs=(team,)),
+    }
+    outputs = {"team": {"kind": "label", "choices": ["red", "green"]}}
+    task = Task.model_validate({"goal": "Say which team packs.", "inputs": {"note": ""}, "outputs": outputs})
+    steps = steps_of(specs, task)
+    assert steps == {"find": "reads note and writes fruit"}
+    assert steps_of({"find": specs["find"]}, task) == {}
+    context = Context(
+        task=task,
+        recipe=Recipe(operator="rewrite", predictor="find"),
+        predictor="find",
+        parent=Candidate(
+            parts=(Part(predictor="find", instructions="Name it."), Part(predictor="pick", instructions=""))
+        ),
+        rng=np.random.default_rng(0),
+        style="chat",
+        step=steps["find"],
+    )
+    with pytest.raises(Rejection, match="rows do not show what this step writes"):
+        BUILT_IN["induce"].request(context)
+    asked = BUILT_IN["rewrite"].request(context)
+    assert asked is not None
+    said = asked.messages[-1].content
+    assert "one step of a program" in said
+    assert "reads note and writes fruit" in said
+    assert "red" not in said.partition("The present instruction")[0]

@@ -144,8 +144,9 @@ def export_study(
     saved = open_saved(runs_dir, name)
     view = saved.view()
     candidate = view.chosen if trial is None else picked(view, trial)
-    rows = suite_rows(saved) if chosen == "promptfoo" else ()
+    rows, said = suite_rows(saved) if chosen == "promptfoo" else ((), "")
     text = export(view, saved.program(), chosen, candidate, rows=rows)
+    _tell_rows(said)
     if output is None:
         sys.stdout.write(visible(text) if sys.stdout.isatty() else text)  # a row must not steer a terminal
     else:
@@ -167,15 +168,18 @@ def _tell_dspy(program: Program, candidate: Candidate) -> None:
         console(is_error=True).print(f"note: {said}", highlight=False, markup=False, style="yellow", soft_wrap=True)
 
 
-def suite_rows(saved: SavedStudy) -> tuple[Example, ...]:
-    """The test rows that an exported suite may hold; how many is said on standard error."""
+def suite_rows(saved: SavedStudy) -> tuple[tuple[Example, ...], str]:
+    """The test rows that an exported suite may hold, and a sentence on how many these are."""
     column, hides_all = saved.config.data.withheld_by, saved.config.tracking.rows == "ids"
     rows = () if hides_all else saved.test_rows(shows_withheld=False)
     why = " (tracking.rows is `ids`: the suite has the prompt alone)" if hides_all else ""
     why = why or (f"; rows held back by {column} are left out" if column else "")
-    said = f"the file holds {len(rows)} test rows{why}"
-    console(is_error=True).print(said, highlight=False, markup=False, soft_wrap=True)
-    return rows
+    return rows, f"the file holds {len(rows)} test rows{why}"
+
+
+def _tell_rows(said: str) -> None:
+    if said:
+        console(is_error=True).print(said, highlight=False, markup=False, soft_wrap=True)
 
 
 def _tell_kept(view: StudyView) -> None:
@@ -199,7 +203,7 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
         raise ConfigError("--pareto: writes a file for each prompt; name a folder with --output")
     saved = open_saved(runs_dir, name)
     material, program = material_of(saved, needs_rows=False), saved.program()
-    rows = suite_rows(saved) if chosen == "promptfoo" else ()
+    rows, said = suite_rows(saved) if chosen == "promptfoo" else ((), "")
     front = {each.number + 1: each.candidate for each in insight.front_of(material.view, material.n_chars)}
     texts = {
         f"{material.view.name}-trial-{n}{SUFFIXES[chosen]}": export(
@@ -207,6 +211,7 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
         )
         for n, candidate in front.items()
     }
+    _tell_rows(said)
     if not output.exists() and output.parent.is_dir():
         make_private_folder(output)  # prompts may show rows
     write_into(output, texts, is_forced=is_forced)

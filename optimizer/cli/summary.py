@@ -19,7 +19,7 @@ from optimizer.proof import earlier, labels
 from optimizer.proof.aim import group_words, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView, Verdict
-from optimizer.words import count, duration, percent, points, price, trial_counts, visible
+from optimizer.words import count, duration, number_of, percent, points, price, trial_counts, visible
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
@@ -200,9 +200,9 @@ def _dev_cells(dev: DevEstimate) -> tuple[str, str, str]:
 def _bill(view: StudyView) -> Text:
     states = trial_counts(trial.state for trial in view.trials)
     trials = ", ".join(f"{n} {state}" for state, n in states.items() if n)
-    calls = ", ".join(f"{count(n)} {role}" for role, n in view.spend.calls.items())
+    calls = ", ".join(f"{count(n)} {role}" for role, n in view.spend.calls.items()) or "none"
     bill = Text(
-        f"{len(view.trials)} trials ({trials}); {stopped_words(view)}\n"
+        f"{number_of(len(view.trials), 'trial')}{f' ({trials})' if trials else ''}; {stopped_words(view)}\n"
         f"calls: {calls}; {count(view.spend.tokens)} tokens; {price(view.spend.usd)}; {duration(view.wall_s)}"
     )
     for note in time_notes(view):

@@ -34,6 +34,7 @@ from optimizer.prompts.formats import FORMATS, UnreadableReply
 from optimizer.prompts.marks import without_input_marks
 from optimizer.prompts.spec import REASONING, Message, PromptSpec
 from optimizer.prompts.user_module import check_module, fingerprint_of
+from optimizer.user_code import place_of
 
 Complete = Callable[[CallRequest], Reply]
 TASK_PREDICTOR = "answer"
@@ -273,7 +274,7 @@ def _translated(error: Exception, calls: _Calls) -> Exception:
         return _unreadable(str(error).partition("\n")[0], reply)
     if isinstance(error, OptimizerError):
         return error
-    return ProgramError(f"task.program: {type(error).__name__}: {error}")
+    return ProgramError(f"task.program: {type(error).__name__}: {error}{place_of(error)}")
 
 
 def _unreadable(reason: str, reply: Reply | None) -> UnreadableReply:

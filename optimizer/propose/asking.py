@@ -72,7 +72,7 @@ def chat(
     """Word a chat request: goal, present instruction, rows fenced as data, the request, where the answer goes."""
     kept = ", ".join(sorted(placeholders(context.instructions)))
     paragraphs = [
-        f"What the instruction is for: {goal_text(context.task)} {label_line(context.task)}".rstrip(),
+        _purpose(context),
         f"The present instruction:\n\n{said(context)}" if current else "",
         fence(rows) if rows else "",
         request,
@@ -81,6 +81,17 @@ def chat(
     ]
     text = "\n\n".join(paragraph for paragraph in paragraphs if paragraph)
     return Message(role="system", content=_ROLE), Message(role="user", content=text)
+
+
+def _purpose(context: Context) -> str:
+    """Say what the instruction is for; that of a step must not be led to give the answer of the whole program."""
+    goal = goal_text(context.task)
+    if context.step:
+        return (
+            f"What the instruction is for: one step of a program; the program as a whole is for this: {goal} "
+            f"This step alone {context.step}; a later step gives the answer."
+        )
+    return f"What the instruction is for: {goal} {label_line(context.task)}".rstrip()
 
 
 def read_reply(reply: str, context: Context, *, asked: Iterable[str], needs_tags: bool = False) -> str:

@@ -50,6 +50,8 @@ class Induce:
     needs: frozenset[Need] = frozenset({"lm"})
 
     def request(self, context: Context) -> Ask:
+        if context.step:
+            raise Rejection("rows do not show what this step writes, so nothing can be induced from them")
         rows = pick_rows(context.train, _N_PAIRS, task=context.task, rng=context.generator())
         if not rows:
             raise Rejection("there are no train rows to induce an instruction from")

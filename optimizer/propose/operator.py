@@ -97,6 +97,7 @@ class Context:
         attempts: the parent on train examples; empty unless the operator needs them.
         history: earlier candidates in the order in which they were tried.
         max_demos: most demonstrations that a prompt may have.
+        step: of a predictor that writes no output of the task, what it reads and writes; rows do not show that.
         rng: source of every random choice; operators draw from `generator()`, never from this object.
     """
 
@@ -112,6 +113,7 @@ class Context:
     rng: np.random.Generator
     style: Style = "completion"
     max_demos: int = 16
+    step: str = ""
 
     @property
     def part(self) -> Part:

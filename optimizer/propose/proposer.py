@@ -45,6 +45,7 @@ class Proposer:
 
     Args:
         attempt: runs a candidate on train rows; its calls are paid like any other.
+        steps: by name, what predictors read and write that write no output of the task.
     """
 
     def __init__(
@@ -61,7 +62,9 @@ class Proposer:
         attempt: Callable[[Candidate, Sequence[Example], int], list[Attempt]],
         max_tokens: int,
         temperature: float,
+        steps: Mapping[str, str] | None = None,
     ) -> None:
+        self._steps = steps or {}
         self._task = task
         self._seed = seed
         self._operators: Mapping[str, Operator] = {operator.name: operator for operator in operators}
@@ -102,6 +105,7 @@ class Proposer:
             rng=rng,
             style=self._model.backend.style,
             max_demos=self._max_demos,
+            step=self._steps.get(recipe.predictor, ""),
         )
         ask = operator.request(context)
         reply = self._ask(ask, number) if ask is not None else ""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from optimizer.config.keys import OutputField, Task
 from optimizer.prompts.marks import NAME
+from optimizer.prompts.spec import PromptSpec
 from optimizer.propose.operator import Context, Rejection
 
 _PLACEHOLDER = re.compile(rf"\{{\{{?\s*{NAME}\s*\}}?\}}")
@@ -90,3 +91,16 @@ def listed(names: Iterable[str]) -> str:
     """Return field names as spoken: `question, context and date`."""
     spoken = [name.replace("_", " ") for name in names]
     return spoken[0] if len(spoken) == 1 else f"{', '.join(spoken[:-1])} and {spoken[-1]}"
+
+
+def steps_of(specs: Mapping[str, PromptSpec], task: Task) -> dict[str, str]:
+    """Return what predictors read and write that write no output of the task, where others do."""
+    writes = {name: [field.name for field in spec.outputs] for name, spec in specs.items()}
+    is_last = {name: not task.outputs.keys().isdisjoint(fields) for name, fields in writes.items()}
+    if not any(is_last.values()):
+        return {}
+    return {
+        name: f"reads {listed([field.name for field in spec.inputs])} and writes {listed(writes[name])}"
+        for name, spec in specs.items()
+        if not is_last[name]
+    }

@@ -274,6 +274,12 @@ def _shared(backend: Backend, opened: LM, wanted: LM) -> Backend | None:
 
 def _load_module(path: str, folder: Path) -> dspy.Module:
     found = load(path, folder=folder, where="task.program")
+    if isinstance(found, type) and issubclass(found, dspy.Signature):
+        name = found.__name__
+        raise ProgramError(
+            f"task.program: {path!r} is a signature, a dspy.Module is needed: write `program = dspy.Predict({name})` "
+            "and name that"
+        )
     if callable(found) and not isinstance(found, dspy.Module):
         with user_code(ProgramError, f"task.program: {path!r}"):
             found = found()

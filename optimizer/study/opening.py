@@ -25,6 +25,7 @@ from optimizer.privacy.redaction import remember
 from optimizer.propose import Attempt
 from optimizer.propose.proposer import Proposer
 from optimizer.propose.starts import diverse_starts
+from optimizer.propose.wording import steps_of
 from optimizer.search.evaluate import Evaluator
 from optimizer.search.optuna_study import RacePruner, Study
 from optimizer.search.race import FloatArray, RaceRule
@@ -280,6 +281,7 @@ def open_proposer(job: Job, seed: Candidate, models: Models, journal: Journal, e
         attempt=attempt,
         max_tokens=config.proposer.max_tokens,
         temperature=config.proposer.temperature,
+        steps=steps_of(job.program.specs, config.task),
     )
 
 

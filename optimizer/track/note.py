@@ -10,7 +10,7 @@ from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView
 from optimizer.track.projection import Projection
-from optimizer.words import trial_counts
+from optimizer.words import number_of, trial_counts
 
 NOTE_CHARS = 7900  # the store cuts tags at 8000 without an error
 PROMPT_CHARS = 2600
@@ -39,10 +39,10 @@ def headline(view: StudyView) -> str:
     n_done = sum(trial.state != "running" for trial in view.trials)
     reason = view.stop_reason or "no reason given"
     if view.state == "paused":
-        return f"**Paused ({reason})** after {n_done} trials. It continues where it stopped."
+        return f"**Paused ({reason})** after {number_of(n_done, 'trial')}. It continues where it stopped."
     if view.state == "finished":
-        return f"**Finished without a verdict ({reason})** after {n_done} trials."
-    return f"**Running:** {n_done} trials so far, no verdict yet."
+        return f"**Finished without a verdict ({reason})** after {number_of(n_done, 'trial')}."
+    return f"**Running:** {number_of(n_done, 'trial')} so far, no verdict yet."
 
 
 def _dev_seed(dev: DevEstimate) -> str:

@@ -20,7 +20,7 @@ from optimizer.errors import StudyError
 from optimizer.records import StudyView
 from optimizer.storage.files import PRIVATE_FILE, is_claimed, make_private_folder
 from optimizer.unattended.heartbeat import Live, read_live
-from optimizer.words import count, duration, money
+from optimizer.words import count, duration, money, number_of
 
 OUTPUT = "output.txt"
 START_S = 300.0  # opening a large local model from a slow disk takes a while
@@ -77,7 +77,9 @@ def lines(view: StudyView, n_failed: int, found: Live | None, *, budget: Budget,
         budget: what may be spent.
         pause: why it paused, in one line.
     """
-    errors = f"{count(n_failed)} calls failed and were tried again or given up" if n_failed else "no call has failed"
+    errors = "no call has failed"
+    if n_failed:
+        errors = f"{number_of(n_failed, 'call')} ended without a reply: failed, or under way when a run was killed"
     if found is None:
         how = {"running": "interrupted", "paused": f"paused: {view.stop_reason}"}.get(view.state, "")
         why = [pause] if pause and view.state == "paused" else []
@@ -177,8 +179,8 @@ def stop_study(name: str, runs_dir: Path) -> int:
     was_running = stop(runs_dir / name)
     view = open_saved(runs_dir, name).view()
     what = "stopped" if was_running else "is not running"
-    n_calls = count(sum(view.spend.calls.values()))
-    print(f"study {name} {what}: {view.state}, {len(view.trials)} trials, {n_calls} calls")
+    n_trials, n_calls = len(view.trials), sum(view.spend.calls.values())
+    print(f"study {name} {what}: {view.state}, {number_of(n_trials, 'trial')}, {number_of(n_calls, 'call')}")
     if view.state != "finished":
         print("the same `optimizer run` continues it; nothing that was paid for is paid for again")
     return 0
