@@ -76,7 +76,7 @@ class _Test:
             raise self._end or BudgetExhausted(f"budget.task_calls: {cap} is used up; raise it and run again")
         shortfall = f"{len(both)} of {len(self._all)} test rows; {why}" if len(both) < len(self._all) else ""
         if shortfall:
-            logger.warning("the final test ends with %s%s", shortfall, f": {self._end}" if self._end else "")
+            logger.warning("the final test ends with %s", shortfall)
         return Tested(
             rows=both,
             seed=[self._seed_outcomes[row.id] for row in both],
