@@ -189,10 +189,8 @@ def recommend(session: Session) -> Candidate:
         except BudgetExhausted:
             session.enter_kept(candidate)  # the rows that it paid for count; what is left is kept for the test
             break
-    finalists = held.fit(
-        session, payable(session, finalists)
-    )  # on all of dev it may be plain that one gives the same label to all
-    if held.aims_at_worst_slice(session):
+    finalists = held.fit(session, payable(session, finalists))  # on all of dev it may be plain that one gives one label
+    if not session.job.metric.is_mean:
         return held.by_aim(session, finalists)[0]
     tolerance = search_settings.min_gain if "cost" in search_settings.objective else 0.0
     return verdict.choose_winner(session.elite, finalists, session.n_chars, tolerance=tolerance)

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from optimizer.command_line import command_name
 from optimizer.lm.embedded import open_embedded
 from tests.fake_server import Body, FakeServer, Fault, raw, reply
 
@@ -328,7 +329,7 @@ def test_a_study_that_is_told_to_stop_pauses(folder: Path, server: FakeServer, n
     running.send_signal(number)
     _, err = running.communicate(timeout=30)
     assert running.returncode == code, err
-    assert err.decode().strip() == "stopped; run the same command again to continue: optimizer run study.yaml"
+    assert err.decode().strip() == f"stopped; run the same command again to continue: {command_name()} run study.yaml"
     assert (shown(folder)["state"], shown(folder)["stop_reason"]) == ("paused", "user")
     assert (folder / "runs/fruit/best_prompt.txt").is_file()
     assert "Verdict: promote" in optimizer(folder, "run", "study.yaml")

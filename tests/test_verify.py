@@ -317,7 +317,11 @@ def test_a_prompt_made_worse_is_caught_on_a_real_model(tmp_path: Path) -> None:
         seed = run(job).seed
     finally:
         job.close()
-    check = plan_check("quickstart", tmp_path, model=None, api_base=None, data=path.parent / "data/support.jsonl")
+    saved = open_saved(tmp_path, "quickstart")
+    (tmp_path / "seed.json").write_text(export(saved.view(), saved.program(), "chat-json", seed))
+    check = plan_check(
+        str(tmp_path / "seed.json"), tmp_path, model=None, api_base=None, data=path.parent / "data/support.jsonl"
+    )
     rows = [row for row in check.rows if row.id not in shown]
     good = replace(check, candidate=seed.with_demos("answer", demos), rows=tuple(rows[:40]))
     decay, spend = check_prompt(good)

@@ -109,7 +109,9 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     if facts.near_copies:
         say("leaks", facts.near_copies)
     say("unsettled", f"{len(facts.unsettled)} of {facts.n_repeated} rows are answered differently from time to time")
-    for each in () if asked else facts.unsettled[:3]:  # the questions name the rows
+    for each in facts.unsettled[:3]:
+        if any(repr(each.shown) in question for question in asked):
+            continue  # the question names the row
         say("", f"{each.shown!r}: {' / '.join(each.answers) or 'several answers'}")
     if facts.unsettled and job.config.tracking.rows == "ids":
         say("", f"`check {words} --row ID` shows one of them on this terminal")

@@ -16,7 +16,7 @@ from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
 from optimizer.init.examples import is_example
 from optimizer.proof import earlier, labels
-from optimizer.proof.aim import group_words, which_worst, worst_of
+from optimizer.proof.aim import SAME, dev_label, group_words, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView, Verdict
 from optimizer.words import count, duration, number_of, percent, points, price, trial_counts, visible
@@ -145,7 +145,7 @@ def _own_scores(view: StudyView) -> RenderableType:
     if view.verdict:
         scored.append((earlier.label(view.seen_before), view.verdict.n, view.verdict.seed_score))
     if dev := view.dev:
-        scored.append(("dev, searched on", dev.n if dev.n_seed is None else dev.n_seed, dev.seed))
+        scored.append((dev_label(view), dev.n if dev.n_seed is None else dev.n_seed, dev.seed))
     if not scored:
         return Text("Nothing has been scored on test rows yet.", style="dim")
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -153,8 +153,11 @@ def _own_scores(view: StudyView) -> RenderableType:
         table.add_column(head, justify="right" if head else "left")
     for what, n, score in scored:
         table.add_row(what, str(n), percent(score))
-    shortfall = view.verdict.shortfall if view.verdict else ""
-    return Group(table, Text(shortfall, style="yellow")) if shortfall else table
+    notes: list[RenderableType] = []
+    if (verdict := view.verdict) is not None:
+        interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
+        notes = [Text(f"{SAME}: {interval}"), *([Text(verdict.shortfall, style="yellow")] if verdict.shortfall else [])]
+    return Group(table, *notes)
 
 
 def _scores(view: StudyView) -> RenderableType:
@@ -182,8 +185,7 @@ def _scores(view: StudyView) -> RenderableType:
         notes += [Text(each) for each in group_words(view)]
         notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
-        label = "dev, mean of all rows" if worst_of(view) else "dev, searched on"
-        table.add_row(label, str(dev.n if dev.n_winner is None else dev.n_winner), *_dev_cells(dev))
+        table.add_row(dev_label(view), str(dev.n if dev.n_winner is None else dev.n_winner), *_dev_cells(dev))
         notes.append(
             Text(f"new prompt on dev: corrected for having been chosen, {percent(dev.raw)} before", style="dim")
         )

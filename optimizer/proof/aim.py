@@ -18,6 +18,15 @@ def worst_of(view: StudyView) -> str:
     return f"worst {visible(str(slices.get('by')))}" if slices.get("aim") == "worst" else ""
 
 
+def dev_label(view: StudyView) -> str:
+    """What the dev score is the score of: races and their estimates go by means of rows, whatever the metric."""
+    metric = view.config.get("metric")
+    if worst_of(view):
+        return "dev, mean of all rows"
+    is_macro = isinstance(metric, Mapping) and metric.get("name") == "macro_f1"
+    return "dev, share right" if is_macro else "dev, searched on"
+
+
 def worst_in(slices: Slices | None) -> str:
     """Return the same for the settings of a study that has no view yet."""
     return f"worst {visible(slices.by)}" if slices is not None and slices.aim == "worst" else ""

@@ -33,10 +33,10 @@ class Facts:
 
 
 def held_to(verdict: Verdict, facts: Facts, limits: Constraints, *, max_loss: float | None) -> Verdict:
-    """Return the verdict with its groups, and `keep` instead of `promote` when a rule is broken."""
-    broken = tuple(_broken(verdict, facts, limits, max_loss)) if verdict.decision == "promote" else ()
+    """Return the verdict with its groups and the rules that are broken, for which `promote` becomes `keep`."""
+    broken = tuple(_broken(verdict, facts, limits, max_loss))
     verdict = replace(verdict, slices=facts.slices, broken_rules=broken, classes=facts.classes, constant=facts.constant)
-    if not broken:
+    if not broken or verdict.decision == "keep":
         return verdict
     more = f" (and {len(broken) - 1} more)" if len(broken) > 1 else ""
     return replace(verdict, decision="keep", reason=f"The new prompt is better on the whole, but {broken[0]}{more}.")

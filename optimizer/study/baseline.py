@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optimizer.study.session import Session
 
 CONNECT_S = 10.0
-MANY_UNREAD = 20  # replies of which none can be read: it is no matter of the wording
+MANY_UNREAD, MANY_PROMPTS = 20, 4  # replies, to so many prompts, none of them readable: no matter of the wording
 MAX_SHOWN = 60
 
 
@@ -63,19 +63,21 @@ def require_reachable(api_base: str | None) -> None:
 def require_readable(session: Session) -> None:
     """Refuse to go on where no reply could be read, neither to the seed nor to any other of the first candidates.
 
+    One prompt whose replies cannot be read is what a search is there to mend.
+
     Raises:
-        Paused: it is so after `MANY_UNREAD` replies.
+        Paused: it is so after `MANY_UNREAD` replies to `MANY_PROMPTS` prompts.
     """
     trials = session.known.trials
     outcomes = [outcome for trial in trials for outcome in trial.outcomes]
-    if len(outcomes) < MANY_UNREAD or not all(map(_is_unread, outcomes)):
+    n = len({trial.candidate.id for trial in trials if trial.candidate and trial.outcomes})
+    if len(outcomes) < MANY_UNREAD or n < MANY_PROMPTS or not all(map(_is_unread, outcomes)):
         return
     waiting = (trial for trial in session.study.trials() if trial.state.name == "WAITING")
     if any("start" in trial.user_attrs for trial in waiting):
         return
     shows_rows = session.job.config.tracking.rows == "full"
     reply = f", one was {visible(' '.join(outcomes[0].text.split()))[:MAX_SHOWN]!r}" if shows_rows else ""
-    n = len({trial.candidate.id for trial in trials if trial.candidate and trial.outcomes})
     raise Paused(
         "unreadable",
         f"lm.task: none of {len(outcomes)} replies to {n} prompts can be read as an answer "

@@ -5,15 +5,17 @@ The decisions are pure and stand in `rules` and `slices`; here they meet the ses
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from optimizer.candidate import Candidate
 from optimizer.proof.labels import class_scores, constant_of, gives_one_label
 from optimizer.proof.rules import Facts, held_to
 from optimizer.proof.slices import WorstSlice, by_worst_slice, slice_scores
+from optimizer.proof.verdict import score_of
 from optimizer.records import Verdict
 from optimizer.review.wishes import vetoes
+from optimizer.search.elite import SHRINK_ROWS
 from optimizer.search.front import pareto_front
 from optimizer.search.known import RACED
 
@@ -56,11 +58,34 @@ def aims_at_worst_slice(session: Session) -> bool:
 
 
 def by_aim(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Return the candidates in their order; where it is the aim, the one that serves its worst group best first."""
-    if not aims_at_worst_slice(session) or session.job.groups is None:
+    """Return candidates, best first by what the study aims at where that is no mean of rows: the worst group, macro F1.
+
+    Races go by means of rows. Only here, with all rows that a candidate has, is it asked what they come to.
+    """
+    if session.job.metric.is_mean:
         return list(candidates)
+    if not aims_at_worst_slice(session) or session.job.groups is None:
+        return sorted(candidates, key=_leads(session, candidates), reverse=True)
     names = [session.job.groups.name(example) for example in session.splits.dev]
     return by_worst_slice(session.elite, candidates, names, session.job.groups.small)
+
+
+def _leads(session: Session, candidates: Sequence[Candidate]) -> Callable[[Candidate], float]:
+    """By how much a candidate's aggregate is ahead of the leader's on the dev rows of both; few rows count less."""
+    metric, leader = session.job.metric, session.elite.incumbent or session.seed
+    kept = session.journal.outcomes_of({leader.id, *(each.id for each in candidates)}, metric.version)
+
+    def lead(candidate: Candidate) -> float:
+        mine, others = kept.get(candidate.id, {}), kept.get(leader.id, {})
+        both = {row_id for row_id, each in mine.items() if each.value is not None}
+        both &= {row_id for row_id, each in others.items() if each.value is not None}
+        rows = [row for row in session.splits.dev if row.id in both]
+        if not rows:
+            return 0.0
+        new, old = (score_of(metric, rows, [each[row.id] for row in rows]) for each in (mine, others))
+        return (new - old) * len(rows) / (len(rows) + SHRINK_ROWS)
+
+    return lead
 
 
 def label_output(session: Session) -> str | None:
