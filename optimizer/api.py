@@ -39,12 +39,13 @@ from optimizer.lm.provider import borrow_provider
 from optimizer.metrics import Metric, from_function, open_metric
 from optimizer.prompts.adapter import LaidOut
 from optimizer.prompts.program import ModuleProgram, Program
+from optimizer.prompts.recorded import shape_of
 from optimizer.prompts.render import render
 from optimizer.prompts.spec import FieldSpec
 from optimizer.propose import open_operators
 from optimizer.records import StudyView, Verdict
 from optimizer.run import run
-from optimizer.study.job import Job, facts_of
+from optimizer.study.job import SHAPE, Job, facts_of
 from optimizer.study.observe import Observer
 from optimizer.study.saved import forked
 
@@ -156,7 +157,7 @@ def optimize(
         proposer_backend=proposer_backend,
         runs_dir=Path(runs_dir),
         folder=Path.cwd(),
-        facts=facts_of(splits),
+        facts={**facts_of(splits), SHAPE: shape_of(program_, module)},
         is_from_python=True,
     )
     try:

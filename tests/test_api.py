@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,8 +13,12 @@ import dspy
 import pytest
 
 import optimizer
+from optimizer.cli.reading import show_status
 from optimizer.errors import ConfigError, DataError, StudyError
+from optimizer.export import export
 from optimizer.prompts.program import ModuleProgram
+from optimizer.prompts.render import render
+from optimizer.study.saved import open_saved
 from tests.fake_server import FakeServer
 from tests.test_main_job import FRUIT, HINT, N_ROWS, answer, labelled_rows
 
@@ -179,3 +185,48 @@ def test_rows_without_the_answer_are_refused(tmp_path: Path, server: FakeServer)
         optimizer.optimize(Pack, metric="accuracy", train=rows, **settings(tmp_path, server))
     assert len(rows) == N_ROWS
     assert not server.calls
+
+
+def test_a_study_from_python_is_shown_and_exported_by_the_commands(server: FakeServer, tmp_path: Path) -> None:
+    """Its program's shape is kept: what is rendered and written later is what its result gives at once."""
+    result = optimizer.optimize(
+        TwoSteps(),
+        metric="accuracy",
+        train=labelled_rows(),
+        lm=lm(server, "task"),
+        search={"trials": 2},
+        budget={"task_calls": 200},
+        tracking={"enabled": False},
+        name="packing",
+        runs_dir=tmp_path,
+    )
+    saved = open_saved(tmp_path, "packing")
+    view, program = saved.view(), saved.program()
+    assert render(program, view.chosen) == result.prompt
+    for format in ("text", "dspy", "chat-json"):
+        assert export(view, program, format, view.chosen) == result.export(format)
+
+
+def test_a_study_that_was_stopped_before_it_began_hides_no_other(
+    server: FakeServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`status` has a line for it and goes on with the others."""
+    rows = labelled_rows()
+    for name in ("first", "second"):
+        optimizer.optimize(
+            Pack,
+            metric="accuracy",
+            train=rows,
+            lm=lm(server, "task"),
+            search={"trials": 1},
+            budget={"task_calls": 100},
+            tracking={"enabled": False},
+            name=name,
+            runs_dir=tmp_path,
+        )
+    with sqlite3.connect(tmp_path / "second/study.db") as database:
+        database.execute("UPDATE studies SET study_name = 'gone'")
+    assert show_status(None, tmp_path, is_json=True) == 0
+    said = capsys.readouterr()
+    assert [each["study"] for each in json.loads(said.out)] == ["first"]
+    assert "study 'second': it was stopped before it began; run its line again" in said.err

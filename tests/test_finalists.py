@@ -7,19 +7,23 @@ import zlib
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from optimizer.candidate import Candidate, Part
+from optimizer.candidate import Candidate, Example, Part
 from optimizer.cli.comparison import _name, compare_trials
 from optimizer.cli.tables import lineage_tree
 from optimizer.config.keys import Config
-from optimizer.records import StudyView
+from optimizer.metrics import open_metric
+from optimizer.records import Outcome, StudyView
 from optimizer.report import Material
 from optimizer.review.finalists import finalists
 from optimizer.run import run
+from optimizer.search.elite import Elite
+from optimizer.study.held import by_aim
 from optimizer.study.job import open_job
 from optimizer.study.showing import picked
 from tests.fake_server import Body, FakeServer
@@ -27,6 +31,12 @@ from tests.sample_study import SEED, sample_view
 
 FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
 WARDS = ("north", "south", "east")
+MACRO_STUDY = {
+    "name": "s",
+    "task": {"inputs": {"note": ""}, "outputs": {"answer": {"kind": "label", "choices": ["red", "green", "blue"]}}},
+    "data": {"source": "x.csv"},
+    "metric": "macro_f1",
+}
 
 
 def study(folder: Path, url: str, rows: list[dict[str, str]], **changes: Any) -> StudyView:
@@ -153,3 +163,30 @@ def test_a_comparison_has_the_dev_figures_of_the_table() -> None:
     out = StringIO()
     Console(file=out, width=200).print(compare_trials(material, SEED, view.best))
     assert "41.2% on 87 rows" in out.getvalue()
+
+
+def test_macro_f1_chooses_the_finalist_that_serves_every_label() -> None:
+    """Giving the frequent label is right on more rows; the measure that the study is judged by decides."""
+    expected = ["red"] * 16 + ["green"] * 2 + ["blue"] * 2
+    rows = [Example(id=f"r{i}", inputs={"note": str(i)}, outputs={"answer": team}) for i, team in enumerate(expected)]
+    answers = {"frequent": ["red"] * 20, "fair": ["red"] * 11 + ["green"] * 7 + ["blue"] * 2}
+    metric = open_metric(Config.model_validate(MACRO_STUDY), folder=Path())
+    elite, kept = Elite([row.id for row in rows]), {}
+    for name, given in answers.items():
+        candidate = Candidate(parts=(Part(predictor="answer", instructions=name),))
+        values = [float(said == row.outputs["answer"]) for said, row in zip(given, rows, strict=True)]
+        elite.add(candidate, {row.id: value for row, value in zip(rows, values, strict=True)})
+        elite.challenge(candidate)
+        kept[candidate.id] = {
+            row.id: Outcome(example_id=row.id, kind="scored", score=value, answer={"answer": said})
+            for row, value, said in zip(rows, values, given, strict=True)
+        }
+    session: Any = SimpleNamespace(
+        job=SimpleNamespace(metric=metric, groups=None),
+        splits=SimpleNamespace(dev=rows),
+        elite=elite,
+        seed=elite.ranked()[-1],
+        journal=SimpleNamespace(outcomes_of=lambda ids, _: {each: kept[each] for each in ids}),
+    )
+    assert [each.parts[0].instructions for each in elite.ranked()] == ["frequent", "fair"]
+    assert [each.parts[0].instructions for each in by_aim(session, elite.ranked())] == ["fair", "frequent"]

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.terminal import console, wide_console
-from optimizer.errors import ConfigError
+from optimizer.errors import ConfigError, StudyError
 from optimizer.unattended.background import runs_flag
 from optimizer.words import visible
 
@@ -76,12 +76,10 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
     """Print how far one study is, or a line for each."""
     from optimizer.cli.tables import status_cells, status_json
     from optimizer.machines.roster import lines, workers
-    from optimizer.study.saved import open_saved, study_names
     from optimizer.unattended import background
 
-    names: list[str | None] = [name] if name else [*study_names(runs_dir)]
+    studies = _opened(name, runs_dir)
     if is_json:
-        studies = [open_saved(runs_dir, each) for each in names or [None]]
         found = [workers(one.journal) for one in studies]
         told = [
             status_json(one.view(), is_running=bool(at_work) or background.live(one.run_dir) is not None)
@@ -93,8 +91,7 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
         table.add_column(head)
-    for each in names or [None]:
-        saved = open_saved(runs_dir, each)
+    for saved in studies:
         view, live, at_work = saved.view(), background.live(saved.run_dir), workers(saved.journal)
         table.add_row(*status_cells(view, is_running=live is not None or bool(at_work)))
     console().print(table, highlight=False)
@@ -104,6 +101,22 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
         for line in [*status_lines, *lines(at_work)]:
             console().print(line, highlight=False, markup=False, soft_wrap=True)
     return 0
+
+
+def _opened(name: str | None, runs_dir: Path) -> list[SavedStudy]:
+    """Open one study, or all that have begun; of the others one line each says what became of them."""
+    from optimizer.study.saved import open_saved, study_names
+
+    names = [name] if name else study_names(runs_dir)
+    if len(names) < 2:
+        return [open_saved(runs_dir, name)]
+    found = []
+    for each in names:
+        try:
+            found.append(open_saved(runs_dir, each))
+        except StudyError as error:
+            console(is_error=True).print(str(error), highlight=False, markup=False, soft_wrap=True)
+    return found
 
 
 def write_report(name: str, runs_dir: Path, *, output: Path | None, is_forced: bool, opens_browser: bool) -> int:

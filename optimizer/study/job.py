@@ -34,6 +34,7 @@ from optimizer.records import Role, SeenBefore, StudyView
 from optimizer.study import reserve
 from optimizer.user_code import load, user_code
 
+SHAPE = "predictors"  # the fact that says what a program from Python is like
 PACKAGES = ("dspy", "optuna", "mlflow", "datasets", "numpy")
 
 

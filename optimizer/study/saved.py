@@ -15,7 +15,7 @@ import optuna
 
 from optimizer.command_line import command_name
 from optimizer.config.keys import Config
-from optimizer.errors import ConfigError, StudyError, UserError, did_you_mean
+from optimizer.errors import ConfigError, ProgramError, StudyError, UserError, did_you_mean
 from optimizer.records import StudyView
 from optimizer.search.trial_storage import open_storage
 from optimizer.storage.files import write_atomically
@@ -55,8 +55,18 @@ class SavedStudy:
         Raises:
             ProgramError: the module is gone, or came from Python and not from a configuration file.
         """
-        from optimizer.study.job import open_program
+        from optimizer.prompts.recorded import program_of
+        from optimizer.study.job import SHAPE, open_program
 
+        facts = (self.journal.load_study() or {}).get("facts")
+        shape = facts.get(SHAPE) if isinstance(facts, Mapping) else None
+        if isinstance(shape, Mapping):
+            return program_of(shape, max_tokens=self.config.lm.task.max_tokens)
+        if self.config.data.source == "rows" and self.config.metric.name.startswith("python:"):
+            raise ProgramError(
+                f"study {self.config.name!r} came from Python, and its program is not kept; use the result of "
+                "`optimize(...)`: result.prompt, result.export(...)"
+            )
         return open_program(self.config, folder=self.folder)
 
     def rows(self) -> dict[str, Example]:
@@ -141,12 +151,16 @@ def open_saved(runs_dir: Path, name: str | None) -> SavedStudy:
     if record is None:
         raise StudyError(f"study {chosen!r}: its database holds no such study; it was stopped before it began")
     optuna.logging.set_verbosity(optuna.logging.ERROR)
+    try:
+        study = optuna.load_study(study_name=chosen, storage=open_storage(url))
+    except KeyError as error:
+        raise StudyError(f"study {chosen!r}: it was stopped before it began; run its line again") from error
     return SavedStudy(
         runs_dir=runs_dir,
         config=Config.model_validate_json(json.dumps(record["config"])),
         folder=Path(str(pointer["folder"])),
         journal=journal,
-        study=optuna.load_study(study_name=chosen, storage=open_storage(url)),
+        study=study,
     )
 
 
