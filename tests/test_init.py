@@ -37,6 +37,7 @@ from optimizer.init.task import (
     columns_of,
     field_names,
     guess_output,
+    is_label_like,
     pick_consent,
     pick_inputs,
     pick_metric,
@@ -637,3 +638,13 @@ def test_a_class_that_no_seed_brings_into_train_is_explained(tmp_path: Path) -> 
         "train has no row of 'rare': its 6 rows are 1 different texts but for digits and punctuation, and such "
         "near-copies share a split; rows in other words help"
     )
+
+
+def test_a_column_of_dates_is_no_label() -> None:
+    """Few different days are no classes: the answer is looked for elsewhere."""
+    days = Column(name="Datum", values=tuple(f"2026-03-{1 + i % 9:02}" for i in range(60)), n_rows=60)
+    german = Column(name="Tag", values=tuple(f"{1 + i % 9}.3.2026" for i in range(60)), n_rows=60)
+    triage = Column(name="Triage", values=tuple("abc"[i % 3] for i in range(60)), n_rows=60)
+    columns = {column.name: column for column in (triage, days, german)}
+    assert [is_label_like(column) for column in (triage, days, german)] == [True, False, False]
+    assert pick_output(columns, ()) == "Triage"

@@ -186,9 +186,9 @@ def _scores(view: StudyView) -> RenderableType:
         notes += [Text(f"broken rule: {rule}", style="yellow") for rule in verdict.broken_rules]
     if (dev := view.dev) is not None:
         table.add_row(dev_label(view), str(dev.n if dev.n_winner is None else dev.n_winner), *_dev_cells(dev))
-        notes.append(
-            Text(f"new prompt on dev: corrected for having been chosen, {percent(dev.raw)} before", style="dim")
-        )
+        unseen = "" if dev.n_winner in (None, dev.n) else f" and estimated for all {dev.n} rows"
+        said = f"new prompt on dev: corrected for having been chosen{unseen}, {percent(dev.raw)} before"
+        notes.append(Text(said, style="dim"))
     return Group(table, *notes)
 
 

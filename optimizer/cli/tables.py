@@ -24,8 +24,9 @@ def status_json(view: StudyView, *, is_running: bool) -> dict[str, JsonValue]:
     best: dict[str, JsonValue] | None = None
     if trial is not None:
         mean, n_rows = view.dev_score(trial)
-        score = view.dev.winner if view.dev is not None else mean
-        best = {"trial": trial.number + 1, "score": score, "n": n_rows}
+        if (dev := view.dev) is not None:
+            mean, n_rows = dev.winner, dev.n if dev.n_winner is None else dev.n_winner
+        best = {"trial": trial.number + 1, "score": mean, "n": n_rows}
     return {
         "study": view.name,
         "state": _state(view, is_running=is_running),

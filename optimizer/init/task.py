@@ -174,7 +174,8 @@ def _is_remark(column: Column) -> bool:
 def is_label_like(column: Column) -> bool:
     n = column.n_different
     is_short = max(map(len, column.texts)) <= MAX_LABEL_CHARS
-    return is_short and 2 <= n <= MAX_LABELS and len(column.values) >= MIN_ROWS_PER_LABEL * n
+    is_date = all(_DATE.fullmatch(text.strip()) for text in column.texts)
+    return is_short and not is_date and 2 <= n <= MAX_LABELS and len(column.values) >= MIN_ROWS_PER_LABEL * n
 
 
 def guess_output(column: Column) -> OutputGuess:
@@ -246,6 +247,7 @@ def named_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: st
     return found
 
 
+_DATE = re.compile(r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})(?:[T ].*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _RESERVED = frozenset(
     ["self", "instance", "signature", "config", "demos", "lm", "fields", "instructions", "reasoning", "completions"]

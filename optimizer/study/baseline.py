@@ -53,8 +53,8 @@ def require_reachable(api_base: str | None) -> None:
         why = "the name is unknown" if isinstance(error, socket.gaierror) else "the connection is refused"
         raise Paused(
             "provider",
-            f"lm.task.api_base: {parts.hostname}:{port} cannot be reached, {why}; start the server or mend the "
-            "address, and run again",
+            f"lm.task.api_base: {parts.hostname}:{port} cannot be reached, {why}; start the server and run again, or "
+            "mend the address and give the study another name",
         ) from error
     except OSError:
         return  # slow, or it wants another way in: the call itself finds out
