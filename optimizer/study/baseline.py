@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from optimizer.study.session import Session
 
 CONNECT_S = 10.0
-MANY_UNREAD, MANY_PROMPTS = 20, 4  # replies, to so many prompts, none of them readable: no matter of the wording
+MANY_UNREAD, MANY_PROMPTS = 20, 3  # replies, to so many prompts, none of them readable: no matter of the wording
 MAX_SHOWN = 60
 
 
