@@ -28,6 +28,7 @@ from optimizer.study.job import open_job
 from optimizer.study.showing import picked
 from tests.fake_server import Body, FakeServer
 from tests.sample_study import SEED, sample_view
+from tests.test_review import config
 
 FRUIT = {"apple": "red", "lime": "green", "plum": "blue"}
 WARDS = ("north", "south", "east")
@@ -42,24 +43,12 @@ MACRO_STUDY = {
 def study(folder: Path, url: str, rows: list[dict[str, str]], **changes: Any) -> StudyView:
     lm = {"api_base": url, "max_tokens": 100, "concurrency": 4, "price_in": 0, "price_out": 0}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    config = Config.model_validate(
-        {
-            "name": "fruit",
-            "task": {
-                "goal": "Say which team packs the box.",
-                "inputs": {"note": "what is in the box"},
-                "outputs": {"team": {"kind": "label", "choices": ["red", "green", "blue"]}},
-            },
-            "prompt": "Which team packs this box?",
-            "data": {"source": "rows.jsonl", "max_rows": {"dev": 60, "test": 60}},
-            "metric": "accuracy",
-            "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
-            "search": {"trials": 8, "formats": ["chat"], "max_demos": 0, "operators": ["rewrite"]},
-            "tracking": {"enabled": False},
-            **changes,
-        }
-    )
-    job = open_job(config, folder=folder, runs_dir=folder / "runs")
+    settings: dict[str, Any] = {
+        "data": {"source": "rows.jsonl", "max_rows": {"dev": 60, "test": 60}},
+        "lm": {"task": {**lm, "model": "openai/task"}, "proposer": {**lm, "model": "openai/proposer"}},
+        "search": {"trials": 8, "formats": ["chat"], "max_demos": 0, "operators": ["rewrite"]},
+    }
+    job = open_job(config(url, **settings | changes), folder=folder, runs_dir=folder / "runs")
     try:
         return run(job)
     finally:

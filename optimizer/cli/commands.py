@@ -99,9 +99,8 @@ def _print_data(job: Job) -> None:
     out.print(table, highlight=False)
     if report.constant_answer is not None:
         answer, share = report.constant_answer
-        doing = "be right on" if job.config.metric.name == "macro_f1" else "score"
-        rows = " of the dev rows" if job.config.metric.name == "macro_f1" else " on dev"
-        out.print(f"Always answering {answer!r} would {doing} {percent(share)}{rows}.", highlight=False)
+        share_words = f"score {percent(share)} on dev" if job.metric.is_mean else f"be right on {percent(share)} of dev"
+        out.print(f"Always answering {answer!r} would {share_words}.", highlight=False)
     gain = provable_gain(report.n["test"])
     out.print(
         f"A true gain of {100 * gain:.0f} points is proved on this test split four times out of five.", highlight=False
