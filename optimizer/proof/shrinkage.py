@@ -9,6 +9,7 @@ import numpy as np
 from optimizer.stats import FloatArray, finite, wilson
 
 _ROUNDING = 1e-12
+_LIKE_OTHERS = 5.0  # rows' worth of belief that a candidate's scores scatter as those of all candidates do
 
 
 def shrink(means: FloatArray, standard_errors: FloatArray) -> FloatArray:
@@ -36,8 +37,9 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     Examples differ in difficulty for all candidates alike. That part moves every mean together and cannot make one
     candidate win by luck, so it is taken out first: score = level of the example + effect of the candidate + noise, by
     least squares over the scores that exist. Only the effects are shrunk, with the noise as their error. Candidates
-    dropped early therefore are compared on the examples that they saw and count with their larger error. The interval
-    holds the noise left after shrinking and the luck of the examples drawn.
+    dropped early therefore are compared on the examples that they saw and count with their larger error, and one that
+    is right nearly always, whose score hardly scatters, keeps its lead. The interval holds the noise left after
+    shrinking and the luck of the examples drawn.
 
     Not modelled: a dropped candidate stopped because its first scores were low, so its effect is a little too low.
 
@@ -58,13 +60,23 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     rows, columns = np.flatnonzero(scored.any(axis=1)), np.flatnonzero(scored.any(axis=0))
     effects, errors, levels = _two_way(values[np.ix_(rows, columns)])
     place = int(np.searchsorted(rows, chosen))
-    shrunk, variances = _posterior(effects, errors)
+    shrunk, variances = _posterior(effects, errors * _own_noise(values[rows]))
     n = len(levels)
     estimate = min(1.0, max(0.0, float(levels.mean() + shrunk[place])))
     variance = float(variances[place]) + (float(levels.var(ddof=1)) / n if n > 1 else 0.0)
     # Wilson's interval with the number of 0/1 rows that would be as uncertain: stays in [0, 1], is never of zero width.
     n_like = estimate * (1 - estimate) / variance if variance > _ROUNDING else n
     return estimate, *wilson(estimate * n_like, n_like or n, confidence)
+
+
+def _own_noise(values: FloatArray) -> FloatArray:
+    """How much more or less each candidate's scores [k, n] scatter than those of all, shape [k]; 1 is as much."""
+    n = (~np.isnan(values)).sum(axis=1)
+    squares = n * np.nanvar(values, axis=1)
+    noise2 = squares.sum() / n.sum()
+    if noise2 <= _ROUNDING:
+        return np.ones(len(values))
+    return np.sqrt((squares + _LIKE_OTHERS * noise2) / (n + _LIKE_OTHERS) / noise2)
 
 
 class _Fit(NamedTuple):
