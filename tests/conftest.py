@@ -5,7 +5,11 @@ from __future__ import annotations
 import signal
 from pathlib import Path
 
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("busy machines")
+hypothesis.settings.load_profile("busy machines")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they start.
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:

@@ -488,7 +488,7 @@ SCHEMA_PLACES = [
 ] + [(name,) for name in GOOD]
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(
     place=st.sampled_from(SCHEMA_PLACES),
     new=st.one_of(
@@ -515,7 +515,7 @@ def test_renaming_any_key_is_noticed_at_its_place(
     assert message.startswith(f"{path}: {'.'.join([*folders, shown])}"), message
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(text=st.text(alphabet="ab:-[]{}&*!|>'\"#%@?, \n\t0", max_size=60))
 def test_no_text_escapes_as_another_error(tmp_path_factory: pytest.TempPathFactory, text: str) -> None:
     """Whatever a file holds, the answer is one line, never a traceback of the YAML library."""
@@ -523,7 +523,7 @@ def test_no_text_escapes_as_another_error(tmp_path_factory: pytest.TempPathFacto
     message_of(path)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     value=st.recursive(
         st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8), st.lists, max_leaves=4

@@ -430,7 +430,7 @@ def test_skipped_bad_rows_are_counted_and_listed(tmp_path: Path) -> None:
 # --- splitting -------------------------------------------------------------------------------------------------------
 
 BASE = records(140)
-MANY_CASES = settings(max_examples=30, deadline=None)
+MANY_CASES = settings(max_examples=30)
 ROWS = st.lists(st.fixed_dictionaries({"message": st.text(max_size=40), "team": st.sampled_from(LABELS)}), max_size=25)
 
 

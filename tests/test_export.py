@@ -306,14 +306,14 @@ def _candidates(draw: st.DrawFn) -> Candidate:
     return Candidate(parts=(part,), format=layout, reasoning=reasoning)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(candidate=_candidates(), inputs=_inputs)
 def test_no_text_breaks_the_filling(candidate: Candidate, inputs: Fields) -> None:
     """Whatever instructions, demonstrations and inputs say, a plain client sends the program's messages."""
     assert_same_bytes(make_program("task"), candidate, [inputs])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=_texts)
 def test_code_in_a_line_is_delimited(text: str) -> None:
     """Inline code ends where its mark stands again, and nowhere before."""
@@ -578,7 +578,7 @@ def test_added_reasoning_never_gets_lost_on_loading(tmp_path: Path) -> None:
     assert notes["chain_of_thought"] == ["topic"]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(candidate=_candidates(), inputs=_inputs)
 def test_no_text_breaks_the_dspy_state(
     candidate: Candidate, inputs: Fields, tmp_path_factory: pytest.TempPathFactory

@@ -539,7 +539,7 @@ FINITE: list[tuple[OutputKind, ...]] = [
 @pytest.mark.parametrize("format", LAYOUTS)
 @pytest.mark.parametrize("kinds", FINITE, ids="-".join)
 @pytest.mark.parametrize("reasons", [False, True], ids=["predict", "chain_of_thought"])
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(data=st.data())
 def test_whatever_the_grammar_allows_can_be_read(
     format: str, kinds: tuple[OutputKind, ...], reasons: bool, data: st.DataObject

@@ -152,7 +152,7 @@ def test_hit_has_no_feedback(name: str) -> None:
 
 
 @given(st.sampled_from([name for name in NAMES if name != "judge"]), JSON, JSON)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_scores_are_in_range_or_an_error(name: str, expected: JsonValue, answer: JsonValue) -> None:
     """Whatever the row and the answer hold, the result is a number in [0, 1] or a MetricError."""
     metric = opened(name)

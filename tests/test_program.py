@@ -143,7 +143,7 @@ def test_direct_path_sends_what_dspy_sends(
     assert ("Money was taken twice." in text) == (reasoning == "chain_of_thought" and demos == DEMOS)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     instructions=st.text(st.sampled_from(" \t\n\r\x0b\u3000ab-#{}\\\"'") | st.characters(codec="utf-8"), max_size=50)
 )
