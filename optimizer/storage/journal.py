@@ -92,8 +92,9 @@ class Journal:
         stop_reason: str | None = None,
         add_wall_s: float = 0.0,
         records: Mapping[str, JsonValue] | None = None,
+        is_urgent: bool = True,
     ) -> None:
-        """Change what is given; `records` are merged key by key."""
+        """Change what is given; `records` are merged key by key. What is not urgent comes with the next commit."""
         where = study_table.c.name == self.study
 
         def change(connection: sa.Connection) -> None:
@@ -108,7 +109,7 @@ class Journal:
             given = {name: value for name, value in values.items() if value is not None}
             connection.execute(sa.update(study_table).where(where).values(**given))
 
-        self._commits.now(Change(change))
+        (self._commits.now if is_urgent else self._commits.later)(Change(change))
 
     # -- candidates and evaluations ----------------------------------------------------------
 

@@ -77,6 +77,8 @@ def require_a_row(session: Session, before: Spend) -> None:
 
 def hold(session: Session) -> None:
     """Keep back what the first rows of the final test need, at what rows of the seed and of the best so far took."""
+    if session.job.config.budget.tokens is None and session.job.config.budget.usd is None:
+        return  # nothing could be used up
     best = session.elite.incumbent or session.seed
     _hold(session, _rows(session, best), best)
 

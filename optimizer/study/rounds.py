@@ -1,4 +1,4 @@
-"""Evaluations side by side where replies come in batches: one after the other each of them would be a round of its own.
+"""How many evaluations are asked for at once: in batches, where each would be a round of its own, and between looks.
 
 What comes of them is in the journal; the loop then goes on as it does with a model that answers at once.
 """
@@ -15,6 +15,8 @@ from optimizer.errors import BudgetExhausted
 
 if TYPE_CHECKING:
     from optimizer.study.session import Session
+
+NEWS = 20  # a race is looked at again when a twentieth of what is known is new
 
 
 def together(session: Session, wanted: Sequence[tuple[Candidate, Sequence[Example]]]) -> None:
@@ -38,8 +40,10 @@ def together(session: Session, wanted: Sequence[tuple[Candidate, Sequence[Exampl
 def next_size(session: Session, size: int, *, start: int, n_rows: int) -> int:
     """Return how many rows the next block of a race has, `start` of `n_rows` being scored.
 
-    In batches a decision takes an hour: there are as few as will do, and none before there is an incumbent.
+    Single calls: as many as `search.block` says, and in long races more, because five rows beside two hundred change no
+    decision, and a race that runs alone would keep the model waiting after each of them. In batches a decision takes an
+    hour: there are as few as will do, and none before there is an incumbent.
     """
     if session.job.config.lm.task.mode != "batch":
-        return size
+        return max(session.job.config.search.block, start // NEWS)
     return max(size, start) if session.elite.incumbent is not None else n_rows

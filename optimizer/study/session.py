@@ -290,7 +290,7 @@ class Session:
             if verdict_of(self) is not None:
                 return None
             if self.crew.n_workers() > 1:
-                return self._add_time()  # the others go on
+                return self._add_time(is_urgent=True)  # the others go on
             self._close_record("paused", reason, {"pause": redact(message)})
         self.tracker.study_finished()
 
@@ -359,7 +359,7 @@ class Session:
         reserve.hold(self)
         if is_best and self.elite.incumbent is not None:
             self._keep(self.elite.incumbent)
-        self._add_time()
+        self._add_time(is_urgent=False)
         self.tracker.trial_finished(number)
         self.observer.trial_finished(trial, is_best=is_best)
 
@@ -377,12 +377,12 @@ class Session:
         """Seconds that all runs of the study have taken."""
         return self._opened.wall_s + time.monotonic() - self._began_at
 
-    def _add_time(self) -> None:
+    def _add_time(self, *, is_urgent: bool) -> None:
         """Enter the time since the last entry, so that a kill loses no more than one trial's."""
         now = time.monotonic()
         elapsed_s, self._opened_at = now - self._opened_at, now
-        self.journal.update_study(add_wall_s=self.crew.time_to_enter(elapsed_s))
+        self.journal.update_study(add_wall_s=self.crew.time_to_enter(elapsed_s), is_urgent=is_urgent)
 
     def _close_record(self, state: str, reason: str, records: dict[str, JsonValue]) -> None:
-        self._add_time()
+        self._add_time(is_urgent=False)
         self.journal.update_study(state=state, stop_reason=reason, records=records)
