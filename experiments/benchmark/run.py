@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmark.ablations import ABLATIONS
 from experiments.benchmark.methods import METHODS, Bench, Step
 from experiments.benchmark.replies import KeptReplies
 from experiments.benchmark.studies import open_model, open_study
@@ -66,7 +67,7 @@ def carry_out(cell: Run, *, data: Path, model: KeptReplies, runs_dir: Path) -> d
     seed = job.program.seed(config.prompt)
     started = time.monotonic()
     bench = Bench(job=job, seed=seed, n_calls=cell.n_calls, run_seed=cell.seed, open_study=open_)
-    steps = METHODS[cell.method](bench)
+    steps = {**METHODS, **ABLATIONS}[cell.method](bench)
     wall_s = time.monotonic() - started
     return {
         "task": cell.task,
@@ -109,7 +110,7 @@ def _score(candidate: Candidate, row: Any, job: Job) -> float:
 def grid(args: argparse.Namespace) -> Iterator[Run]:
     """All cells, seed by seed."""
     for seed in range(args.seeds):
-        for method in args.methods:
+        for method in ABLATIONS if args.ablations else args.methods:
             for task in args.tasks:
                 yield Run(task=task, method=method, n_calls=args.calls, seed=seed)
 
@@ -120,7 +121,8 @@ def main() -> None:
     parser.add_argument("--calls", type=int, default=300, choices=N_DEV, help="task calls of one run, its test apart")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tasks", nargs="*", default=TASKS)
-    parser.add_argument("--methods", nargs="*", default=list(METHODS))
+    parser.add_argument("--methods", nargs="*", default=list(METHODS), choices=[*METHODS, *ABLATIONS])
+    parser.add_argument("--ablations", action="store_true", help="run our search without each of its parts instead")
     parser.add_argument("--runs-dir", type=Path, default=Path("runs/benchmark"))
     parser.add_argument("--replies", type=Path, default=Path("runs/replies.db"))
     parser.add_argument("--out", type=Path, default=ROOT / "experiments/results/benchmark")

@@ -2,7 +2,8 @@
 
     uv run python -m experiments.benchmark.table
 
-Reads experiments/results/benchmark/*.json; writes benchmark.md, benchmark.csv and benchmark.svg beside the folder.
+Reads experiments/results/benchmark/*.json; writes benchmark.md, benchmark.csv and benchmark.svg beside the folder, and
+ablations.md of what is in experiments/results/ablations.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from numpy.typing import NDArray
 
+from experiments.benchmark.ablations import ABLATIONS
 from experiments.benchmark.tasks import ROOT
 from optimizer.stats import compare
 
@@ -118,6 +120,28 @@ def table(cells: Sequence[Cell], n_calls: int, rng: np.random.Generator) -> list
     return rows
 
 
+def ablation_table(whole: Sequence[Cell], parts: Sequence[Cell], rng: np.random.Generator) -> list[dict[str, str]]:
+    """One row a part: what our search gains by having it, over the runs made both with and without it."""
+    rows = []
+    for method in ABLATIONS:
+        without = [cell for cell in parts if cell.method == method]
+        pairs = paired([*(cell for cell in whole if cell.n_calls in {c.n_calls for c in without}), *without], method)
+        if pairs:
+            worth, low, high = interval(pairs, rng)
+            won, lost, _ = losses(pairs, rng)
+            rows.append(
+                {
+                    "search with": method,
+                    "runs": str(len(pairs)),
+                    "mean": f"{100 * np.mean([cell.mean for _, cell in pairs]):.1f}",
+                    "whole search": f"{100 * np.mean([cell.mean for cell, _ in pairs]):.1f}",
+                    "whole search ahead by": f"{100 * worth:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
+                    "won : lost": f"{won} : {lost}",
+                }
+            )
+    return rows
+
+
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = ["| " + " | ".join(columns) + " |", "|" + "---|" * len(columns)]
@@ -137,9 +161,7 @@ def plot(cells: Sequence[Cell], n_calls: int, axes: Any) -> None:
         runs = [cell for cell in cells if cell.method == method and cell.n_calls == n_calls]
         if not runs:
             continue
-        curves = [
-            [[score for at, score in run.curve if at <= x or at == run.curve[0][0]][-1] for x in grid] for run in runs
-        ]
+        curves = [[_score_at(run, x) for x in grid] for run in runs]
         axes.plot(grid, 100 * np.mean(curves, axis=0), label=method, linewidth=2.5 if method == OURS else 1.2)
     axes.set_xlabel("task calls")
     axes.set_ylabel("test score, %")
@@ -163,6 +185,9 @@ def main() -> None:
         n_seeds = len({cell.seed for cell in cells if cell.n_calls == n_calls})
         parts.append(f"## {n_calls} task calls, {n_seeds} seeds, mean test score in %\n\n{found}\n")
     (out / "benchmark.md").write_text("\n".join(parts), encoding="utf-8")
+    if ablated := ablation_table(cells, read(out / "ablations"), rng):
+        parts.append(text := markdown(ablated) + "\n")
+        (out / "ablations.md").write_text(text, encoding="utf-8")
     print("\n".join(parts))
     figure, axes = plt.subplots(1, len(budgets), figsize=(5.5 * len(budgets), 4), squeeze=False)
     for n_calls, axis in zip(budgets, axes[0], strict=True):
