@@ -161,7 +161,7 @@ def plot(cells: Sequence[Cell], n_calls: int, axes: Any) -> None:
         runs = [cell for cell in cells if cell.method == method and cell.n_calls == n_calls]
         if not runs:
             continue
-        curves = [[_score_at(run, x) for x in grid] for run in runs]
+        curves = [[_score_at(run, int(x)) for x in grid] for run in runs]
         axes.plot(grid, 100 * np.mean(curves, axis=0), label=method, linewidth=2.5 if method == OURS else 1.2)
     axes.set_xlabel("task calls")
     axes.set_ylabel("test score, %")

@@ -76,7 +76,8 @@ def _own_noise(values: FloatArray) -> FloatArray:
     noise2 = squares.sum() / n.sum()
     if noise2 <= _ROUNDING:
         return np.ones(len(values))
-    return np.sqrt((squares + _LIKE_OTHERS * noise2) / (n + _LIKE_OTHERS) / noise2)
+    relative: FloatArray = np.sqrt((squares / noise2 + _LIKE_OTHERS) / (n + _LIKE_OTHERS))
+    return relative
 
 
 class _Fit(NamedTuple):
