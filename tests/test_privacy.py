@@ -190,6 +190,39 @@ def test_rows_with_a_yes_never_reach_train(tmp_path: Path) -> None:
     assert {row.id for row in (*plain.dev, *plain.test)} <= kept
 
 
+def test_rows_held_back_are_counted_by_reason(tmp_path: Path) -> None:
+    """Their own cell, or being a near-copy of such a row; those that would have been in train are counted apart."""
+    rows = note_rows()
+    shut, free = [row for row in rows if row["closed"] == "YES"], [row for row in rows if row["closed"] == "no"]
+    copies = [{**row, "note": row["note"].upper() + "!", "closed": "no"} for row in shut[:40]]
+    write(tmp_path, [*free, *shut, *copies])
+    splits = load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
+    found = splits.held_back
+    assert (found.marked, found.marked_left_out) == (60, 0)
+    assert found.copies + found.copies_left_out == 40
+    assert found.copies
+    assert found.copies_left_out
+    assert found.marked + found.copies == len(splits.withheld)
+    n, n_out = found.copies, found.copies_left_out
+    assert found.words("closed") == (
+        f"{60 + n} rows are held back by closed (60 by their own cell, {n} as near-copies of such rows); "
+        f"{n_out} more are left out of train ({n_out} as near-copies of such rows)"
+    )
+
+
+def test_rows_held_back_in_a_given_train_file_are_counted(tmp_path: Path) -> None:
+    """They have no other split to go to, so they are left out, and it is said how many for which reason."""
+    rows = note_rows()
+    for name, part in (("train", rows[:41]), ("dev", rows[41:80]), ("test", rows[80:])):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
+    files = {name: f"{name}.jsonl" for name in ("train", "dev", "test")}
+    splits = load_splits(config(data={"files": files, "no_demos": "closed"}), folder=tmp_path)
+    assert splits.held_back.words("closed") == (
+        "40 rows are held back by closed (40 by their own cell); 20 more are left out of train (20 by their own cell)"
+    )
+    assert len(splits.train) == 21
+
+
 def test_a_misspelt_opt_out_column_is_refused(tmp_path: Path) -> None:
     """An opt-out that would silently do nothing is an error; so is one that leaves nothing to show."""
     write(tmp_path, note_rows())

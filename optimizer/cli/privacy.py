@@ -32,9 +32,7 @@ def print_privacy(out: Console, job: Job) -> None:
     if lines and advice:
         lines.append(f"personal data: {', '.join(advice)}")
     if column := job.config.data.withheld_by:
-        n_withheld = len(job.splits.withheld)
-        said = f"{n_withheld} {'row is' if n_withheld == 1 else 'rows are'} held back by {column}"
-        out.print(said, highlight=False, markup=False)
+        out.print(job.splits.held_back.words(column), highlight=False, markup=False)
     for line in lines or ["personal data: none recognised by its form (bare names and rare facts have no form)"]:
         out.print(line, highlight=False, markup=False)
 

@@ -28,7 +28,7 @@ from optimizer.data.splits import (
     pick_split,
     split_key,
 )
-from optimizer.data.withholding import is_withheld, withheld_ids
+from optimizer.data.withholding import held_back, is_withheld, withheld_ids
 from optimizer.errors import DataError
 
 N_KEPT = 100  # descriptions of bad rows
@@ -133,15 +133,20 @@ def _split(pools: Sequence[Pool], plan: Plan) -> Splits:
     for pool in pools:
         taken |= _fill(pool, plan, bins=bins, tally=tally, taken=taken, is_last=pool is pools[-1])
     withheld = {name: withheld_ids(bins[name].rows, tally.withheld, keep_digits=plan.keep_digits) for name in bins}
-    for row_id in withheld.pop("train"):
-        del bins["train"].rows[row_id]
+    left_out = [bins["train"].rows.pop(row_id) for row_id in withheld.pop("train")]
     refuse_too_little(pools, plan, bins=bins, tally=tally)
     output = plan.class_output
     rows = {name: ordered(bins[name].rows.values(), output=output, seed=plan.data.seed) for name in SPLIT_NAMES}
     choices = plan.task.outputs[output].choices if output else ()
     report = describe(rows, class_output=output, choices=choices, keep_digits=plan.keep_digits)
     tally.sampled = {name: bins[name].n_left_out + len(rows[name]) for name in SPLIT_NAMES if name in sampled}
-    splits = Splits(**rows, report=tally.added_to(report), withheld=frozenset().union(*withheld.values()))
+    kept = [bins[name].rows[row_id] for name, ids in withheld.items() for row_id in ids]
+    splits = Splits(
+        **rows,
+        report=tally.added_to(report),
+        withheld=frozenset(row.id for row in kept),
+        held_back=held_back(kept, left_out, plan.data, plan.columns),
+    )
     assert_disjoint(splits)
     return splits
 

@@ -23,6 +23,7 @@ from optimizer.data.classes import (
     warn_classes,
 )
 from optimizer.data.splits import SPLIT_NAMES, SplitName, content_key, near_key, texts
+from optimizer.data.withholding import HeldBack
 from optimizer.errors import DataError
 from optimizer.stats import smallest_provable_gain
 
@@ -72,6 +73,7 @@ class Splits:
 
     Attributes:
         withheld: ids of rows that no prompt, proposer or export may show, and of their near-copies.
+        held_back: how many these are for each reason, and how many such rows are in no split.
     """
 
     train: tuple[Example, ...]
@@ -79,6 +81,7 @@ class Splits:
     test: tuple[Example, ...]
     report: DataReport
     withheld: frozenset[str] = frozenset()
+    held_back: HeldBack = field(default_factory=HeldBack)
 
     def by_name(self) -> dict[SplitName, tuple[Example, ...]]:
         return {"train": self.train, "dev": self.dev, "test": self.test}
