@@ -38,7 +38,7 @@ from optimizer.search.trial_storage import open_storage
 from optimizer.storage.database import candidate_table, evaluation_table, ledger_table, spend_table
 from optimizer.storage.journal import Journal, open_engine
 from optimizer.study.job import Job, open_job
-from optimizer.study.opening import open_record, seed_candidate
+from optimizer.study.opening import open_record
 from optimizer.study.saved import leave_pointer
 from tests.fake_server import Body, FakeServer
 from tests.faults import write_study
@@ -149,7 +149,7 @@ def made_study(folder: Path, n_trials: int) -> Path:
     job.run_dir.mkdir(parents=True)
     leave_pointer(job.run_dir, storage=None, folder=folder)
     journal = Journal(open_engine(job.storage_url, is_durable=False), "fruit", owner="made")
-    open_record(journal, job, seed_candidate(job))
+    open_record(journal, job, job.seed)
     storage = open_storage(job.storage_url)
     sa.event.listen(storage.engine, "connect", lambda each, _: each.execute("PRAGMA synchronous=OFF"))
     storage.engine.dispose()

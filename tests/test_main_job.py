@@ -222,25 +222,33 @@ def test_an_address_where_nobody_has_ever_answered_pauses_at_once(folder: Path) 
 
 
 @pytest.mark.slow
-def test_check_refuses_a_cap_that_one_measured_row_shows_to_be_too_small(folder: Path) -> None:
-    """What the first row took, times the rows of the least study, is held against the caps; in between is a warning."""
+def test_check_refuses_the_caps_that_run_refuses(folder: Path) -> None:
+    """What the first row took, times the rows of the shortest study, is held against the caps by both; below a whole
+    first race `check` warns, and it says how many calls a cap allows."""
     with FakeServer(lambda _: reply("red", tokens=(400, 100))) as server:
-        settings = config(server.url, budget={"usd": 0.03})
+        settings = config(server.url, tracking={"enabled": False})
         for role in ("task", "proposer"):
             settings["lm"][role] |= {"price_in": 1.0, "price_out": 2.0}
-        write(folder, settings)
-        command_ = command("check", "study.yaml")
-        done = subprocess.run(command_, cwd=folder, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 2
-        assert "budget.usd: 0.03 is too little" in done.stderr
-        assert len(done.stderr.splitlines()) == 1
-        settings["budget"]["usd"] = 0.06
-        write(folder, settings)
-        between = " ".join(optimizer(folder, "check", "study.yaml").split())
-        settings["budget"]["usd"] = 0.5
-        write(folder, settings)
-        assert "too little" not in optimizer(folder, "check", "study.yaml")
-    assert re.search(r"budget.usd: 0.06 is too little: .* cost \$0.0\d+ if all rows are like the first", between)
+
+        def tried(command_: str, usd: float) -> subprocess.CompletedProcess[str]:
+            write(folder, settings | {"budget": {"usd": usd}})
+            return subprocess.run(
+                command(command_, "study.yaml"), cwd=folder, capture_output=True, text=True, timeout=240
+            )
+
+        said = [tried(each, 0.013) for each in ("check", "run")]
+        low, high = tried("check", 0.03), tried("check", 0.5)
+        assert tried("run", 0.03).returncode == 0
+    assert [(each.returncode, len(each.stderr.splitlines())) for each in said] == [(2, 1), (2, 1)]
+    assert said[0].stderr == said[1].stderr
+    assert re.search(
+        r"budget.usd: 0.013 is too little: .* cost \$0.0\d+ if all rows are like the first", said[0].stderr
+    )
+    words = " ".join(low.stdout.split())
+    assert re.search(r"budget.usd: 0.03 is too little: .* cost \$0.0\d+ if all rows are like the first", words)
+    assert re.search(r"about 50 task calls, .* about \$0.03\d*, all that budget.usd allows \(a whole search", words)
+    assert "too little" not in high.stdout
+    assert "allows" not in high.stdout
 
 
 @pytest.mark.slow

@@ -21,7 +21,7 @@ from optimizer.config.keys import config_folder
 from optimizer.errors import ConfigError, StudyError
 from optimizer.storage.files import make_private_folder, private_files
 from optimizer.unattended.background import runs_flag
-from optimizer.words import count, duration, money, percent
+from optimizer.words import duration, percent
 
 if TYPE_CHECKING:
     from optimizer.records import StudyView
@@ -36,6 +36,7 @@ LOOKS_PER_WORD = 20  # five seconds
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
     from optimizer.cli.privacy import print_privacy
+    from optimizer.cli.probe import bill_words
     from optimizer.privacy.local import unused_notes
     from optimizer.probe.check import concerns, estimate, metric_notes, probes
     from optimizer.study.job import open_job
@@ -58,19 +59,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
                 highlight=False,
                 markup=False,
             )
-        bill = estimate(job, found[0])
-        price = (
-            "no money"
-            if job.is_free
-            else "an unknown sum (set price_in and price_out)"
-            if bill.usd is None
-            else f"about {money(bill.usd)}"
-        )
-        out.print(
-            f"A run takes about {count(bill.n_calls)} task calls (at most {count(bill.n_calls_max)}), "
-            f"{duration(bill.seconds)} and {price}.",
-            highlight=False,
-        )
+        out.print(f"A run takes {bill_words(job, estimate(job, found[0]))}.", highlight=False)
         notes += concerns(job, found[0])
     finally:
         job.close()

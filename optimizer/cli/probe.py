@@ -117,9 +117,19 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
         say("", f"`check {words} --row ID` shows one of them on this terminal")
     for question in asked:
         say("to settle", question)
-    price = "no money" if job.is_free else "an unknown sum" if bill.usd is None else f"about {money(bill.usd)}"
-    say("the night", f"about {count(bill.n_calls)} task calls, {duration(bill.seconds)} and {price}")
+    say("the night", bill_words(job, bill))
     out.print(table)
+
+
+def bill_words(job: Job, bill: Estimate) -> str:
+    """Say what a study will take, and which cap keeps it from taking more."""
+    price = "an unknown sum (set price_in and price_out)" if bill.usd is None else f"about {money(bill.usd)}"
+    price = "no money" if job.is_free else price
+    said = f"{duration(bill.seconds)} and {price}"
+    if bill.limited_by is None:
+        return f"about {count(bill.n_calls)} task calls (at most {count(bill.n_calls_max)}), {said}"
+    wanted = f"a whole search takes about {count(bill.n_calls_wanted)} calls"
+    return f"about {count(bill.n_calls)} task calls, {said}, all that {bill.limited_by} allows ({wanted})"
 
 
 def _print_advice(out: Console, advice: Advice, words: str) -> None:

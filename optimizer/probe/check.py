@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from optimizer.budget.room import Amount, Need, lack_of_room, require_room
+from optimizer.budget.room import Amount, Need, lack_of_room
 from optimizer.candidate import Example, Fields
 from optimizer.data.balance import imbalance
 from optimizer.errors import ConfigError, MetricError
@@ -27,7 +28,6 @@ RACED_SHARE = (
 FEW_CANDIDATES = 5  # a search of fewer hardly ever finds anything
 N_TRIED = 3  # rows on which the metric is tried
 CHAT_TOKENS = 200  # fewer cut most of the instructions that a chat model writes
-SURE_SHARE = 0.5  # of what one row took: others may be shorter
 MAX_SHOWN = 60
 HIDDEN = "(hidden: tracking.rows is ids)"  # a reply may quote its row
 
@@ -47,12 +47,19 @@ class Probe:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:
-    """What a study will take. `usd` is None when a price is unknown."""
+    """What a study will take. `usd` is None when a price is unknown.
+
+    Attributes:
+        limited_by: the cap without which it would take more, None where none is in its way.
+        n_calls_wanted: how many calls it would take without any cap.
+    """
 
     n_calls_max: int
     n_calls: int
     seconds: float
     usd: float | None
+    limited_by: str | None = None
+    n_calls_wanted: int
 
 
 def probes(job: Job) -> Iterator[Probe]:
@@ -139,8 +146,7 @@ def concerns(job: Job, found: Probe) -> list[str]:
     need = _measured_need(job, found)
     n_calls = len(job.program.specs)
     row = Amount(n_calls * found.tokens, n_calls * job.task_price * found.usd)
-    require_room(job.config.budget, need.times(SURE_SHARE))
-    require_room(job.config.budget, reserve.least(job, row))
+    reserve.require_least(job, row)
     if lack := lack_of_room(job.config.budget, need):
         return [*notes, f"{lack} if all rows are like the first"]
     return [*notes, *_few_candidates(job, need)]
@@ -182,18 +188,33 @@ def _n_chars(row: Example) -> int:
 
 
 def estimate(job: Job, probe: Probe) -> Estimate:
-    """Estimate calls, time and money of the whole study from one task call."""
+    """Estimate calls, time and money of the whole study from one task call; caps of calls, tokens and money hold."""
     config, n_predictors = job.config, len(job.program.specs)
-    final = 2 * job.n_test * n_predictors
-    n_max = config.search.trials * len(job.splits.dev) * n_predictors + final
-    n_calls = int(config.search.trials * len(job.splits.dev) * n_predictors * RACED_SHARE) + final
-    if config.budget.task_calls is not None:
-        n_max, n_calls = min(n_max, config.budget.task_calls), min(n_calls, config.budget.task_calls)
+    final, (cap, n_paid) = 2 * job.n_test * n_predictors, _calls_paid(job, probe)
+    n_wanted_max = config.search.trials * len(job.splits.dev) * n_predictors + final
+    n_wanted = int(config.search.trials * len(job.splits.dev) * n_predictors * RACED_SHARE) + final
+    n_calls = min(n_wanted, n_paid)
     n_at_once = job.task_backend.n_lanes if job.task_backend.is_local else config.lm.task.concurrency
     seconds = n_calls * probe.seconds / n_at_once
     if config.budget.wall_clock is not None:
         seconds = min(seconds, config.budget.wall_clock)
-    return Estimate(n_calls_max=n_max, n_calls=n_calls, seconds=seconds, usd=_usd(job, probe, n_calls))
+    return Estimate(
+        n_calls_max=min(n_wanted_max, n_paid),
+        n_calls=n_calls,
+        seconds=seconds,
+        usd=_usd(job, probe, n_calls),
+        limited_by=cap if n_calls < n_wanted else None,
+        n_calls_wanted=n_wanted,
+    )
+
+
+def _calls_paid(job: Job, probe: Probe) -> tuple[str | None, int]:
+    """Return the cap that ends first if all task calls are like one, and for how many of them it pays."""
+    budget, usd = job.config.budget, job.task_price * probe.usd
+    caps = (("task_calls", budget.task_calls, 1), ("tokens", budget.tokens, probe.tokens), ("usd", budget.usd, usd))
+    paid = [(int(cap / each), f"budget.{key}") for key, cap, each in caps if cap is not None and each]
+    n_paid, key = min(paid, default=(sys.maxsize, None))
+    return key, n_paid
 
 
 def _usd(job: Job, probe: Probe, n_calls: int) -> float | None:
@@ -211,9 +232,8 @@ def _probe_task(job: Job) -> Probe:
         return reply
 
     note, hides_rows = "", job.config.tracking.rows == "ids"
-    seed = job.program.seed(job.config.prompt)
     try:
-        job.program.run(seed, job.splits.dev[0].inputs, complete)
+        job.program.run(job.seed, job.splits.dev[0].inputs, complete)
     except UnreadableReply as error:
         note = "the reply could not be read" + ("" if hides_rows else f": {error.args[0]}")
     except Refused:

@@ -63,7 +63,7 @@ def probe(job: Job, planned: Plan) -> tuple[ProbeFacts, Spent]:
         ConfigError: too many calls failed to say anything.
     """
     asker = _Asker(job)
-    seed = _seed(job)
+    seed = job.seed
     plain = asker.ask_all(seed, first := planned.rows[:MAX_UNREAD])
     if not any(each.is_read for each in plain):
         alone = replace(planned, rows=first, repeated=(), sizes=())
@@ -152,12 +152,6 @@ class _Asker:
             return reply
 
         return complete
-
-
-def _seed(job: Job) -> Candidate:
-    search = job.config.search
-    seed = job.program.seed(job.config.prompt)
-    return replace(seed, format=search.formats[0], reasoning=search.reasoning[0], temperature=search.temperatures[0])
 
 
 def _with_examples(job: Job, seed: Candidate, n: int) -> Candidate:

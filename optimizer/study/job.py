@@ -93,13 +93,20 @@ class Job:
         elsewhere = {place.role: place.model for place in places(self.config) if not place.is_here}
         require_prices(self.config.budget, self.prices, elsewhere=elsewhere)
         require_room(self.config.budget, reserve.fewest(self))
-        worst = reserve.worst_call(self, self.program.seed(self.config.prompt))
+        worst = reserve.worst_call(self, self.seed)
         require_room_for_a_call(self.config.budget, worst, share=1 - SPEND_KEPT_BACK)
         if not self.usable_operators:
             raise ConfigError(
                 "search.operators: only `demos` is named, and it has nothing to do: it wants one predictor and "
                 "search.max_demos of 1 or more"
             )
+
+    @property
+    def seed(self) -> Candidate:
+        """The prompt that the user has, in the first of each setting."""
+        search, seed = self.config.search, self.program.seed(self.config.prompt)
+        temperature, reasoning = search.temperatures[0], search.reasoning[0]
+        return replace(seed, format=search.formats[0], temperature=temperature, reasoning=reasoning)
 
     @property
     def usable_operators(self) -> list[str]:

@@ -119,7 +119,7 @@ def _open_within(
     resources: ExitStack, job: Job, observer: Observer, *, is_first_here: bool
 ) -> Callable[[ExitStack], Opened]:
     """Open in order; what is returned takes over the resources."""
-    seed, pairs = seed_candidate(job), Pairs()
+    seed, pairs = job.seed, Pairs()
     journal = Journal(
         open_engine(job.storage_url, is_durable=job.is_durable),
         job.config.name,
@@ -170,13 +170,6 @@ def _open_within(
         is_first_here=is_first_here,
         resources=taken,
     )
-
-
-def seed_candidate(job: Job) -> Candidate:
-    """Return the prompt that the user has, in the first of each setting."""
-    search, seed = job.config.search, job.program.seed(job.config.prompt)
-    first = {"format": search.formats[0], "temperature": search.temperatures[0], "reasoning": search.reasoning[0]}
-    return Candidate.from_json(seed.to_json() | first)
 
 
 def generator(job: Job, *identity: str | int) -> np.random.Generator:

@@ -33,7 +33,7 @@ def fewest(job: Job) -> Need:
     race = dev[: FIRST_BLOCKS * search.block] if search.racing else dev
     known = isinstance(job.program, TaskProgram) and (job.config.budget.usd or job.config.budget.tokens)
     asked = (*race, *test, *test) if known else ()  # only a module knows what it asks
-    seed = job.program.seed(job.config.prompt)
+    seed = job.seed
     messages = (job.program.messages(seed, TASK_PREDICTOR, row.inputs) for row in asked)
     tokens_in = fewest_tokens(message.content for each in messages for message in each)
     usd = job.task_price * job.prices["task"].usd(tokens_in, len(asked))
@@ -43,7 +43,7 @@ def fewest(job: Job) -> Need:
 def least(job: Job, row: Amount) -> Need:
     """Return what the shortest study takes that ends with a verdict, if all rows take what one took."""
     n_race, n_test = min(job.config.search.block, len(job.splits.dev)), min(MIN_TEST_ROWS, job.n_test)
-    total = row.times(n_race + 2 * n_test).plus(worst_call(job, job.program.seed(job.config.prompt)))
+    total = row.times(n_race + 2 * n_test).plus(worst_call(job, job.seed))
     return Need(n_race, n_test, tokens=total.tokens, usd=total.usd)
 
 
@@ -70,9 +70,18 @@ def require_a_row(session: Session, before: Spend) -> None:
     row = Amount(after.tokens - before.tokens, job.task_price * (after.cost_usd - before.cost_usd))
     if not row.tokens:
         return  # its reply was known
-    if lack := lack_of_room(job.config.budget, least(job, row)):
-        raise ConfigError(f"{lack} if all rows are like the first; raise it and run again to continue")
+    require_least(job, row)
     _hold(session, row.times(2), session.seed)
+
+
+def require_least(job: Job, row: Amount) -> None:
+    """Refuse a cap that does not pay for the shortest study, if all rows take what one took.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    if lack := lack_of_room(job.config.budget, least(job, row)):
+        raise ConfigError(f"{lack} if all rows are like the first; raise it and run again")
 
 
 def hold(session: Session) -> None:
