@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -20,6 +22,7 @@ from optimizer.cli import main as cli
 from optimizer.cli.progress import Progress
 from optimizer.cli.reading import export_study, show_study, write_report
 from optimizer.cli.review import review_study
+from optimizer.cli.tables import print_statuses, status_cells
 from optimizer.config.file import load_config
 from optimizer.data.loading import load_splits
 from optimizer.errors import ConfigError
@@ -28,6 +31,7 @@ from optimizer.records import TrialRecord
 from optimizer.study.saved import open_saved
 from tests.fake_server import FakeServer
 from tests.pseudo_terminal import in_terminal
+from tests.sample_study import sample_view
 from tests.test_init import as_csv, rows
 from tests.test_review import After, study
 from tests.test_review import server as server
@@ -150,9 +154,9 @@ def test_every_help_fits_80_columns() -> None:
         assert max(map(len, text.splitlines())) <= 80, name
 
 
-@pytest.mark.parametrize("columns", [24, 40, 80])
+@pytest.mark.parametrize("columns", [24, 40, 50, 80])
 def test_progress_survives_a_narrow_window(columns: int, tmp_path: Path, server: FakeServer) -> None:
-    """The live block is never wider than the window, and begins with the best score."""
+    """The live block is never wider than the window, the best score first; from 50 columns on no fact is broken."""
 
     class Looked(Progress):
         def trial_finished(self, trial: TrialRecord, *, is_best: bool) -> None:
@@ -165,8 +169,30 @@ def test_progress_survives_a_narrow_window(columns: int, tmp_path: Path, server:
     console = Console(width=columns, force_terminal=False)
     study(tmp_path, server.url, Looked(console), search={"trials": 1, "max_demos": 0, "formats": ["chat"]})
     assert blocks
-    assert all(cell_len(line) <= columns for line in blocks[-1].splitlines())
-    assert blocks[-1].startswith("best")
+    lines = blocks[-1].splitlines()
+    assert all(cell_len(line) <= columns for line in lines)
+    assert lines[0].startswith("best")
+    if columns >= 50:
+        whole = (
+            r"(best \S+|trial 1 of 1|\d+ calls( of about \d+)?|free|unknown|\$\S+|\d+:\d\d so far|about \d+:\d\d left)"
+        )
+        bar = next(i for i, line in enumerate(lines) if "━" in line)
+        assert all(re.fullmatch(whole, fact) for line in lines[:bar] for fact in line.split("   "))
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80, 200])
+def test_status_cuts_nothing_in_a_narrow_window(columns: int) -> None:
+    """Where the table would not fit a study gets a few short lines, its name first and whole."""
+    view = sample_view(name="customer-messages-of-the-autumn-2")
+    with (console := Console(width=columns, force_terminal=False)).capture() as captured:
+        print_statuses(
+            console, [status_cells(each, is_running=False) for each in (view, replace(view, state="running"))]
+        )
+    lines = captured.get().splitlines()
+    assert all(cell_len(line.rstrip()) <= columns for line in lines)
+    assert len([line for line in lines if line.startswith(view.name)]) == 2
+    assert ("dev" in lines[0]) is (columns == 200)
+    assert any("interrupted; verdict: promote, " in line for line in lines) or columns == 200
 
 
 @pytest.mark.parametrize("name", list(examples()))

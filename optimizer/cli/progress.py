@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from optimizer.study.session import Session
 
 REFRESH_PER_S = 4.0
+BAR_WIDTH = 60
+GAP = "   "  # between two facts in a line
 WAITS_EVERY_S = 60.0  # between two lines on calls that wait, so that they do not drown the trials
 
 
@@ -161,8 +163,9 @@ class Progress(Observer):
             Text(f"{duration(time.monotonic() - self._started_at)} so far"),
             *([Text(f"about {duration(left)} left")] if left is not None else []),
         ]
-        lines: list[RenderableType] = [Text("   ").join(facts)]  # in a narrow window it goes on in the next line
-        lines.append(ProgressBar(total=n_all, completed=self._n_trials, width=60))
+        width = self._console.width
+        lines: list[RenderableType] = [*_in_lines(facts, width)]
+        lines.append(ProgressBar(total=n_all, completed=self._n_trials, width=min(BAR_WIDTH, width)))
         phase = self._phase + (
             f" ({done} of {total})" if (total := self._phase_rows[1]) and (done := self._phase_rows[0]) else ""
         )
@@ -170,6 +173,17 @@ class Progress(Observer):
             Text(f"waiting: {self._waiting}" if self._waiting else phase, style="yellow" if self._waiting else "dim")
         )
         return Group(*lines)
+
+
+def _in_lines(facts: Sequence[Text], width: int) -> list[Text]:
+    """Put facts side by side, as many as fit in a line; none is broken where the window is wide enough for one."""
+    lines: list[Text] = []
+    for fact in facts:
+        if lines and lines[-1].cell_len + len(GAP) + fact.cell_len <= width:
+            lines[-1] = Text.assemble(lines[-1], GAP, fact)
+        else:
+            lines.append(fact)
+    return lines
 
 
 def _best(session: Session) -> float | None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 from rich.console import Group
 from rich.panel import Panel
-from rich.table import Table
 from rich.text import Text
 
 from optimizer.cli.terminal import console, wide_console
@@ -74,7 +73,7 @@ def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> in
 
 def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> int:
     """Print how far one study is, or a line for each."""
-    from optimizer.cli.tables import status_cells, status_json
+    from optimizer.cli.tables import print_statuses, status_cells, status_json
     from optimizer.machines.roster import lines, workers
     from optimizer.unattended import background
 
@@ -88,13 +87,11 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
         ]
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
-        table.add_column(head)
+    cells = []
     for saved in studies:
         view, live, at_work = saved.view(), background.live(saved.run_dir), workers(saved.journal)
-        table.add_row(*status_cells(view, is_running=live is not None or bool(at_work)))
-    console().print(table, highlight=False)
+        cells.append(status_cells(view, is_running=live is not None or bool(at_work)))
+    print_statuses(wide_console(), cells)
     if name:
         pause = str((saved.journal.load_study() or {}).get("pause") or "")
         status_lines = background.lines(view, saved.journal.n_failed(), live, budget=saved.config.budget, pause=pause)

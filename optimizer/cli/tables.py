@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
@@ -16,6 +17,8 @@ from optimizer.proof.insight import Step
 from optimizer.records import StudyView, TrialRecord
 from optimizer.word_diff import word_diff
 from optimizer.words import count, duration, money, operator_words, percent, points, trial_counts, visible
+
+UNLIMITED = 10_000  # characters; to see how wide a table would like to be
 
 
 def status_json(view: StudyView, *, is_running: bool) -> dict[str, JsonValue]:
@@ -65,6 +68,26 @@ def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
         duration(view.wall_s),
         said,
     ]
+
+
+def print_statuses(out: Console, studies: Sequence[Sequence[str]]) -> None:
+    """Print a line for each study; a few short lines where the window is too narrow for that.
+
+    Args:
+        studies: the cells of each, see `status_cells`.
+    """
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    for head in ("study", "state", "trials", "best on dev", "calls", "cost", "time", "verdict"):
+        table.add_column(head)
+    for cells in studies:
+        table.add_row(*cells)
+    if out.measure(table, options=out.options.update(max_width=UNLIMITED)).maximum <= out.width:
+        out.print(table, highlight=False)
+        return
+    for name, state, trials, best, calls, cost, time, verdict in studies:
+        said = "" if verdict == "-" else f"; verdict: {verdict}"
+        facts = (f"{state}{said}", f"{trials} trials, best on dev {best}", f"{calls} calls, {cost}, {time}")
+        out.print("\n  ".join([name, *facts]), highlight=False, markup=False, soft_wrap=True)
 
 
 def _best(view: StudyView, trial: TrialRecord) -> str:
