@@ -17,7 +17,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import replace
 
 from optimizer.candidate import Candidate
-from optimizer.errors import BudgetExhausted, Paused
+from optimizer.errors import BudgetExhausted, Paused, UserError
 from optimizer.proof import verdict
 from optimizer.proof.earlier import tested_on
 from optimizer.propose import Rejection
@@ -38,6 +38,7 @@ from optimizer.study.stops import can_score, goes_on, keep_ending, timing
 from optimizer.study.view import seen_from_json
 from optimizer.unattended.heartbeat import Heartbeat
 from optimizer.unattended.notify import tell, webhook_url
+from optimizer.words import REFUSED
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +71,9 @@ def run(job: Job, observer: Observer | None = None, on_open: Callable[[], None] 
             session.pause(pause.reason, str(pause))
             if not (session.crew.is_shared and pause.reason in OUT_OF_REACH):  # that worker will join again
                 tell(url, session.view, reason=str(pause))
+            raise
+        except UserError as error:
+            session.pause(REFUSED, str(error))
             raise
         except KeyboardInterrupt:
             session.pause("user")

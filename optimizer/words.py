@@ -13,6 +13,16 @@ STOP_WORDS = {
     "unlikely": "the trials left were unlikely to find a better prompt",
     "perfect": "a perfect score on dev",
 }
+REFUSED = "refused"  # the stop reason of a study whose input must be changed before it can go on
+PAUSE_WORDS = {
+    "user": "paused by you",
+    REFUSED: "refused",
+    "provider": "paused: model out of reach",
+    "provider_auth": "paused: key rejected",
+    "provider_quota": "paused: account empty",
+    "error_rate": "paused: too many failures",
+    "storage": "paused: disk or database",
+}
 TRIAL_WORDS = ("complete", "pruned", "rejected", "failed")
 UNFINISHED = "unfinished"
 OPERATOR_WORDS = {
@@ -35,6 +45,13 @@ OPERATOR_WORDS = {
 def operator_words(operators: Iterable[str]) -> dict[str, str]:
     """Say what these operators do, each once, in their order; a user's own have no words here."""
     return {name: OPERATOR_WORDS[name] for name in dict.fromkeys(operators) if name in OPERATOR_WORDS}
+
+
+def state_words(state: str, stop_reason: str) -> str:
+    """Say in two or three words how a study stands that nobody works on."""
+    if state == "running":
+        return "interrupted"
+    return PAUSE_WORDS.get(stop_reason, f"paused: {stop_reason}") if state == "paused" else state
 
 
 def code_parts(text: str) -> list[tuple[bool, str]]:

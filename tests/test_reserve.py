@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from optimizer.budget.limits import TEST_SHARE
+from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
 from optimizer.errors import ConfigError
 from optimizer.probe.check import concerns, probes
@@ -99,11 +100,18 @@ def test_a_cap_that_check_lets_pass_ends_in_a_verdict(
 
 
 @pytest.mark.slow
-def test_a_cap_that_one_row_shows_to_be_too_small_is_refused_by_run_as_well(tmp_path: Path, server: FakeServer) -> None:
-    """Who did not ask `check` learns it after one call, with what the shortest study would cost."""
+def test_a_cap_that_one_row_shows_to_be_too_small_is_refused_by_run_as_well(
+    tmp_path: Path, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Who did not ask `check` learns it after one call, with what the shortest study costs; `status` says it again."""
     with pytest.raises(ConfigError, match=r"budget\.tokens: 900 are too few: .* first 5 dev rows and the final test"):
         carried_out(tmp_path, server, concurrency=1, budget={"tokens": 900})
     assert len(server.calls) == 1
+    show_status("fruit", tmp_path / "runs")
+    said = capsys.readouterr().out
+    assert "fruit refused" in " ".join(said.split())
+    assert "interrupted" not in said
+    assert "budget.tokens: 900 are too few: " in said
 
 
 @pytest.mark.slow

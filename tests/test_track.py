@@ -612,7 +612,7 @@ def test_a_paused_study_waits_in_the_same_run(projection: Projection) -> None:
     first_id = rebuild(paused, projection)
     run = runs_of(projection)["mail-routing"]
     assert run.info.status == "SCHEDULED"
-    assert "Paused (budget)" in run.data.tags["mlflow.note.content"]
+    assert "**Paused: budget** after" in run.data.tags["mlflow.note.content"]
     assert versions_of(projection) == []
 
     MlflowView(projection).log_all(replace(paused, state="running"))

@@ -106,7 +106,7 @@ def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(
         assert time.monotonic() - started < 30
         assert "study fruit stopped: paused" in ended
         show_status("fruit", folder / "runs")
-        assert "paused: user; the same `optimizer run` continues it" in capsys.readouterr().out
+        assert "paused by you; the same `optimizer run` continues it" in capsys.readouterr().out
         stop_study("fruit", folder / "runs")
         assert "study fruit is not running: paused" in capsys.readouterr().out
         gate.is_open.set()

@@ -16,7 +16,7 @@ from optimizer.proof import insight
 from optimizer.proof.insight import Step
 from optimizer.records import StudyView, TrialRecord
 from optimizer.word_diff import word_diff
-from optimizer.words import count, duration, money, operator_words, percent, points, trial_counts, visible
+from optimizer.words import count, duration, money, operator_words, percent, points, state_words, trial_counts, visible
 
 UNLIMITED = 10_000  # characters; to see how wide a table would like to be
 
@@ -32,7 +32,7 @@ def status_json(view: StudyView, *, is_running: bool) -> dict[str, JsonValue]:
         best = {"trial": trial.number + 1, "score": mean, "n": n_rows}
     return {
         "study": view.name,
-        "state": _state(view, is_running=is_running),
+        "state": "interrupted" if view.state == "running" and not is_running else view.state,
         "stop_reason": view.stop_reason,
         "trials": cast(JsonValue, trial_counts(each.state for each in view.trials)),
         "best": best,
@@ -45,18 +45,13 @@ def status_json(view: StudyView, *, is_running: bool) -> dict[str, JsonValue]:
     }
 
 
-def _state(view: StudyView, *, is_running: bool) -> str:
-    return "interrupted" if view.state == "running" and not is_running else view.state
-
-
 def status_cells(view: StudyView, *, is_running: bool) -> list[str]:
     """One line of `optimizer status`."""
     trial = view.trial_of(view.best)
     best = f"{_best(view, trial)} (trial {trial.number + 1})" if trial else "-"
     verdict = view.verdict
     said = f"{verdict.decision}, {points(verdict.difference)}" if verdict else "-"
-    state = _state(view, is_running=is_running)
-    state += f": {view.stop_reason}" if view.state == "paused" else ""
+    state = "running" if view.state == "running" and is_running else state_words(view.state, view.stop_reason)
     calls = count(sum(view.spend.calls.values()))
     return [
         view.name,

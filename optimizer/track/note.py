@@ -10,7 +10,7 @@ from optimizer.proof.aim import which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView
 from optimizer.track.projection import Projection
-from optimizer.words import number_of, trial_counts
+from optimizer.words import number_of, state_words, trial_counts
 
 NOTE_CHARS = 7900  # the store cuts tags at 8000 without an error
 PROMPT_CHARS = 2600
@@ -39,7 +39,8 @@ def headline(view: StudyView) -> str:
     n_done = sum(trial.state != "running" for trial in view.trials)
     reason = view.stop_reason or "no reason given"
     if view.state == "paused":
-        return f"**Paused ({reason})** after {number_of(n_done, 'trial')}. It continues where it stopped."
+        how = state_words(view.state, view.stop_reason)
+        return f"**{how[:1].upper()}{how[1:]}** after {number_of(n_done, 'trial')}. It continues where it stopped."
     if view.state == "finished":
         return f"**Finished without a verdict ({reason})** after {number_of(n_done, 'trial')}."
     return f"**Running:** {number_of(n_done, 'trial')} so far, no verdict yet."

@@ -20,7 +20,7 @@ from optimizer.errors import StudyError
 from optimizer.records import StudyView
 from optimizer.storage.files import PRIVATE_FILE, is_claimed, make_private_folder
 from optimizer.unattended.heartbeat import Live, read_live
-from optimizer.words import count, duration, money, number_of
+from optimizer.words import count, duration, money, number_of, state_words
 
 OUTPUT = "output.txt"
 START_S = 300.0  # opening a large local model from a slow disk takes a while
@@ -81,9 +81,11 @@ def lines(view: StudyView, n_failed: int, found: Live | None, *, budget: Budget,
     if n_failed:
         errors = f"{number_of(n_failed, 'call')} ended without a reply: failed, or under way when a run was killed"
     if found is None:
-        how = {"running": "interrupted", "paused": f"paused: {view.stop_reason}"}.get(view.state, "")
+        if view.state == "finished":
+            return [errors]
+        how = state_words(view.state, view.stop_reason)
         why = [pause] if pause and view.state == "paused" else []
-        return [f"{how}; the same `optimizer run` continues it", *why, errors] if how else [errors]
+        return [f"{how}; the same `optimizer run` continues it", *why, errors]
     silent_s = time.time() - found.moved_at
     ends = "no pace yet" if found.ends_at is None else f"{datetime.fromtimestamp(found.ends_at):%a %H:%M}"
     told = [
