@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 STOP_WORDS = {
     "trials": "all trials done",
@@ -24,6 +24,7 @@ PAUSE_WORDS = {
     "storage": "paused: disk or database",
 }
 TRIAL_WORDS = ("complete", "pruned", "rejected", "failed")
+SHOWN_AS = {"pruned": "dropped"}  # states that people read in other words than programs
 UNFINISHED = "unfinished"
 OPERATOR_WORDS = {
     "start": "one of the first candidates: your prompt or plain words, with or without examples, in each layout",
@@ -94,6 +95,16 @@ def trial_counts(states: Iterable[str]) -> dict[str, int]:
     """Count trials by their state, in a fixed order; one that is open, as a cap leaves it, is `unfinished`."""
     found = Counter(UNFINISHED if state == "running" else state for state in states)
     return {state: found[state] for state in (*TRIAL_WORDS, UNFINISHED)}
+
+
+def trial_word(state: str) -> str:
+    """What became of a trial, in a word for people."""
+    return SHOWN_AS.get(state, state)
+
+
+def trials_words(counts: Mapping[str, int]) -> str:
+    """`8 complete, 20 dropped`."""
+    return ", ".join(f"{n} {trial_word(state)}" for state, n in counts.items() if n)
 
 
 def tries(n: int) -> str:

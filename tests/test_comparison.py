@@ -35,6 +35,7 @@ def test_every_trial_and_operator_has_a_line() -> None:
     lines = printed(trial_table(given.view, given.n_chars)).splitlines()
     assert [line.split()[0] for line in lines[1:]] == [str(i) for i in range(1, 14)]
     assert "copies a row" in lines[6]
+    assert {line.split()[2] for line in lines[1:]} == {"complete", "dropped", "rejected"}  # `pruned` is Optuna's word
     rows = {line.split()[0]: line.split()[1:] for line in printed(operator_table(given.view)).splitlines()[1:]}
     assert set(rows) == {"rewrite", "reflect", "demos", "trim"}
     assert sum(int(cells[0]) for cells in rows.values()) == 13

@@ -18,7 +18,7 @@ from optimizer.proof import insight
 from optimizer.proof.insight import Pair
 from optimizer.records import Outcome, StudyView, Verdict
 from optimizer.report import Material
-from optimizer.words import count, duration, money, percent, points, visible
+from optimizer.words import count, duration, money, percent, points, trial_word, visible
 
 MAX_FLIPS = 10
 CELL_CHARS = 60
@@ -95,7 +95,7 @@ def _trial_facts(material: Material, candidate: Candidate) -> dict[str, str]:
     score, n_scored = material.view.dev_score(trial)
     return {
         "made by": trial.recipe.operator if trial else "you" if is_seed else "-",
-        "state": trial.state if trial else "not tried" if is_seed else "its trial was cut short",
+        "state": trial_word(trial.state) if trial else "not tried" if is_seed else "its trial was cut short",
         "dev score": f"{percent(score)} on {n_scored} rows" if n_scored else "-",
         "against the best then": points(trial.difference) if trial and trial.difference is not None else "-",
         "layout": f"{candidate.format}, {candidate.reasoning}, temperature {candidate.temperature:g}",

@@ -26,7 +26,7 @@ from optimizer.study.fork import raised, reshown
 from optimizer.study.observe import Observer
 from optimizer.study.stops import left_s
 from optimizer.study.view import seen_from_json
-from optimizer.words import count, duration, money, percent, visible
+from optimizer.words import count, duration, money, percent, trial_word, visible
 
 if TYPE_CHECKING:
     from optimizer.search.optuna_study import Ticket
@@ -192,10 +192,9 @@ def _best(session: Session) -> float | None:
 
 
 def _trial_line(trial: TrialRecord, *, is_best: bool) -> Text:
-    made_by = trial.recipe.operator if trial.recipe.operator != "start" else "start"
     score = f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.score is not None else ""
-    text = Text(f"trial {trial.number + 1:>3}  {made_by:<10}  {score:<14}  ")
-    text.append("new best" if is_best else trial.state, style="green" if is_best else "dim")
+    text = Text(f"trial {trial.number + 1:>3}  {trial.recipe.operator:<10}  {score:<14}  ")
+    text.append("new best" if is_best else trial_word(trial.state), style="green" if is_best else "dim")
     n_unread = sum(outcome.kind in ("unparsed", "refused") for outcome in trial.outcomes)
     if 2 * n_unread > len(trial.outcomes):
         text.append(f"  {n_unread} of {len(trial.outcomes)} replies cannot be read", style="yellow")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     """Print one study: its trials and operators, how the winner came to be, what changed, the verdict."""
     from optimizer.cli.summary import print_summary, summary_json
-    from optimizer.cli.tables import diff_text, lineage_tree, lineage_words, operator_table, trial_table
+    from optimizer.cli.tables import OPERATOR_HEADS, diff_text, lineage_tree, lineage_words, operator_table, trial_table
     from optimizer.proof import insight
     from optimizer.proof.aim import worst_of
     from optimizer.study.saved import open_saved
@@ -45,7 +45,8 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     star = Text(f"* no other trial is better and shorter{means}\n", style="dim")
     made = insight.lineage(view)
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
-    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), Text(), came), highlight=False)
+    paid = Text(OPERATOR_HEADS, style="dim")
+    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), paid, came), highlight=False)
     out = console()
     if view.best != view.seed:
         title = "From your prompt to the best one: {+added+} [-removed-]"

@@ -19,7 +19,7 @@ from optimizer.proof import earlier, labels
 from optimizer.proof.aim import SAME, dev_label, group_words, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView, Verdict
-from optimizer.words import count, duration, number_of, percent, points, price, trial_counts, visible
+from optimizer.words import count, duration, number_of, percent, points, price, trial_counts, trials_words, visible
 
 MAX_PROMPT_LINES = 24
 MAX_SLICES = 8
@@ -200,8 +200,7 @@ def _dev_cells(dev: DevEstimate) -> tuple[str, str, str]:
 
 
 def _bill(view: StudyView) -> Text:
-    states = trial_counts(trial.state for trial in view.trials)
-    trials = ", ".join(f"{n} {state}" for state, n in states.items() if n)
+    trials = trials_words(trial_counts(trial.state for trial in view.trials))
     calls = ", ".join(f"{count(n)} {role}" for role, n in view.spend.calls.items()) or "none"
     bill = Text(
         f"{number_of(len(view.trials), 'trial')}{f' ({trials})' if trials else ''}; {stopped_words(view)}\n"

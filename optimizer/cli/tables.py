@@ -16,8 +16,20 @@ from optimizer.proof import insight
 from optimizer.proof.insight import Step
 from optimizer.records import StudyView, TrialRecord
 from optimizer.word_diff import word_diff
-from optimizer.words import count, duration, money, operator_words, percent, points, state_words, trial_counts, visible
+from optimizer.words import (
+    count,
+    duration,
+    money,
+    operator_words,
+    percent,
+    points,
+    state_words,
+    trial_counts,
+    trial_word,
+    visible,
+)
 
+OPERATOR_HEADS = "new best: trials that became the best so far; points: by how much these were better, added up\n"
 UNLIMITED = 10_000  # characters; to see how wide a table would like to be
 
 
@@ -115,8 +127,8 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int]) -> Table:
 
 
 def operator_table(view: StudyView) -> Table:
-    """One line an operator: what was tried, what became of it, what it gained."""
-    table = _table("operator", "tried", "led", "gained", "in full", "dropped", "rejected", "failed", "calls")
+    """One line an operator: what was tried, what became of it, what it gained; see `OPERATOR_HEADS`."""
+    table = _table("operator", "tried", "new best", "points", "complete", "dropped", "rejected", "failed", "calls")
     for row in insight.operators(view):
         fates = (row.complete, row.pruned, row.rejected, row.failed)
         gained = points(row.gain) if row.won else "-"
@@ -169,7 +181,7 @@ def diff_text(old: str, new: str) -> Text:
 
 
 def _table(*heads: str) -> Table:
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     for head in heads:
         table.add_column(head, overflow="ellipsis", no_wrap=True)
     return table
@@ -181,4 +193,14 @@ def _trial_cells(trial: TrialRecord, length: str, scored: tuple[float | None, in
     rows = str(scored[1]) if scored[1] else ""
     score = percent(scored[0]) if scored[0] is not None else ""
     number, made_by = str(trial.number + 1), trial.recipe.operator
-    return [number, made_by, trial.state, score, rows, difference, length, calls, escape(visible(trial.reason[:80]))]
+    return [
+        number,
+        made_by,
+        trial_word(trial.state),
+        score,
+        rows,
+        difference,
+        length,
+        calls,
+        escape(visible(trial.reason[:80])),
+    ]

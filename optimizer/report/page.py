@@ -30,6 +30,8 @@ from optimizer.words import (
     points,
     price,
     trial_counts,
+    trial_word,
+    trials_words,
 )
 
 MAX_ROWS = 12  # examples fixed, and as many broken
@@ -90,7 +92,7 @@ def report_html(material: Material) -> str:
         loader=PackageLoader("optimizer.report", "."), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.filters |= {"percent": percent, "points": points, "duration": duration, "count": count}
-    environment.filters |= {"money": money, "price": price, "code_parts": code_parts}
+    environment.filters |= {"money": money, "price": price, "code_parts": code_parts, "trial_word": trial_word}
     return environment.get_template("page.html.jinja").render(**_content(material)) + "\n"
 
 
@@ -150,7 +152,7 @@ def _content(material: Material) -> dict[str, Any]:
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
         "trials": view.trials[:MAX_TRIALS],
         "n_chars": material.n_chars,
-        "states": trial_counts(trial.state for trial in view.trials),
+        "states": trials_words(trial_counts(trial.state for trial in view.trials)),
         "stopped": " ".join([f"{stopped_words(view)}.", *time_notes(view)]) if view.stop_reason else "",
         "split": _split(view, is_guarded=material.is_guarded),
         "is_guarded": material.is_guarded,
