@@ -17,6 +17,7 @@ from optimizer.probe.check import concerns, probes
 from optimizer.records import StudyView
 from optimizer.run import run
 from optimizer.study.job import Job, open_job
+from optimizer.study.saved import forked
 from tests.fake_server import Body, FakeServer, Fault, reply
 from tests.faults import answer, write_study
 
@@ -44,8 +45,8 @@ def bill(server: FakeServer) -> tuple[int, float]:
     return n_in + n_out, (n_in * PRICES["price_in"] + n_out * PRICES["price_out"]) / 1e6
 
 
-def opened(folder: Path, server: FakeServer, *, concurrency: int, **changes: Any) -> Job:
-    path = write_study(folder, server.url, concurrency=concurrency, trials=5, rows=N_TEST, **changes)
+def opened(folder: Path, server: FakeServer, *, concurrency: int, rows: int = N_TEST, **changes: Any) -> Job:
+    path = write_study(folder, server.url, concurrency=concurrency, trials=5, rows=rows, **changes)
     settings = json.loads(path.read_text())
     for lm in settings["lm"].values():
         lm |= PRICES
@@ -121,3 +122,20 @@ def test_the_final_test_takes_all_rows_that_the_calls_left_pay_for(tmp_path: Pat
     assert view.verdict is not None
     assert view.verdict.n > 62 * TEST_SHARE / 2
     assert view.spend.calls["task"] <= 62
+
+
+@pytest.mark.slow
+def test_replies_that_are_known_leave_calls_for_further_test_rows(tmp_path: Path, server: FakeServer) -> None:
+    """The cap is held against what rows cost, not against what they might have cost: here all but nothing."""
+    settings: dict[str, Any] = {"concurrency": 8, "rows": 40, "search": {"in_flight": 1, "max_demos": 0}}
+    whole = carried_out(tmp_path, server, **settings)
+    job = forked(opened(tmp_path, server, **settings, name="second", budget={"task_calls": 60}), "fruit")
+    try:
+        view = run(job)
+    finally:
+        job.close()
+    assert whole.verdict is not None
+    assert view.verdict is not None
+    assert (whole.verdict.n, view.verdict.n) == (40, 40)
+    assert view.verdict.shortfall == ""
+    assert view.spend.calls.get("task", 0) <= 60

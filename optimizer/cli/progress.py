@@ -136,7 +136,8 @@ class Progress(Observer):
 
     def final_started(self, winner: Candidate, n_rows: int) -> None:
         del winner
-        self._phase_rows = (0, 2 * n_rows)
+        done, total = self._phase_rows
+        self._phase_rows = (done if total else 0, 2 * n_rows)  # it may be told again, with further rows
         self._phase = f"final test on {n_rows} examples"
 
     def finished(self, view: StudyView) -> None:

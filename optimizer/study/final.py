@@ -60,17 +60,12 @@ class _Test:
         self._end: BudgetExhausted | None = None
 
     def run(self) -> Tested:
-        rows = self._paid_by_calls()
-        self._session.observer.final_started(self._winner, len(rows))
-        why = "the cap paid for no more" if len(rows) < len(self._all) else ""
-        for block in self._blocks(rows):
-            if not has_time_for(self._session, n_rows=2 * len(block)) and len(self._both) >= self._session.n_test:
-                why = "there was no time for more"
-                break
-            if not self._has_all(block):
-                why = "the cap paid for no more"
-                break
-        both = self._both
+        rows: list[Example] = []
+        why = ""
+        while not why and len(paid := self._paid_by_calls()) > len(rows):  # known replies leave calls for further rows
+            self._session.observer.final_started(self._winner, len(paid))
+            why, rows = self._ask(paid[len(rows) :]), paid
+        why, both = why or "the cap paid for no more", self._both
         if len(both) < min(LEAST_ROWS, len(self._all)) and (self._end or len(rows) < len(self._all)):
             cap = self._session.job.config.budget.task_calls
             raise self._end or BudgetExhausted(f"budget.task_calls: {cap} is used up; raise it and run again")
@@ -84,6 +79,15 @@ class _Test:
             usd_per_row=self._usd_per_row(),
             shortfall=shortfall,
         )
+
+    def _ask(self, rows: Sequence[Example]) -> str:
+        """Ask both prompts as long as time and caps allow; return why it ended before the last row, or nothing."""
+        for block in self._blocks(rows):
+            if not has_time_for(self._session, n_rows=2 * len(block)) and len(self._both) >= self._session.n_test:
+                return "there was no time for more"
+            if not self._has_all(block):
+                return "the cap paid for no more"
+        return ""
 
     @property
     def _both(self) -> list[Example]:
