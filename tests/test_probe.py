@@ -166,5 +166,6 @@ def test_a_probe_advises_against_a_lost_night(
     assert ("none of the first 20 replies can be read" in " ".join(done.stdout.split())) == is_unread
     assert f"Advice: {advice}" in done.stdout
     assert said in " ".join(done.stdout.split())
+    assert ("a good search may find" in " ".join(done.stdout.split())) == (advice != "stop")  # it would contradict it
     assert all(len(line) <= 80 for line in done.stdout.splitlines())
     assert "\x1b" not in done.stdout

@@ -18,7 +18,7 @@ from optimizer.config.keys import config_folder
 from optimizer.data.report import provable_gain, unquoted
 from optimizer.privacy.local import unused_notes
 from optimizer.privacy.personal_data import count_findings
-from optimizer.probe.advice import Advice, ProbeFacts, advise
+from optimizer.probe.advice import Advice, Decision, ProbeFacts, advise
 from optimizer.probe.check import Estimate, Probe, concerns, estimate, metric_notes, probes
 from optimizer.probe.probe import Spent, plan, probe, questions
 from optimizer.study.job import Job, open_job
@@ -62,7 +62,7 @@ def _probe(job: Job, words: str, *, is_json: bool) -> int:
     if is_json:
         print(json.dumps(_probe_json(facts, advice, open_questions, bill), indent=2, ensure_ascii=False))
     else:
-        _print(out, job, facts, open_questions, bill, words)
+        out.print(_table(job, facts, advice.decision, open_questions, bill, words))
         _print_advice(out, advice, words)
     return advice.exit_code
 
@@ -79,7 +79,7 @@ def _mean_call(job: Job, spent: Spent) -> Probe:
     )
 
 
-def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill: Estimate, words: str) -> None:
+def _table(job: Job, facts: ProbeFacts, decision: Decision, asked: Sequence[str], bill: Estimate, words: str) -> Table:
     table = Table.grid(padding=(0, 2))
 
     def say(what: str, text: str) -> None:
@@ -97,7 +97,8 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
         dealt = "" if more is None else f", with {facts.n_examples} examples {percent(more.mean)}"
         say("by chance", f"the same answers, swapped between the rows at random: {percent(facts.luck.mean)}{dealt}")
     say("head-room", f"{100 * facts.head_room:.0f} points up to {percent(facts.ceiling)}, the most the labels allow")
-    say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
+    if decision != "stop":  # its reason is that no such figure can be trusted
+        say("likely", f"a good search may find {100 * facts.likely_gain:.0f} points")
     say(
         "proof",
         f"{facts.n_test} test rows prove a gain of about {100 * facts.smallest_gain:.0f} points, as answers vary here",
@@ -118,7 +119,7 @@ def _print(out: Console, job: Job, facts: ProbeFacts, asked: Sequence[str], bill
     for question in asked:
         say("to settle", question)
     say("the night", bill_words(job, bill))
-    out.print(table)
+    return table
 
 
 def bill_words(job: Job, bill: Estimate) -> str:
