@@ -172,11 +172,13 @@ def test_two_workers_start_at_once_on_an_empty_database_and_share_one_study(
 
 @pytest.mark.slow
 def test_the_workers_of_run_leave_a_finished_study_finished(tmp_path: Path, database: str) -> None:
-    """`run --workers 2` ends with a verdict that stands, and the helper has ended by itself."""
-    with FakeServer(answer) as server:
-        path = write_study(tmp_path, server.url, trials=4, storage=database)
+    """`run --workers 2` prints each trial once, whoever made it, and ends with a verdict that stands; the helper has
+    ended by itself."""
+    with FakeServer(Slow()) as server:
+        path = write_study(tmp_path, server.url, trials=8, storage=database)
         done = subprocess.run(command("run", str(path), "--workers", "2"), cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    assert sorted(map(int, re.findall(r"^trial +(\d+)  ", done.stdout, re.MULTILINE))) == list(range(1, 9))
     assert rows(database, "SELECT state, stop_reason FROM study")[0][0] == "finished"
     assert "stopped" not in (tmp_path / "runs/fruit/workers.txt").read_text()
     assert rows(database, "SELECT 1 FROM worker") == []

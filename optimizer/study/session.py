@@ -55,7 +55,7 @@ class Session:
     def __init__(self, job: Job, observer: Observer) -> None:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
-        self.is_stopping, self.budget_note = False, cast("BudgetExhausted | None", None)
+        self.is_stopping, self.is_restored, self.budget_note = False, False, cast("BudgetExhausted | None", None)
         self._began_at = self._opened_at = time.monotonic()
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
@@ -81,6 +81,7 @@ class Session:
         """
         if self.crew.is_shared:
             with self.deciding():
+                self.is_restored = True
                 return
         for trial in self._records.of(self.study.trials()):
             if trial.state == "running":

@@ -29,7 +29,7 @@ Turn = Literal["lead", "search", "finished"]
 
 
 def take_in(session: Session) -> None:
-    """Enter what other workers have told, in the order in which they did. Call it while deciding."""
+    """Enter what other workers have told, in the order in which they did, and show it. Call it while deciding."""
     known = {trial.number for trial in session.known.trials}
     new = [trial for trial in session.study.trials() if trial.state.is_finished() and trial.number not in known]
     facts = {trial.number: trial.user_attrs for trial in new}
@@ -39,8 +39,11 @@ def take_in(session: Session) -> None:
     new.sort(key=lambda trial: (cast(int, trial.user_attrs.get(TOLD, 0)), trial.number))
     for trial in trial_records(session.journal, new, metric=session.job.metric.version):
         session.known.learn(trial)
-        if facts[trial.number].get(IS_BEST):
+        is_best = bool(facts[trial.number].get(IS_BEST))
+        if is_best:
             session.elite.incumbent = trial.candidate
+        if session.is_restored and trial.state != "unfinished":
+            session.observer.trial_finished(trial, is_best=is_best)
     if (best := session.elite.incumbent) is not None:
         session.enter_kept(best)
     if best != before:
