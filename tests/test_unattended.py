@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,13 @@ from optimizer.budget.limits import expected_left_s
 from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
 from optimizer.errors import Paused, StudyError
-from optimizer.records import StudyView
+from optimizer.records import Recipe, StudyView, TrialRecord
 from optimizer.run import run
 from optimizer.storage.files import is_claimed
 from optimizer.study.job import open_job
 from optimizer.study.observe import Observer
 from optimizer.study.saved import open_saved
+from optimizer.study.stops import pace_s
 from optimizer.unattended import background, heartbeat
 from optimizer.unattended.background import stop_study
 from optimizer.unattended.heartbeat import Heartbeat, read_live
@@ -175,21 +177,38 @@ def test_a_reply_that_never_comes_is_named(folder: Path, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize(
-    ("n_done", "elapsed_s", "deadline_s", "expected"),
+    ("n_left", "trial_s", "deadline_s", "expected"),
     [
-        (0, 50.0, None, None),
-        (0, 50.0, 70.0, 70.0),
-        (10, 100.0, None, 320.0),
-        (10, 100.0, 60.0, 60.0),
-        (45, 9.0, None, 20.0),
+        (40, None, None, None),
+        (40, None, 70.0, 70.0),
+        (30, 10.0, None, 320.0),
+        (30, 10.0, 60.0, 60.0),
+        (0, None, None, 20.0),
+        (-2, 10.0, None, 20.0),
     ],
 )
 def test_the_end_is_expected_at_the_pace_so_far(
-    n_done: int, elapsed_s: float, deadline_s: float | None, expected: float | None
+    n_left: int, trial_s: float | None, deadline_s: float | None, expected: float | None
 ) -> None:
     """Trials that are left take as long as those that are done, and then the final test; a deadline comes first."""
-    found = expected_left_s(n_done=n_done, n_all=40, elapsed_s=elapsed_s, final_s=20.0, deadline_s=deadline_s)
-    assert found == expected
+    assert expected_left_s(n_left=n_left, trial_s=trial_s, final_s=20.0, deadline_s=deadline_s) == expected
+
+
+def paced(operator: str, started_s: float, duration_s: float) -> TrialRecord:
+    recipe = Recipe(operator=operator)
+    return TrialRecord(number=0, recipe=recipe, state="complete", started_s=started_s, duration_s=duration_s)
+
+
+def test_a_pace_rests_on_trials_of_late_and_on_enough_of_them() -> None:
+    """The first candidates do not count, four others are too few; side by side they count once, a pause not at all."""
+    starts = [paced("start", 100.0 * i, 100.0) for i in range(7)]
+    later = [paced("demos", 700.0 + 4.0 * i, 3.0) for i in range(13)]
+    assert pace_s([*starts, *later[:4]]) is None
+    assert pace_s([*starts, *later[:5]]) == pytest.approx(19 / 5)
+    assert pace_s([*starts, *later]) == pytest.approx(39 / 10)
+    in_pairs = [paced("demos", 4.0 * (i // 2), 4.0) for i in range(10)]
+    assert pace_s(in_pairs) == pytest.approx(2.0)
+    assert pace_s([*later[:5], *(replace(trial, started_s=trial.started_s + 9000) for trial in later[5:])]) == 3.0
 
 
 class Hook(ThreadingHTTPServer):

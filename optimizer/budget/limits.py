@@ -113,18 +113,17 @@ class Deadline:
         return left is None or left > final_s
 
 
-def expected_left_s(
-    *, n_done: int, n_all: int, elapsed_s: float, final_s: float, deadline_s: float | None
-) -> float | None:
+def expected_left_s(*, n_left: int, trial_s: float | None, final_s: float, deadline_s: float | None) -> float | None:
     """Return the seconds until the verdict if trials keep their pace, the deadline at the latest; None without a pace.
 
     Args:
-        elapsed_s: what the `n_done` trials took, earlier sessions included.
+        n_left: trials to come.
+        trial_s: how long one takes; None while too few are known.
         final_s: what finalists and final test are expected to take.
     """
-    if not n_done or elapsed_s < 1:
+    if trial_s is None and n_left > 0:
         return deadline_s
-    by_pace = elapsed_s * max(0, n_all - n_done) / n_done + final_s
+    by_pace = (trial_s or 0.0) * max(0, n_left) + final_s
     return by_pace if deadline_s is None else min(by_pace, deadline_s)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, cast
 
@@ -10,7 +11,7 @@ import numpy as np
 from optimizer.budget.limits import expected_left_s
 from optimizer.candidate import JsonValue
 from optimizer.errors import OutOfTime
-from optimizer.records import Timing
+from optimizer.records import Timing, TrialRecord
 from optimizer.search.patience import is_unlikely_to_pay
 
 if TYPE_CHECKING:
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 
 MIN_TRIALS = 3  # before that there is no pace to go by
 N_RECENT = 5  # trials that say how long the next one takes
+N_PACE, MIN_PACE = 10, 5  # trials that say how long all others take, and the fewest that do
+START = "start"  # the operator of the first candidates
 FINAL_SLACK = 1.2  # the final test is expected to take this much longer than measured calls say
 
 
@@ -142,9 +145,21 @@ def keep_ending(session: Session, kept: Timing | None) -> None:
 def left_s(session: Session) -> float | None:
     """Return the seconds until the verdict if trials keep their pace; None before there is one."""
     return expected_left_s(
-        n_done=len(session.known.trials),
-        n_all=session.job.config.search.trials,
-        elapsed_s=session.elapsed_s,
+        n_left=trials_left(session),
+        trial_s=pace_s(session.known.trials),
         final_s=final_s(session),
         deadline_s=session.deadline.left_s(),
     )
+
+
+def pace_s(trials: Sequence[TrialRecord]) -> float | None:
+    """Return the seconds from one trial to the next of late; None while there are too few to go by.
+
+    The first candidates say little of it: nobody writes them, and most see more rows than later ones.
+    """
+    recent = [trial for trial in trials if trial.recipe.operator != START][-N_PACE:]
+    if len(recent) < MIN_PACE:
+        return None
+    span_s = max(t.started_s + t.duration_s for t in recent) - min(t.started_s for t in recent)
+    busy_s = sum(trial.duration_s for trial in recent)
+    return (span_s if span_s < 2 * busy_s else busy_s) / len(recent)  # the study may have paused in between
