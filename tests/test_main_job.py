@@ -345,7 +345,8 @@ def test_a_study_that_is_told_to_stop_pauses(folder: Path, server: FakeServer, n
 
 @pytest.mark.slow
 def test_a_proposer_that_babbles_is_left_alone_for_a_while(folder: Path) -> None:
-    """After five rejected replies in a row the search goes on with operators that need no model, then tries again."""
+    """After five rejected replies in a row the search goes on with operators that need no model, then tries again; it
+    says so once, with the number of such trials at the end."""
 
     def babble(body: Body) -> str:
         return "la " * 200 if body["model"] == "proposer" else answer(body)
@@ -354,8 +355,12 @@ def test_a_proposer_that_babbles_is_left_alone_for_a_while(folder: Path) -> None
         settings = config(server.url, tracking={"enabled": False})
         settings["search"] |= {"trials": 40, "operators": ["rewrite", "demos", "clarify"], "sampler": "random"}
         write(folder, settings)
-        optimizer(folder, "run", "study.yaml")
+        printed = " ".join(optimizer(folder, "run", "study.yaml").split())
         n_asked = sum(call.body["model"] == "proposer" for call in server.calls)
+    log = (folder / "runs/fruit/log.txt").read_text()
+    assert log.count("going on without it for a while") == 1
+    for said in (printed, log):
+        assert len(re.findall(r"\d\d trials did without the proposer, whose replies before were of no use", said)) == 1
     recipes = [json.loads(json.loads(recipe or '"{}"')) for *_, recipe in trials(folder)]
     operators = [recipe["operator"] for recipe in recipes]
     fifth = [i for i, name in enumerate(operators) if name in ("rewrite", "clarify")][4]

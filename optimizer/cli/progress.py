@@ -21,6 +21,7 @@ from optimizer.candidate import Candidate
 from optimizer.command_line import command_name, run_command
 from optimizer.proof.aim import worst_in
 from optimizer.proof.earlier import warning
+from optimizer.propose.rest import rest_note
 from optimizer.records import StudyView, TrialRecord
 from optimizer.study.fork import raised, reshown
 from optimizer.study.observe import Observer
@@ -143,8 +144,10 @@ class Progress(Observer):
     def finished(self, view: StudyView) -> None:
         del view
         self._phase = "done"
-        if self._session is not None and (note := self._session.models.cut_note()):
-            self._console.print(f"[yellow]note:[/yellow] {note}", highlight=False)
+        if (session := self._session) is None:
+            return
+        for note in filter(None, (session.models.cut_note(), rest_note(session.n_plain))):
+            self._console.print(f"[yellow]note:[/yellow] {escape(note)}", highlight=False)
 
     # -- the live block -------------------------------------------------------------------------
 

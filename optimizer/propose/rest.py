@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 
 from optimizer.records import TrialRecord
+from optimizer.words import number_of
 
 MAX_REJECTED = 5
 REST_TRIALS = 10
@@ -23,3 +24,11 @@ def is_resting(trials: Sequence[TrialRecord], *, asking: Collection[str]) -> boo
     asked = [i for i, trial in enumerate(trials) if trial.recipe.operator in asking][-MAX_REJECTED:]
     is_failing = len(asked) == MAX_REJECTED and all(trials[i].state == "rejected" for i in asked)
     return is_failing and len(trials) - asked[-1] <= REST_TRIALS
+
+
+def rest_note(n_trials: int) -> str:
+    """Say how many trials the proposer was left out of, in one line; nothing when none was."""
+    if not n_trials:
+        return ""
+    said = f"{number_of(n_trials, 'trial')} did without the proposer, whose replies before were of no use"
+    return f"{said}; `show` says why each was rejected, a larger lm.proposer may help"

@@ -25,7 +25,7 @@ from optimizer.prompts.render import render
 from optimizer.proof.verdict import dev_estimate
 from optimizer.propose import Rejection
 from optimizer.propose.proposer import Proposal, RejectedProposal
-from optimizer.propose.rest import is_resting
+from optimizer.propose.rest import is_resting, rest_note
 from optimizer.records import DevEstimate, Outcome, StudyView, Verdict
 from optimizer.review.wishes import suggestions
 from optimizer.search.known import RACED, Known
@@ -56,7 +56,8 @@ class Session:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
         self.is_stopping, self.is_restored, self.budget_note = False, False, cast("BudgetExhausted | None", None)
-        self._began_at = self._opened_at = time.monotonic()
+        self._began_at, self.n_plain = time.monotonic(), 0
+        self._opened_at = self._began_at
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
@@ -121,7 +122,9 @@ class Session:
                 return None
             require_readable(self)
             if plain := self._plain_operators():
-                logger.warning("the last replies of the proposer were no use; going on without it for a while")
+                if not self.n_plain:
+                    logger.warning("the last replies of the proposer were no use; going on without it for a while")
+                self.n_plain += 1
                 rng = self.generator("without proposer", len(self.study.trials()))
                 self.study.enqueue_operator(plain[int(rng.integers(len(plain)))])
             return self.study.ask()
@@ -307,6 +310,8 @@ class Session:
     def close(self) -> None:
         """End calls under way and close everything; safe after any error."""
         self.models.stop()
+        if note := rest_note(self.n_plain):
+            logger.warning("%s", note)
         try:
             self.tracker.close()
         finally:
