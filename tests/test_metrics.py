@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from optimizer.candidate import Example, Fields, JsonValue
 from optimizer.config.keys import Config
 from optimizer.errors import CallError, ConfigError, MetricError, ProgramError
+from optimizer.lm.backend import Reply
 from optimizer.metrics import (
     NAMES,
     Metric,
@@ -30,6 +31,8 @@ from optimizer.metrics import (
     read_grade,
     score,
 )
+from optimizer.prompts.program import TaskProgram
+from optimizer.prompts.spec import spec_of_task
 from optimizer.user_code import load_function
 
 KINDS = {"macro_f1": "label", "number": "number", "json_fields": "json", "accuracy": "label"}
@@ -71,6 +74,17 @@ def example(expected: JsonValue, *, message: str = "Where is my refund?") -> Exa
 
 def rated(metric: Metric, expected: JsonValue, answer: JsonValue) -> Score:
     return score(metric, example(expected), {"answer": answer})
+
+
+@pytest.mark.parametrize("reply", ["Billing", " BILLING\n", '"billing"', "Billing.", "**Billing**"])
+@pytest.mark.parametrize("name", ["accuracy", "macro_f1", "exact_match"])
+def test_a_label_in_other_dress_is_right(name: str, reply: str) -> None:
+    """A reply is read before it is scored: case, blanks and quotes of a label never count."""
+    settings = config(name, kind="label")
+    program = TaskProgram(spec_of_task(settings.task), max_tokens=8)
+    said = Reply(text=f"Answer: {reply}\nNote: none", finish_reason="stop", tokens_in=1, tokens_out=1)
+    answer = program.run(program.seed("Which team?"), {"message": "Where is my refund?"}, lambda _: said)
+    assert score(open_metric(settings), example("billing"), answer.fields).value == 1
 
 
 @pytest.mark.parametrize(
