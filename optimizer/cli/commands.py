@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from rich.markup import escape
 from rich.table import Table
 
-from optimizer.cli.terminal import EXIT_USER, console, hold_logs, log_to, print_command, stop_on_signals
+from optimizer.cli.terminal import EXIT_USER, console, hold_logs, is_live, log_to, print_command, stop_on_signals
 from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
@@ -127,7 +127,7 @@ def run_study(
     config = config if fork is None else load_config(config_path, [*overrides, f"name={fork}"])
     hold_logs()
     out = console(is_silent=is_quiet or is_json)
-    with out.status("opening data and models") if out.is_terminal else out:
+    with out.status("opening data and models") if is_live(out) else out:
         from optimizer.cli.progress import Progress
         from optimizer.cli.summary import one_line, print_json
         from optimizer.prompts.render import prompts_of

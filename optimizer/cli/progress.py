@@ -18,6 +18,7 @@ from rich.text import Text
 
 from optimizer.budget.limits import expected_in_all
 from optimizer.candidate import Candidate
+from optimizer.cli.terminal import is_live
 from optimizer.command_line import command_name, run_command
 from optimizer.proof.aim import worst_in
 from optimizer.proof.earlier import warning
@@ -44,7 +45,7 @@ class Progress(Observer):
 
     def __init__(self, console: Console) -> None:
         self._console = console
-        self._is_live = console.is_terminal
+        self._is_live = is_live(console)
         self._session: Session | None = None
         self._phase = "starting"
         self._waiting, self._waits, self._n_waits, self._next_wait_at = "", threading.Lock(), 0, 0.0

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import select
 import signal
 import sys
 import threading
@@ -21,6 +22,7 @@ from optimizer.errors import Paused, UserError
 from optimizer.privacy.redaction import RedactingFormatter, redact
 
 EXIT_BUG, EXIT_USER, EXIT_PAUSED = 1, 2, 3
+EXIT_UNREAD = 141  # 128 + SIGPIPE, as the shell says of a program whose reader has left
 PIPED_WIDTH = 200
 
 
@@ -57,14 +59,26 @@ def stop_on_signals() -> None:
         signal.signal(each, stop)
 
 
+class _Console(Console):
+    """A console that leaves it to the border what comes of a reader that has left, such as `head`."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def console(*, is_error: bool = False, is_silent: bool = False) -> Console:
-    return Console(stderr=is_error, soft_wrap=False, quiet=is_silent)
+    return _Console(stderr=is_error, soft_wrap=False, quiet=is_silent)
+
+
+def is_live(out: Console) -> bool:
+    """Whether lines can be drawn over: in a terminal that moves its cursor, whatever FORCE_COLOR says of a pipe."""
+    return out.is_terminal and out.file.isatty() and not out.is_dumb_terminal and not out.quiet
 
 
 def wide_console() -> Console:
     """A console for tables: as wide as the terminal, and wide enough for every column where there is none."""
     is_piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return Console(width=PIPED_WIDTH if is_piped else None)
+    return _Console(width=PIPED_WIDTH if is_piped else None)
 
 
 def print_command(out: Console, words: str) -> None:
@@ -78,7 +92,9 @@ def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
     try:
-        return command()
+        code = command()
+        sys.stdout.flush()
+        return code
     except UserError as error:
         return _say(error, "error", EXIT_USER, is_debug=is_debug)
     except Paused as error:
@@ -91,8 +107,21 @@ def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
             soft_wrap=True,
         )
         return error.exit_code if isinstance(error, Stopped) else 130
+    except BrokenPipeError as error:
+        if _is_read():
+            return _say(error, "bug: BrokenPipeError", EXIT_BUG, is_debug=is_debug)
+        return EXIT_UNREAD
     except Exception as error:  # border: a bug of ours; the type and the message are shown, the traceback with --debug
         return _say(error, f"bug: {type(error).__name__}", EXIT_BUG, is_debug=is_debug)
+
+
+def _is_read() -> bool:
+    """Whether standard output still has a reader; what is left for one that has gone is thrown away."""
+    (looked := select.poll()).register(sys.stdout.fileno(), 0)
+    if not any(state & select.POLLERR for _, state in looked.poll(0)):
+        return True
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return False
 
 
 def _as_typed() -> str:

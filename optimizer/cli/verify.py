@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rich.markup import escape
 
-from optimizer.cli.terminal import console, hold_logs
+from optimizer.cli.terminal import console, hold_logs, is_live
 from optimizer.words import count, percent, points, price
 
 
@@ -34,7 +34,7 @@ def verify_prompt(
             err.print(f"waiting: {why}", highlight=False, markup=False)
 
     n_calls = 2 * len(check.rows) * len(check.candidate.parts)
-    with err.status(f"about {n_calls} calls of {check.lm.model}") if err.is_terminal else err:
+    with err.status(f"about {n_calls} calls of {check.lm.model}") if is_live(err) else err:
         decay, spend = check_prompt(check, waits)
     now, worst = decay.now, worst_of(check.saved.view())
     whose = escape(f"{worst}: ") if worst else ""
