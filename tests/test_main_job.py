@@ -180,6 +180,8 @@ def test_check_says_what_to_mend(folder: Path) -> None:
         settings["lm"]["proposer"]["max_tokens"] = 1000
         write(folder, settings)
         printed = " ".join(optimizer(folder, "check", "study.yaml", code=2).split())
+        warned = json.loads(optimizer(folder, "check", "study.yaml", "--json", code=2))["warnings"]
+    assert any("Raise lm.task.max_tokens (now 100)" in each for each in warned)
     assert "Everything is in place" not in printed
     assert "it was 'I would rather not say'. Raise lm.task.max_tokens (now 100)" in printed
     assert "the expected answers of 3 dev rows score 50.0% at most" in printed

@@ -38,7 +38,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     from optimizer.cli.privacy import print_privacy
     from optimizer.cli.probe import bill_words
     from optimizer.privacy.local import unused_notes
-    from optimizer.probe.check import concerns, estimate, metric_notes, probes
+    from optimizer.probe.check import concerns, estimate, metric_notes, must_mend, probes
     from optimizer.study.job import open_job
     from optimizer.unattended.notify import webhook_url
 
@@ -66,10 +66,10 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     for note in notes:
         out.print(f"[yellow]warning:[/yellow] {escape(note)}", highlight=False)
     ready = "It can run, but look at the warnings first. Then:" if notes else "Everything is in place. Next:"
-    must_mend = bool(found[0].note or job.splits.report.losses)
-    out.print("Mend this first, then:" if must_mend else ready, highlight=False)
-    print_command(out, f"{'check' if must_mend else 'run'} {with_overrides(config_path, overrides)}")
-    return EXIT_USER if must_mend else 0
+    is_broken = must_mend(job, found[0])
+    out.print("Mend this first, then:" if is_broken else ready, highlight=False)
+    print_command(out, f"{'check' if is_broken else 'run'} {with_overrides(config_path, overrides)}")
+    return EXIT_USER if is_broken else 0
 
 
 def _print_data(job: Job) -> None:

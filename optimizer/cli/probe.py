@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from optimizer.cli.terminal import console, hold_logs, print_command
+from optimizer.cli.terminal import EXIT_USER, console, hold_logs, print_command
 from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
@@ -19,7 +19,7 @@ from optimizer.data.report import provable_gain, unquoted
 from optimizer.privacy.local import unused_notes
 from optimizer.privacy.personal_data import count_findings
 from optimizer.probe.advice import Advice, Decision, ProbeFacts, advise
-from optimizer.probe.check import Estimate, Probe, concerns, estimate, metric_notes, probes
+from optimizer.probe.check import Estimate, Probe, concerns, estimate, metric_notes, must_mend, probes
 from optimizer.probe.probe import Spent, plan, probe, questions
 from optimizer.study.job import Job, open_job
 from optimizer.unattended.notify import webhook_url
@@ -38,7 +38,7 @@ def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *,
             found = list(probes(job))
             notes += concerns(job, found[0])
             print(json.dumps(_check_json(job, found, estimate(job, found[0]), notes), indent=2, ensure_ascii=False))
-            return 0
+            return EXIT_USER if must_mend(job, found[0]) else 0
         return _probe(job, with_overrides(config_path, overrides), is_json=is_json)
     finally:
         job.close()

@@ -152,6 +152,11 @@ def concerns(job: Job, found: Probe) -> list[str]:
     return [*notes, *_few_candidates(job, need)]
 
 
+def must_mend(job: Job, found: Probe) -> bool:
+    """Whether a run makes no sense before something is mended: no reply to be read, or a class without rows."""
+    return bool(found.note or job.splits.report.losses)
+
+
 def _few_candidates(job: Job, need: Need) -> list[str]:
     """Say so where the caps end the search after a handful of candidates, which hardly ever find a better prompt."""
     budget, n_trials = job.config.budget, job.config.search.trials
