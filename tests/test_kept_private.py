@@ -101,9 +101,21 @@ def test_a_suite_leaves_rows_out_that_are_held_back(study: Path, capsys: pytest.
     assert not any(row.id in said.out for row in held)
     assert f"the file holds {len(suite['tests'])} test rows; rows held back by closed are left out" in said.err
 
-    rows, told = suite_rows(with_ids(saved))
+    rows, told = suite_rows(with_ids(saved), saved.view())
     assert rows == ()
     assert "the file holds 0 test rows (tracking.rows is `ids`" in told
+
+
+def test_a_suite_holds_the_rows_that_the_verdict_rests_on(study: Path) -> None:
+    """Of test rows that a cap left out none is in the suite, and their number is said; before the verdict all are."""
+    saved = open_saved(study / "runs", "fruit")
+    view = saved.view()
+    assert view.verdict is not None
+    everything, _ = suite_rows(saved, replace(view, verdict=None))
+    judged = [each for each in view.verdict.seed_outcomes if each.example_id in {row.id for row in everything}][:7]
+    rows, told = suite_rows(saved, replace(view, verdict=replace(view.verdict, seed_outcomes=tuple(judged))))
+    assert {row.id for row in rows} == {each.example_id for each in judged}
+    assert told.startswith(f"the file holds 7 test rows; {len(everything) - 7} that the final test did not judge are")
 
 
 def test_a_report_can_be_sent_on(study: Path) -> None:

@@ -155,7 +155,7 @@ def export_study(
     saved = open_saved(runs_dir, name)
     view = saved.view()
     candidate = view.chosen if trial is None else picked(view, trial)
-    rows, said = suite_rows(saved) if chosen == "promptfoo" else ((), "")
+    rows, said = suite_rows(saved, view) if chosen == "promptfoo" else ((), "")
     text = export(view, saved.program(), chosen, candidate, rows=rows)
     _tell_rows(said)
     if output is None:
@@ -179,12 +179,19 @@ def _tell_dspy(program: Program, candidate: Candidate) -> None:
         console(is_error=True).print(f"note: {said}", highlight=False, markup=False, style="yellow", soft_wrap=True)
 
 
-def suite_rows(saved: SavedStudy) -> tuple[tuple[Example, ...], str]:
-    """The test rows that an exported suite may hold, and a sentence on how many these are."""
-    column, hides_all = saved.config.data.withheld_by, saved.config.tracking.rows == "ids"
-    rows = () if hides_all else saved.test_rows(shows_withheld=False)
-    why = " (tracking.rows is `ids`: the suite has the prompt alone)" if hides_all else ""
-    why = why or (f"; rows held back by {column} are left out" if column else "")
+def suite_rows(saved: SavedStudy, view: StudyView) -> tuple[tuple[Example, ...], str]:
+    """The test rows that an exported suite may hold, and a sentence on how many these are.
+
+    After the final test they are those that it judged, so that the suite asks what the verdict rests on.
+    """
+    if saved.config.tracking.rows == "ids":
+        return (), "the file holds 0 test rows (tracking.rows is `ids`: the suite has the prompt alone)"
+    column, known = saved.config.data.withheld_by, saved.test_rows(shows_withheld=False)
+    judged = {each.example_id for each in view.verdict.seed_outcomes} if view.verdict else {row.id for row in known}
+    rows = tuple(row for row in known if row.id in judged)
+    n_unjudged = len(known) - len(rows)
+    why = f"; {n_unjudged} that the final test did not judge are left out" if n_unjudged else ""
+    why += f"; rows held back by {column} are left out" if column else ""
     return rows, f"the file holds {len(rows)} test rows{why}"
 
 
@@ -214,7 +221,7 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
         raise ConfigError("--pareto: writes a file for each prompt; name a folder with --output")
     saved = open_saved(runs_dir, name)
     material, program = material_of(saved, needs_rows=False), saved.program()
-    rows, said = suite_rows(saved) if chosen == "promptfoo" else ((), "")
+    rows, said = suite_rows(saved, material.view) if chosen == "promptfoo" else ((), "")
     front = {each.number + 1: each.candidate for each in insight.front_of(material.view, material.n_chars)}
     texts = {
         f"{material.view.name}-trial-{n}{SUFFIXES[chosen]}": export(
