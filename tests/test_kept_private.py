@@ -14,7 +14,7 @@ import yaml
 
 from optimizer.cli.commands import check_config
 from optimizer.cli.probe import probe_config
-from optimizer.cli.reading import export_study, suite_rows, write_report
+from optimizer.cli.reading import export_front, export_study, suite_rows, write_report
 from optimizer.config.keys import Config
 from optimizer.data.report import unquoted
 from optimizer.errors import ConfigError
@@ -37,10 +37,10 @@ def wavering(body: Body) -> str:
 
 
 def private_rows() -> list[dict[str, str]]:
-    """Every other row is held back; its text says so, so that it can be looked for."""
+    """Every other row is held back, and its text says so, to be looked for. Limes of the others have an address."""
     return [
         {**row, "note": f"HELD {row['note']}", "closed": "yes", "who": f"Alder{i}"} if i % 2 == 0 else
-        {**row, "closed": "no", "who": ""}
+        {**row, "note": row["note"].replace("limes.", "limes. Ask kim@example.org."), "closed": "no", "who": ""}
         for i, row in enumerate(labelled_rows())
     ]  # fmt: skip
 
@@ -104,6 +104,22 @@ def test_a_suite_leaves_rows_out_that_are_held_back(study: Path, capsys: pytest.
     rows, told = suite_rows(with_ids(saved), saved.view())
     assert rows == ()
     assert "the file holds 0 test rows (tracking.rows is `ids`" in told
+
+
+def test_personal_data_in_a_suite_is_counted(study: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """Test rows go wherever the file goes: what in them looks like personal data is told with each suite that is
+    written, and not with an export that holds none of them."""
+    runs = study / "runs"
+    export_study("fruit", runs, format="promptfoo", output=None, is_forced=False)
+    said = capsys.readouterr()
+    n_rows = sum("@example.org" in str(case["vars"]) for case in yaml.safe_load(said.out)["tests"])
+    told = f"personal data? the test rows show (e-mail address {n_rows}); look at the file before you send it on"
+    assert n_rows >= 10
+    assert told in said.err
+    export_front("fruit", runs, format="promptfoo", output=tmp_path / "front", is_forced=False)
+    assert told in capsys.readouterr().err
+    export_study("fruit", runs, format="openai", output=None, is_forced=False)
+    assert "personal data?" not in capsys.readouterr().err
 
 
 def test_a_suite_holds_the_rows_that_the_verdict_rests_on(study: Path) -> None:

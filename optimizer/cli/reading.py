@@ -18,6 +18,8 @@ from optimizer.unattended.background import runs_flag
 from optimizer.words import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from optimizer.candidate import Candidate, Example
     from optimizer.prompts.program import Program
     from optimizer.records import StudyView
@@ -157,7 +159,7 @@ def export_study(
     candidate = view.chosen if trial is None else picked(view, trial)
     rows, said = suite_rows(saved, view) if chosen == "promptfoo" else ((), "")
     text = export(view, saved.program(), chosen, candidate, rows=rows)
-    _tell_rows(said)
+    _tell_rows(rows, said)
     if output is None:
         sys.stdout.write(visible(text) if sys.stdout.isatty() else text)  # a row must not steer a terminal
     else:
@@ -195,9 +197,17 @@ def suite_rows(saved: SavedStudy, view: StudyView) -> tuple[tuple[Example, ...],
     return rows, f"the file holds {len(rows)} test rows{why}"
 
 
-def _tell_rows(said: str) -> None:
+def _tell_rows(rows: Sequence[Example], said: str) -> None:
+    """Say how many test rows a suite has, and what in them looks like personal data, on standard error."""
+    from optimizer.export.personal import personal_kinds
+    from optimizer.init.rows import listed
+
+    err = console(is_error=True)
     if said:
-        console(is_error=True).print(said, highlight=False, markup=False, soft_wrap=True)
+        err.print(said, highlight=False, markup=False, soft_wrap=True)
+    if found := personal_kinds(rows):
+        told = f"personal data? the test rows show{listed(found)}; look at the file before you send it on"
+        err.print(told, highlight=False, markup=False, style="yellow", soft_wrap=True)
 
 
 def _tell_kept(view: StudyView) -> None:
@@ -229,7 +239,7 @@ def export_front(name: str, runs_dir: Path, *, format: str, output: Path | None,
         )
         for n, candidate in front.items()
     }
-    _tell_rows(said)
+    _tell_rows(rows, said)
     if not output.exists() and output.parent.is_dir():
         make_private_folder(output)  # prompts may show rows
     write_into(output, texts, is_forced=is_forced)

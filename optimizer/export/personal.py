@@ -1,15 +1,15 @@
-"""Personal data in demonstrations: what an export would carry to wherever the prompt goes. Pure.
+"""Personal data in demonstrations and test rows: what an export would carry to wherever it goes. Pure.
 
 What can be recognised, and what cannot, is said in `optimizer.privacy.personal_data`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from optimizer.candidate import Candidate, Demo
-from optimizer.privacy.personal_data import findings
+from optimizer.candidate import Candidate, Example, Fields
+from optimizer.privacy.personal_data import Kind, count_findings, findings
 
 
 class Found(NamedTuple):
@@ -27,13 +27,18 @@ def personal_data(candidate: Candidate) -> tuple[Found, ...]:
         Found(each.kind, demo.example_id, field, each.masked)
         for part in candidate.parts
         for demo in part.demos
-        for field, text in _texts(demo)
+        for field, text in _texts(demo.inputs, demo.outputs, {"reasoning": demo.reasoning})
         for each in findings(text)
     )
 
 
-def _texts(demo: Demo) -> Iterator[tuple[str, str]]:
-    for fields in (demo.inputs, demo.outputs, {"reasoning": demo.reasoning}):
+def personal_kinds(rows: Iterable[Example]) -> dict[Kind, int]:
+    """Return in how many of the rows each kind occurs, most frequent first."""
+    return count_findings("\n".join(text for _, text in _texts(row.inputs, row.outputs)) for row in rows)
+
+
+def _texts(*records: Fields) -> Iterator[tuple[str, str]]:
+    for fields in records:
         for name, value in fields.items():
             if value is not None and not isinstance(value, bool):
                 yield name, value if isinstance(value, str) else str(value)
