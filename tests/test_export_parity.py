@@ -137,6 +137,16 @@ def by_mlflow(text: str, inputs: Fields) -> Messages:
     return [("user", said)] if isinstance(said, str) else [(row["role"], row["content"]) for row in said]
 
 
+def by_promptfoo(suite: Mapping[str, Any], case: Mapping[str, Any]) -> Messages:
+    """Its completion provider sends the text itself; the others take it for messages."""
+    render = Environment(keep_trailing_newline=True).from_string
+    values = {key: render(value).render() for key, value in case["vars"].items()}
+    raw = suite["prompts"][0]["raw"]
+    is_text = suite["providers"][0]["id"].startswith("openai:completion:")
+    messages = [{"role": "user", "content": raw}] if is_text else json.loads(raw)
+    return [(each["role"], render(each["content"]).render(**values)) for each in messages]
+
+
 CLIENTS: Mapping[ExportFormat, Client] = {
     "chat-json": by_data("chat-json"),
     "yaml": by_data("yaml"),
@@ -167,13 +177,29 @@ def test_promptfoo_sends_the_same_bytes(kind: str, layout: str) -> None:
     """Rendered as promptfoo renders it, each test of the suite asks what the search asked for that row."""
     candidate = candidate_of(kind, layout, words=NASTY)
     suite = yaml.safe_load(exported(kind, candidate, "promptfoo"))
-    render = Environment(keep_trailing_newline=True).from_string
     for row, case in zip(rows_of(kind), suite["tests"], strict=True):
-        values = {key: render(value).render() for key, value in case["vars"].items()}
-        messages = json.loads(suite["prompts"][0]["raw"])
-        asked = [(each["role"], render(each["content"]).render(**values)) for each in messages]
-        assert asked == list(program_of(kind).messages(candidate, "answer", row.inputs))
+        assert by_promptfoo(suite, case) == list(program_of(kind).messages(candidate, "answer", row.inputs))
         assert case["metadata"]["row"] == row.id
+
+
+@pytest.mark.parametrize("model", ["embedded", "gguf:small.gguf", "openai/gpt-4.1-mini", "anthropic/claude-sonnet-4-5"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_format_addresses_the_same_endpoint(layout: str, model: str, tmp_path: Path) -> None:
+    """A text that a local model continued is sent to `/completions` by all formats, and as a chat by none of them."""
+    config = CONFIGS["label"].model_dump(mode="json")
+    config["lm"]["task"]["model"] = model
+    best = candidate_of("label", layout)
+    view = replace(sample_view(1), config=config, name="task", best=best)
+    texts = {format: export(view, program_of("label"), format) for format in EXPORTERS}
+    is_completion = layout == "plain" and "/" not in model
+    chat = "/chat/completions"
+    assert json.loads(texts["openai"])["path"] == ("/completions" if is_completion else chat)
+    assert loaded(texts["python"], tmp_path).PROMPTS["task"]["path"] == ("/completions" if is_completion else chat)
+    suite = yaml.safe_load(texts["promptfoo"])
+    assert suite["providers"][0]["id"].startswith("openai:completion:") == is_completion
+    assert (yaml.safe_load(texts["yaml"]).get("endpoint") == "/completions") == is_completion
+    assert ("with no chat around it (`/completions`)" in texts["markdown"]) == is_completion
+    assert json.loads(texts["langchain"])["id"][-1] == ("PromptTemplate" if is_completion else "ChatPromptTemplate")
 
 
 def reply_of(kind: str, layout: str, row: Example) -> str:
@@ -389,10 +415,7 @@ def test_headings_of_any_language_keep_their_letters_in_every_export(header: str
     reply = reply or "ja"
     assert module.read("task", reply) == FORMATS[layout].parse(program.specs["answer"], reply) == {answered: "ja"}
     suite = yaml.safe_load(export(view, program, "promptfoo", rows=(row,)))
-    render = Environment(keep_trailing_newline=True).from_string
-    values = {key: render(value).render() for key, value in suite["tests"][0]["vars"].items()}
-    shown = [(m["role"], render(m["content"]).render(**values)) for m in json.loads(suite["prompts"][0]["raw"])]
-    assert shown == messages
+    assert by_promptfoo(suite, suite["tests"][0]) == messages
     state = tmp_path / "state.json"
     state.write_text(export(view, program, "dspy"), encoding="utf-8")
     program.module(candidate).load(str(state))

@@ -9,7 +9,7 @@
     dspy        a state that `program.load(path)` reads
     python      a file with a ready function that needs the standard library alone
     promptfoo   a test suite with the test rows as assertions
-    langchain   a chat prompt as LangChain's hub keeps it
+    langchain   the prompt as LangChain's hub keeps it
     mlflow      the arguments of `mlflow.genai.register_prompt`
 
 To add one: write a function `Subject -> str`, name it in `ExportFormat` and enter it in `EXPORTERS`. What the forms

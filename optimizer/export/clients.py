@@ -22,12 +22,10 @@ def anthropic_json(subject: Subject) -> str:
 
 def openai_request(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:
     """Return path and body. A local model continues a pattern as it stands, so it gets no chat wrapped around it."""
-    local = is_local(subject.view)
     messages = prompt.template.messages
-    is_completion = local and prompt.is_pattern
     said: dict[str, JsonValue] = (
         {"prompt": messages[0].content}
-        if is_completion
+        if prompt.is_completion
         else {"messages": [{"role": message.role, "content": message.content} for message in messages]}
     )
     stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
@@ -39,7 +37,7 @@ def openai_request(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonV
         **stop,
         **prompt.guide,
     }
-    return {"path": "/completions" if is_completion else "/chat/completions", "body": body}
+    return {"path": "/completions" if prompt.is_completion else "/chat/completions", "body": body}
 
 
 def anthropic_request(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:

@@ -47,6 +47,7 @@ class PredictorPrompt:
     Attributes:
         spec: the fields; `reasoning` is among the outputs where it is asked for.
         n_own_demos: demonstrations that came with the user's program and are not the search's.
+        is_completion: the search sent it as one text to continue, with no chat around it.
         guide: further fields of a request that hold a llama.cpp server to the allowed replies, as the search did.
             Empty for hosted models, which the search leaves free.
     """
@@ -58,12 +59,8 @@ class PredictorPrompt:
     temperature: float
     max_tokens: int
     n_own_demos: int
+    is_completion: bool
     guide: Fields = field(default_factory=dict)
-
-    @property
-    def is_pattern(self) -> bool:
-        """Whether the prompt is one text to continue."""
-        return [message.role for message in self.template.messages] == ["user"]
 
 
 def predictor_prompts(subject: Subject) -> tuple[PredictorPrompt, ...]:
@@ -80,15 +77,18 @@ def predictor_prompts(subject: Subject) -> tuple[PredictorPrompt, ...]:
 def _predictor_prompt(subject: Subject, part: Part, asked: Any) -> PredictorPrompt:
     spec = _spec(subject.program.specs[part.predictor], asked)
     settings = {name: value for name, value in asked.config.items() if value is not None}
+    template = open_template(subject.program, subject.candidate, part.predictor)
+    is_pattern = [message.role for message in template.messages] == ["user"]
     stop = settings.get("stop") or FORMATS[subject.candidate.format].stop(spec)
     return PredictorPrompt(
         part=part,
         spec=spec,
-        template=open_template(subject.program, subject.candidate, part.predictor),
+        template=template,
         stop=(stop,) if isinstance(stop, str) else tuple(stop),
         temperature=settings.get("temperature", subject.candidate.temperature),
         max_tokens=settings.get("max_tokens", cast(int, task_model(subject.view)["max_tokens"])),
         n_own_demos=0 if part.demos else len(asked.demos),
+        is_completion=is_pattern and is_local(subject.view),
         guide=_guide(subject),
     )
 

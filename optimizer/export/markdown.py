@@ -56,7 +56,9 @@ def _prompt(prompt: PredictorPrompt, *, n_prompts: int) -> str:
     messages = prompt.template.messages
     blocks = [f"{message.role}:\n\n{fenced(message.content)}" for message in messages]
     if len(messages) == 1:
-        blocks = [f"One message of the role {messages[0].role}.\n\n{fenced(messages[0].content)}"]
+        said = f"One message of the role {messages[0].role}."
+        said = "One text to continue, with no chat around it (`/completions`)." if prompt.is_completion else said
+        blocks = [f"{said}\n\n{fenced(messages[0].content)}"]
     return "\n\n".join([title, *blocks])
 
 

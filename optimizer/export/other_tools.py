@@ -15,8 +15,11 @@ _JINJA = re.compile(r"\{[{%#]|[}%#]\}")
 
 
 def langchain_json(subject: Subject) -> str:
-    """Return what `langchain_core.load.loads` reads as a `ChatPromptTemplate`; several predictors by name."""
-    prompts = {prompt.part.predictor: _langchain(prompt.template) for prompt in predictor_prompts(subject)}
+    """Return what `langchain_core.load.loads` reads as a `ChatPromptTemplate`; several predictors by name.
+
+    A text to continue is a `PromptTemplate`: LangChain writes `Human:` before a message that a completion model gets.
+    """
+    prompts = {prompt.part.predictor: _langchain(prompt) for prompt in predictor_prompts(subject)}
     return _dumps(next(iter(prompts.values())) if len(prompts) == 1 else prompts)
 
 
@@ -81,7 +84,10 @@ def _mlflow(subject: Subject, prompt: PredictorPrompt, *, is_one: bool) -> dict[
     }
 
 
-def _langchain(template: Template) -> dict[str, JsonValue]:
+def _langchain(prompt: PredictorPrompt) -> dict[str, JsonValue]:
+    template = prompt.template
+    if prompt.is_completion:
+        return _langchain_text(template, template.messages[0].content)
     messages = [
         _object(
             ["langchain", "prompts", "chat", f"{_CLASSES[message.role]}MessagePromptTemplate"],

@@ -1,4 +1,4 @@
-"""The prompt as a promptfoo suite: the messages, the provider, and the test rows as assertions.
+"""The prompt as a promptfoo suite: the messages or the text to continue, the provider, the test rows as assertions.
 
 promptfoo renders Nunjucks, so the prompt's own text stands in `raw` blocks where it has marks of it. A short piece of
 JavaScript reads the answer out of the reply; it takes the ordinary dress of an answer, not every one that the
@@ -36,16 +36,19 @@ def promptfoo_yaml(subject: Subject) -> str:
         raise ConfigError("export format 'promptfoo': the program has several predictors; promptfoo runs one prompt")
     prompt = prompts[0]
     field = _scored(subject, prompt)
-    messages = [{"role": m.role, "content": _content(prompt, m.content)} for m in prompt.template.messages]
-    text = json.dumps(messages, ensure_ascii=False)
     suite: dict[str, JsonValue] = {
         "description": f"Study {subject.view.name}. {goal(subject.view)}".strip(),
-        "prompts": [{"id": subject.candidate.id, "label": subject.view.name, "raw": text}],
+        "prompts": [{"id": subject.candidate.id, "label": subject.view.name, "raw": _raw(prompt)}],
         "providers": [_provider(subject, prompt)],
         "defaultTest": {"options": {"transform": _reader(subject, field)}},
         "tests": [_test(subject, prompt, field, row) for row in subject.rows],
     }
     return dump_yaml(suite)
+
+
+def _raw(prompt: PredictorPrompt) -> str:
+    messages = [{"role": m.role, "content": _content(prompt, m.content)} for m in prompt.template.messages]
+    return messages[0]["content"] if prompt.is_completion else json.dumps(messages, ensure_ascii=False)
 
 
 def _content(prompt: PredictorPrompt, content: str) -> str:
@@ -60,6 +63,7 @@ def _literal(text: str) -> str:
 def _provider(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:
     name = model_name(subject.view)
     kind = "anthropic:messages" if name.startswith("anthropic/") else "openai:chat"
+    kind = "openai:completion" if prompt.is_completion else kind
     stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
     extra: dict[str, JsonValue] = {"passthrough": dict(prompt.guide)} if prompt.guide else {}
     config: dict[str, JsonValue] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens, **stop, **extra}

@@ -50,6 +50,7 @@ def _data(subject: Subject) -> dict[str, JsonValue]:
 def _predictor(prompt: PredictorPrompt) -> dict[str, JsonValue]:
     descriptions = {field.name: field.description for field in prompt.spec.inputs}
     return {
+        **({"endpoint": "/completions"} if prompt.is_completion else {}),
         "messages": [{"role": message.role, "content": message.content} for message in prompt.template.messages],
         "inputs": [
             {
