@@ -15,7 +15,7 @@ from optimizer.export.facts import PredictorPrompt, Subject, goal, is_local, pre
 from optimizer.prompts.spec import FieldSpec
 
 OPENAI = "https://api.openai.com/v1"
-_TAKEN = {"json", "os", "re", "sys", "urllib", "SERVER", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
+_TAKEN = {"json", "os", "re", "urllib", "SERVER", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
 
 
 def python_file(subject: Subject) -> str:
