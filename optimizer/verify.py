@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from optimizer.export import ExportFormat
 
 MIN_ROWS = 10
+CHANGE_KEYS = ("difference", "low", "high", "n", "is_paired")
 Opened = Callable[..., Model]
 Prices = tuple[float | None, float | None]
 
@@ -184,11 +185,9 @@ def result_json(check: Check, decay: Decay, spend: Spend) -> dict[str, Any]:
         "confidence": now.confidence,
         "p_value": now.p_value,
         "gain_then": change.then if change else None,
-        "gain_change": (
-            {"difference": change.difference, "low": change.low, "high": change.high, "confidence": ALARM_CONFIDENCE}
-            if change
-            else None
-        ),
+        "gain_change": {**{key: getattr(change, key) for key in CHANGE_KEYS}, "confidence": ALARM_CONFIDENCE}
+        if change
+        else None,
         "calls": dict(spend.calls),
         "tokens": spend.tokens,
         "cost_usd": spend.usd,

@@ -114,6 +114,23 @@ def test_what_was_not_proven_is_not_still_proven() -> None:
     assert "the study ended in `keep`" in after_keep
 
 
+def test_a_change_says_which_rows_it_is_told_from() -> None:
+    """The gain then, the gain now and their change are of the rows that both occasions have, and say so; where these
+    are all rows nothing is said, and where there are none both samples are named."""
+    then = verdict([0] * 20, [1] * 20)
+    more = verdict([0] * 50, [*[0] * 20, *[1] * 30])  # lost what it gained, and gains elsewhere
+    for measure in (None, lambda found: float(np.mean([each.value for each in found]))):
+        change = gain_change(more, then, rng=np.random.default_rng(0), measure=measure)
+        assert (change.then, change.now, change.n, change.is_paired) == (1.0, 0.0, 20, True)
+        assert "the 20 rows that this check and the study's final test have in common" in change.rows
+        assert gain_change(then, then, rng=np.random.default_rng(0), measure=measure).rows == ""
+        others = gain_change(verdict([0] * 30, [1] * 30, "new"), then, rng=np.random.default_rng(0), measure=measure)
+        assert (others.n, others.is_paired) == (30, False)
+        assert others.rows == "30 rows now, and 20 others in the study's final test"
+    weaker = judge_decay(more, then, rng=np.random.default_rng(0))
+    assert weaker.reason == "Its gain on the seed was +100.0 points and is +0.0 now."
+
+
 @pytest.mark.parametrize("prefix", ["r", "new"])
 def test_a_planted_regression_raises_an_alarm(prefix: str) -> None:
     """Over 20 seeds, a prompt that fell below its seed is never said to hold, on the study's rows and on new ones."""
@@ -225,6 +242,19 @@ def test_a_prompt_is_checked_from_the_command_line(finished: tuple[Path, FakeSer
     optimizer(folder, "run", "again.yaml", "--warm-start", "fruit")
     optimizer(folder, "run", "again.yaml")  # a study remembers what it started from
     assert HINT in (folder / "runs/again/best_prompt.txt").read_text()
+
+
+@pytest.mark.slow
+def test_another_trial_is_checked_without_a_change(finished: tuple[Path, FakeServer]) -> None:
+    """The final test was of the winner: for another prompt it is said that nobody knows what it gained then."""
+    folder, _ = finished
+    view = open_saved(folder / "runs", "fruit").view()
+    other = next(each for each in view.trials if each.candidate and each.candidate not in (view.best, view.seed))
+    optimizer(folder, "export", "fruit", "-f", "chat-json", "--trial", str(other.number + 1), "-o", "other.json")
+    printed = " ".join(optimizer(folder, "verify", "other.json").split())
+    assert "final test was of another prompt: what this one gained then is not known" in printed
+    assert "the gain was" not in printed
+    assert "final test was" not in optimizer(folder, "verify", "fruit")
 
 
 @pytest.mark.slow

@@ -36,7 +36,8 @@ def verify_prompt(
     n_calls = 2 * len(check.rows) * len(check.candidate.parts)
     with err.status(f"about {n_calls} calls of {check.lm.model}") if is_live(err) else err:
         decay, spend = check_prompt(check, waits)
-    now, worst = decay.now, worst_of(check.saved.view())
+    now, view = decay.now, check.saved.view()
+    worst = worst_of(view)
     whose = escape(f"{worst}: ") if worst else ""
     if is_json:
         print(json.dumps(result_json(check, decay, spend), indent=2, ensure_ascii=False))
@@ -51,10 +52,13 @@ def verify_prompt(
         highlight=False,
     )
     if change := decay.change:
+        on = f" on {change.rows}" if change.rows else ""
         out.print(
             f"the gain was {points(change.then)} points when the study ended; change {points(change.difference)} "
-            f"(99% interval {points(change.low)} to {points(change.high)})",
+            f"(99% interval {points(change.low)} to {points(change.high)}){on}",
             highlight=False,
         )
+    elif check.candidate not in (view.best, view.seed):
+        out.print("the study's final test was of another prompt: what this one gained then is not known")
     out.print(f"{count(sum(spend.calls.values()))} calls, {count(spend.tokens)} tokens, {price(spend.usd)}")
     return decay.exit_code

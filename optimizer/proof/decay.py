@@ -31,13 +31,26 @@ EXIT_CODES: dict[Standing, int] = {"holds": 0, "weaker": 4, "broken": 5}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Change:
-    """How the gain (prompt less seed) moved since the study: now less then, with an interval at 99%."""
+    """How the gain (prompt less seed) moved since the study: now less then, with an interval at 99%.
+
+    Attributes:
+        is_paired: it is told from the rows that both occasions have in common, and from no other.
+        n: how many these are; where there are none, the rows of the check.
+        rows: which rows they are, in words; empty where both occasions have all their rows in common.
+    """
 
     then: float
     difference: float
     low: float
     high: float
     is_paired: bool
+    n: int
+    rows: str = ""
+
+    @property
+    def now(self) -> float:
+        """The gain on these rows now."""
+        return self.then + self.difference
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +82,7 @@ def judge_decay(
         reason = f"It is {points(-now.difference).lstrip('+')} points worse than the seed that it replaced."
         return Decay(standing="broken", reason=reason, now=now, change=change)
     if change is not None and change.then > 0 and change.high < 0:
-        reason = f"Its gain on the seed was {points(change.then)} points and is {points(now.difference)} now."
+        reason = f"Its gain on the seed was {points(change.then)} points and is {points(change.now)} now."
         return Decay(standing="weaker", reason=reason, now=now, change=change)
     reason = "There is no proof that it has become worse."
     if now.decision == "promote":
@@ -83,26 +96,41 @@ def judge_decay(
 def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator, measure: Measure | None = None) -> Change:
     """Compare the gain on both occasions: row by row where both saw the same rows, else as two samples."""
     if measure is not None:
-        return _change_of_measure(_pairs(now), _pairs(then), measure, rng)
+        return _change_of_measure(now, then, measure, rng)
     old, new = gains(then.seed_outcomes, then.winner_outcomes), gains(now.seed_outcomes, now.winner_outcomes)
     if shared := sorted(old.keys() & new.keys()):
         before, after = (np.array([side[key] for key in shared]) for side in (old, new))
         found = stats.compare(before, after, is_binary=False, confidence=ALARM_CONFIDENCE, rng=rng)
         return Change(
-            then=float(before.mean()), difference=found.difference, low=found.low, high=found.high, is_paired=True
+            then=float(before.mean()),
+            difference=found.difference,
+            low=found.low,
+            high=found.high,
+            is_paired=True,
+            n=len(shared),
+            rows=_rows(now, then, n_shared=len(shared)),
         )
     before, after = np.array(list(old.values())), np.array(list(new.values()))
     drawn = _means(after, rng) - _means(before, rng)
     tail = (1 - ALARM_CONFIDENCE) / 2
     low, high = np.quantile(drawn, [tail, 1 - tail])
     difference = float(after.mean() - before.mean())
-    return Change(then=float(before.mean()), difference=difference, low=float(low), high=float(high), is_paired=False)
+    return Change(
+        then=float(before.mean()),
+        difference=difference,
+        low=float(low),
+        high=float(high),
+        is_paired=False,
+        n=len(after),
+        rows=_rows(now, then, n_shared=0),
+    )
 
 
-def _change_of_measure(now: Pairs, then: Pairs, measure: Measure, rng: np.random.Generator) -> Change:
+def _change_of_measure(now: Verdict, then: Verdict, measure: Measure, rng: np.random.Generator) -> Change:
     """The same for a score that is no mean: the interval comes from drawing whole rows again."""
-    shared = sorted(now.keys() & then.keys())
-    new, old = ([side[key] for key in shared or sorted(side)] for side in (now, then))
+    again, before = _pairs(now), _pairs(then)
+    shared = sorted(again.keys() & before.keys())
+    new, old = ([side[key] for key in shared or sorted(side)] for side in (again, before))
 
     def gain(pairs: Sequence[tuple[Outcome, Outcome]], indices: stats.IntArray) -> float:
         drawn = [pairs[i] for i in indices]
@@ -116,8 +144,26 @@ def _change_of_measure(now: Pairs, then: Pairs, measure: Measure, rng: np.random
 
     tail = (1 - ALARM_CONFIDENCE) / 2
     low, high = np.quantile(np.fromiter(draws(), dtype=np.float64), [tail, 1 - tail])
-    before, after = gain(old, np.arange(len(old))), gain(new, np.arange(len(new)))
-    return Change(then=before, difference=after - before, low=float(low), high=float(high), is_paired=bool(shared))
+    gained = gain(old, np.arange(len(old)))
+    return Change(
+        then=gained,
+        difference=gain(new, np.arange(len(new))) - gained,
+        low=float(low),
+        high=float(high),
+        is_paired=bool(shared),
+        n=len(new),
+        rows=_rows(now, then, n_shared=len(shared)),
+    )
+
+
+def _rows(now: Verdict, then: Verdict, *, n_shared: int) -> str:
+    if not n_shared:
+        return f"{now.n} rows now, and {then.n} others in the study's final test"
+    if n_shared == now.n == then.n:
+        return ""
+    return (
+        f"the {n_shared} rows that this check and the study's final test have in common: in pairs nothing else counts"
+    )
 
 
 def _pairs(verdict: Verdict) -> Pairs:
