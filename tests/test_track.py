@@ -422,6 +422,16 @@ def test_any_text_can_be_stored_and_fenced(text: str) -> None:
     assert fence not in clean
 
 
+def test_the_description_names_the_files_that_are_there() -> None:
+    """The report is an artifact, but not where rows are hidden: there the plots alone are named."""
+    projection = Projection(uri="x", artifact_root=Path("x"), storage_id="s", render=render)
+    view = make_view(state="finished")
+    assert "`report.html` and the plots are among the artifacts." in study_note(view, projection)
+    note = study_note(view, replace(projection, hides_rows=True))
+    assert "report.html" not in note
+    assert "The plots are among the artifacts; the report is not" in note
+
+
 def test_the_description_fits_its_tag(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two very long prompts are cut, with a pointer to the artifacts; the commands work under `uv run`, too."""
     projection = Projection(uri="x", artifact_root=Path("x"), storage_id="s", render=lambda _: "long ` " * 5000)

@@ -25,7 +25,7 @@ def study_note(view: StudyView, projection: Projection) -> str:
         winner_title = "Best candidate, not proven to be better"
     winner_title += f": trial {trial.number + 1}, {trial.recipe.operator}" if trial else ""
     winner = _prompt(winner_title, view, projection, is_seed=False)
-    parts = [headline(view), _scores(view), _bill(view), winner, seed, _commands(view)]
+    parts = [headline(view), _scores(view), _bill(view), winner, seed, _commands(view, projection)]
     note = "\n\n".join(projection.clean(part) for part in parts if part)
     return note if len(note) <= NOTE_CHARS else note[: NOTE_CHARS - 1] + "…"
 
@@ -103,14 +103,13 @@ def fenced(text: str) -> str:
     return f"{fence}text\n{text}\n{fence}"
 
 
-def _commands(view: StudyView) -> str:
+def _commands(view: StudyView, projection: Projection) -> str:
     commands = [
         f"{command_name()} show {view.name}",
         f"{command_name()} report {view.name}",
         f"{command_name()} export {view.name} --format text",
     ]
-    return (
-        "### Next\n\n"
-        + fenced("\n".join(commands))
-        + ("\n\n`report.html` and the plots are among the artifacts." if view.state == "finished" else "")
-    )
+    files = "`report.html` and the plots are among the artifacts."
+    if projection.hides_rows:
+        files = "The plots are among the artifacts; the report is not, as rows are not shown here."
+    return "\n\n".join(["### Next", fenced("\n".join(commands)), *([files] if view.state == "finished" else [])])
