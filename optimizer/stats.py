@@ -19,6 +19,7 @@ FloatArray = NDArray[np.float64]
 IntArray = NDArray[np.int64]
 Statistic = Callable[[IntArray], float]
 
+BOOTSTRAP = "paired bootstrap"  # the test of scores that are no mean
 _N_RESAMPLES = 10_000
 _N_EXACT_SIGNS = 12
 _ROUNDING = 1e-12
@@ -65,7 +66,7 @@ def compare(
     difference = measure(np.arange(len(differences)))
     low, high = _interval(resampled, difference, n=len(differences), confidence=confidence)
     if statistic is not None:
-        p_value, test_name = _bootstrap_p(resampled, difference), "paired bootstrap"
+        p_value, test_name = _bootstrap_p(resampled, difference), BOOTSTRAP
     elif is_binary:
         p_value = mcnemar_exact(int(np.sum(differences < 0)), int(np.sum(differences > 0)))
         test_name = "exact McNemar"
@@ -162,6 +163,19 @@ def wilson(successes: float, n: float, confidence: float) -> tuple[float, float]
     centre = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = math.sqrt(z2 * (share * (1 - share) / n + z2 / (4 * n * n))) / (1 + z2 / n)
     return min(share, max(0.0, centre - half)), max(share, min(1.0, centre + half))
+
+
+def interval_of_mean(values: FloatArray, *, confidence: float, rng: np.random.Generator) -> tuple[float, float]:
+    """Return an interval of the mean of scores: Wilson's where each is 0 or 1, else that of the bootstrap.
+
+    Raises:
+        ValueError: there are no scores, or one is not finite.
+    """
+    values = finite(values)
+    if np.isin(values, (0.0, 1.0)).all() and values.size:
+        return wilson(float(values.sum()), len(values), confidence)
+    low, high = paired_bootstrap(np.zeros_like(values), values, confidence=confidence, rng=rng)
+    return max(0.0, low), high
 
 
 def smallest_provable_gain(

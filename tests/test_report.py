@@ -27,6 +27,7 @@ from optimizer.records import Spend, StudyView
 from optimizer.report import Material, figures_of, report_html, shown_texts
 from optimizer.report.figures import standalone
 from optimizer.report.page import steps
+from optimizer.stats import BOOTSTRAP
 from optimizer.track.note import study_note
 from optimizer.track.projection import Projection
 from optimizer.word_diff import word_diff
@@ -160,6 +161,31 @@ def test_personal_data_in_the_report_is_counted() -> None:
     texts = shown_texts(Material(view=sample_view(), render=lambda _: "Write to anna.berg@example.org", rows=ROWS))
     assert count_findings(texts)["e-mail address"] == 1
     assert any("Message" in text for text in texts)
+
+
+def test_a_score_that_is_no_mean_has_no_interval_of_its_own() -> None:
+    """A share of right answers and a mean of grades have a bar; of an F1 or a worst group the points alone are drawn,
+    and the page says where its interval is."""
+    view = sample_view()
+    verdict = view.verdict
+    assert verdict is not None
+    graded = replace(
+        verdict,
+        test_name="paired permutation",
+        winner_outcomes=tuple(replace(each, score=0.5 + 0.3 * (each.score or 0)) for each in verdict.winner_outcomes),
+    )
+    f1 = replace(verdict, test_name=BOOTSTRAP)
+    drawn = {}
+    for name, one in (("share", verdict), ("graded", graded), ("f1", f1)):
+        given = material(replace(view, verdict=one))
+        drawn[name] = figures_of(given)["verdict"]
+        text = Page(report_html(given)).text
+        assert ("with its own 95% interval" in text) == (name != "f1")
+        assert ("no mean of the rows: the comparison below, in pairs, has the interval" in text) == (name == "f1")
+        assert "Wilson" not in text
+    bars = {name: svg.count("stroke-opacity: 0.45") for name, svg in drawn.items()}
+    assert bars == {"share": 2, "graded": 2, "f1": 0}
+    assert drawn["graded"] != drawn["share"]
 
 
 def test_plots_are_files_of_their_own() -> None:

@@ -15,6 +15,7 @@ from optimizer.stats import (
     FloatArray,
     IntArray,
     compare,
+    interval_of_mean,
     is_significant_gain,
     mcnemar_exact,
     paired_bootstrap,
@@ -206,6 +207,20 @@ def test_wilson_agrees_with_scipy(successes: int, n: int, confidence: float) -> 
     expected = scipy_stats.binomtest(successes, n).proportion_ci(confidence, method="wilson")
     assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-9)
     assert 0 <= low <= successes / n <= high <= 1
+
+
+def test_a_mean_of_grades_has_no_interval_of_a_share() -> None:
+    """Right and wrong answers have Wilson's interval; grades, which differ less, have a narrower one around their mean
+    that depends on the generator alone, also where all are equal."""
+    rng = np.random.default_rng(4)
+    right, grades = rng.integers(0, 2, size=60).astype(float), rng.uniform(0.4, 0.8, size=60)
+    assert interval_of_mean(right, confidence=0.95, rng=rng) == wilson(right.sum(), 60, 0.95)
+    found, again = (interval_of_mean(grades, confidence=0.95, rng=np.random.default_rng(0)) for _ in range(2))
+    wide = wilson(grades.sum(), 60, 0.95)
+    assert wide[0] < found[0] < grades.mean() < found[1] < wide[1]
+    assert found == again
+    low, high = interval_of_mean(np.full(60, 0.02), confidence=0.95, rng=rng)
+    assert 0 <= low < 0.02 < high < 0.1
 
 
 def test_wilson_of_nothing_is_everything() -> None:

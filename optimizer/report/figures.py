@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from optimizer.proof.insight import Dot, OperatorRow
-from optimizer.records import TrialRecord, Verdict
-from optimizer.stats import wilson
+from optimizer.records import Outcome, TrialRecord, Verdict
+from optimizer.stats import BOOTSTRAP, interval_of_mean
 
 # Stand-ins that no palette uses: each becomes a CSS variable once matplotlib has written the SVG.
 COLOURS = {
@@ -69,21 +70,35 @@ def progress_figure(dots: Sequence[Dot]) -> str:
 
 
 def verdict_figure(verdict: Verdict) -> str:
-    """Draw both test scores with their intervals."""
+    """Draw both test scores, with their intervals where they have some."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes((5.4, 1.9))
-        for height, (name, score) in enumerate(
-            (("new prompt", verdict.winner_score), ("your prompt", verdict.seed_score))
-        ):
-            low, high = wilson(score * verdict.n, verdict.n, verdict.confidence)
+        sides = (
+            ("new prompt", verdict.winner_score, verdict.winner_outcomes),
+            ("your prompt", verdict.seed_score, verdict.seed_outcomes),
+        )
+        for height, (name, score, outcomes) in enumerate(sides):
             colour = COLOURS["winner" if height == 0 else "seed"]
-            axes.plot([100 * low, 100 * high], [height, height], color=colour, lw=3, alpha=0.45)
+            if (bounds := _interval(verdict, outcomes)) is not None:
+                axes.plot([100 * bound for bound in bounds], [height, height], color=colour, lw=3, alpha=0.45)
             axes.plot([100 * score], [height], "o", color=colour, ms=8)
             axes.annotate(f"{100 * score:.1f}%", (100 * score, height + 0.14), ha="center", color=colour)
             axes.text(-0.02, height, name, transform=axes.get_yaxis_transform(), ha="right", va="center")
         axes.set(xlim=(0, 100), ylim=(-0.4, 1.6), xlabel="score on test, %", yticks=[])
         axes.spines["left"].set_visible(False)
-        return _svg(figure, "verdict", "Test scores of both prompts with their intervals")
+        return _svg(figure, "verdict", "Test scores of both prompts")
+
+
+def has_intervals(verdict: Verdict) -> bool:
+    """Whether each of the two scores has an interval of its own: no F1 and no worst group has one."""
+    return verdict.test_name != BOOTSTRAP and bool(verdict.seed_outcomes)
+
+
+def _interval(verdict: Verdict, outcomes: Sequence[Outcome]) -> tuple[float, float] | None:
+    if not has_intervals(verdict):
+        return None
+    values = np.array([outcome.value for outcome in outcomes], dtype=np.float64)
+    return interval_of_mean(values, confidence=verdict.confidence, rng=np.random.default_rng(0))
 
 
 def operators_figure(rows: Sequence[OperatorRow]) -> str:

@@ -137,6 +137,7 @@ def _content(material: Material) -> dict[str, Any]:
         "best_prompt": best,
         "diff": word_diff(seed, best),
         "figures": drawn,
+        "has_intervals": verdict is not None and figures.has_intervals(verdict),
         "light": Markup("".join(f"--{name}:{value};" for name, value in figures.LIGHT.items())),
         "dark": Markup("".join(f"--{name}:{value};" for name, value in figures.DARK.items())),
         "operators": insight.operators(view),
