@@ -188,6 +188,20 @@ def test_a_score_that_is_no_mean_has_no_interval_of_its_own() -> None:
     assert drawn["graded"] != drawn["share"]
 
 
+def test_the_page_says_on_how_many_rows_its_scores_rest() -> None:
+    """A final test that was cut short says so beside the comparison, and both dev scores have their rows."""
+    view = sample_view()
+    assert view.verdict is not None
+    assert view.dev is not None
+    assert "It rests on" not in Page(report_html(material(view))).text
+    cut = replace(view.verdict, shortfall="30 of 50 test rows; the cap paid for no more")
+    page = Page(report_html(material(replace(view, verdict=cut, dev=replace(view.dev, n_seed=20, n_winner=40)))))
+    assert "It rests on 30 of 50 test rows; the cap paid for no more." in page.text
+    assert "On dev the winner scored 75.0% on 40 rows;" in page.text
+    assert "your prompt scored 40.0% on 20 rows." in page.text
+    assert page.mistakes == []
+
+
 def test_plots_are_files_of_their_own() -> None:
     """Each plot is well-formed XML with its own colours, and the same every time."""
     drawn = figures_of(material())

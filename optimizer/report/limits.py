@@ -38,12 +38,18 @@ def limits(view: StudyView, *, n_flips: Mapping[str, int]) -> list[str]:
             "The verdict holds for this model, metric and kind of data; `optimizer verify` checks another model."
         )
     if (dev := view.dev) is not None:
+        yours = "" if dev.seed is None else f"; your prompt scored {percent(dev.seed)}{_on(dev.n_seed)}"
         found.append(
-            f"On dev the winner scored {percent(dev.raw)}; having been chosen as the best of {len(view.trials)} "
-            f"trials, it is believed to be worth {percent(dev.winner)} ({points(dev.winner - dev.raw)})."
+            f"On dev the winner scored {percent(dev.raw)}{_on(dev.n_winner)}; having been chosen as the best of "
+            f"{len(view.trials)} trials, it is believed to be worth {percent(dev.winner)} "
+            f"({points(dev.winner - dev.raw)}){yours}."
         )
     found.append(
         "Test rows were scored once, after the search had ended, and by two prompts only. If they are used for a "
         "second study they no longer are what the search never saw."
     )
     return found
+
+
+def _on(n_rows: int | None) -> str:
+    return "" if n_rows is None else f" on {n_rows} rows"
