@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
@@ -15,16 +16,19 @@ from rich.console import Console
 
 from optimizer.candidate import Candidate, Example, Part
 from optimizer.cli.comparison import _name, compare_trials
+from optimizer.cli.review import review_study
 from optimizer.cli.tables import lineage_tree
 from optimizer.config.keys import Config
 from optimizer.metrics import open_metric
+from optimizer.proof.slices import Groups
 from optimizer.records import Outcome, StudyView
 from optimizer.report import Material
-from optimizer.review.finalists import finalists
+from optimizer.review.finalists import by_worst_group, finalists
 from optimizer.run import run
 from optimizer.search.elite import Elite
 from optimizer.study.held import by_aim
 from optimizer.study.job import open_job
+from optimizer.study.observe import Observer
 from optimizer.study.showing import picked
 from tests.fake_server import Body, FakeServer
 from tests.sample_study import SEED, sample_view
@@ -40,7 +44,9 @@ MACRO_STUDY = {
 }
 
 
-def study(folder: Path, url: str, rows: list[dict[str, str]], **changes: Any) -> StudyView:
+def study(
+    folder: Path, url: str, rows: list[dict[str, str]], observer: Observer | None = None, **changes: Any
+) -> StudyView:
     lm = {"api_base": url, "max_tokens": 100, "concurrency": 4, "price_in": 0, "price_out": 0}
     (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings: dict[str, Any] = {
@@ -50,7 +56,7 @@ def study(folder: Path, url: str, rows: list[dict[str, str]], **changes: Any) ->
     }
     job = open_job(config(url, **settings | changes), folder=folder, runs_dir=folder / "runs")
     try:
-        return run(job)
+        return run(job, observer)
     finally:
         job.close()
 
@@ -100,6 +106,68 @@ def test_a_trial_that_a_cap_cut_short_is_no_finalist(tmp_path: Path, task_calls:
     assert view.best in [each.candidate for each in finalists(view, frozenset())]
     assert picked(view, str(trial.number + 1)) == view.best
     assert _name(view, view.best).startswith(f"trial {trial.number + 1}")
+
+
+class AtFinalists(Observer):
+    """Reviews a study from another terminal when its finalists have been chosen."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self.chosen = folder, list[str]()
+
+    def finalists(self, candidates: Sequence[Candidate]) -> None:
+        self.chosen = [each.id for each in candidates]
+        runs = self._folder / "runs"
+        review_study("fruit", runs, vetoed=(), edited=None, text=None, is_json=True, edit=lambda _: None)
+
+
+def by_ward(body: Body) -> str:
+    """A prompt is good to each ward by its own luck."""
+    text = "\n".join(str(message["content"]) for message in body["messages"])
+    if body["model"] == "proposer":
+        return improving(body)
+    last = str(body["messages"][-1]["content"])
+    ward = int(last.rpartition("Box ")[2].split()[0]) % 7 % 3
+    words = text.partition("way ")[2][:4]
+    share = zlib.crc32(f"{words} {ward}".encode()) % 8
+    right = FRUIT[fruit_of(last)]
+    hit = zlib.crc32(last.encode()) % 8 < share
+    return right if hit else next(team for team in FRUIT.values() if team != right)
+
+
+@pytest.mark.slow
+def test_a_review_of_a_running_study_has_its_own_order(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Where the study aims at its worst group, the finalists stand as the study itself has just chosen them."""
+    slices = {"by": "ward", "aim": "worst", "min_rows": 5}
+    watcher = AtFinalists(tmp_path)
+    with FakeServer(by_ward) as server:
+        study(tmp_path, server.url, boxes(300), watcher, metric={"name": "accuracy", "slices": slices})
+    shown = json.loads(capsys.readouterr().out)["finalists"]
+    n_same = min(len(watcher.chosen), 3)
+    assert n_same >= 2
+    assert [each["candidate"] for each in shown][:n_same] == watcher.chosen[:n_same]
+
+
+def test_the_one_that_serves_every_group_stands_before_a_better_mean() -> None:
+    """Of a running study the leader by the mean is not the first then; of a finished one the winner is."""
+    dev = [Example(id=f"d{i}", inputs={}, outputs={}) for i in range(30)]
+    groups = Groups(of={row.id: "a" if i < 20 else "b" for i, row in enumerate(dev)})
+    rights = {"mean": range(20), "fair": [*range(0, 20, 2), *range(20, 27)]}
+    trials, kept = [], {}
+    for number, (name, right) in enumerate(rights.items()):
+        made = Candidate(parts=(Part(predictor="answer", instructions=name),))
+        scored = [Outcome(example_id=row.id, kind="scored", score=float(i in right)) for i, row in enumerate(dev)]
+        kept[made.id] = {each.example_id: each for each in scored}
+        trials.append(replace(sample_view(1).trials[0], number=number, candidate=made, outcomes=tuple(scored)))
+    mean, fair = (trial.candidate for trial in trials)
+    assert mean is not None
+    view = sample_view(1, trials=tuple(trials), best=mean, state="running")
+    order = by_worst_group(view, dev, groups, kept, n_wide=9)
+    assert order == [fair, mean]
+    assert by_worst_group(view, dev, groups, kept, n_wide=1) == [mean, fair]
+    assert [each.candidate for each in finalists(view, frozenset(), order=order)] == [fair, mean]
+    assert [each.candidate for each in finalists(view, frozenset())] == [mean, fair]
+    ended = replace(view, state="finished")
+    assert [each.candidate for each in finalists(ended, frozenset(), order=order)] == [mean, fair]
 
 
 def lazy(body: Body) -> str:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.panel import Panel
 from rich.text import Text
 
+from optimizer.budget.limits import affordable_test_rows
 from optimizer.candidate import Candidate, Example
 from optimizer.cli.terminal import console, hold_logs, print_command
 from optimizer.command_line import command_name
@@ -18,8 +19,10 @@ from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, StudyError, UserError
 from optimizer.prompts.marks import without_input_marks
 from optimizer.prompts.render import render
+from optimizer.proof.aim import worst_of
+from optimizer.proof.slices import group_rows
 from optimizer.records import StudyView
-from optimizer.review.finalists import Difference, Finalist, differences, finalists
+from optimizer.review.finalists import Difference, Finalist, by_worst_group, differences, finalists
 from optimizer.review.wishes import refuse_finished, reworded, suggest, veto, vetoes
 from optimizer.study.saved import SavedStudy, open_saved
 from optimizer.words import percent, visible
@@ -137,7 +140,7 @@ def _number(like: str) -> int:
 
 def _show(saved: SavedStudy, *, is_json: bool) -> None:
     view = saved.view()
-    found = finalists(view, vetoes(saved.journal))
+    found = finalists(view, vetoes(saved.journal), order=_order(saved, view))
     rows = differences(found, _rows(saved))
     if is_json:
         prompts = {each.number: render(saved.program(), each.candidate) for each in found}
@@ -147,6 +150,8 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
     if not found:
         out.print("no prompt has been scored yet")
         return
+    if whose := worst_of(view):
+        out.print(f"ordered by the {whose}, which the study aims at; dev scores are means of all rows", markup=False)
     panels = [_panel(each, saved, view, out) for each in found]
     out.print(Columns(panels, equal=True) if out.width >= SIDE_BY_SIDE else "", end="")
     for panel in panels if out.width < SIDE_BY_SIDE else ():
@@ -156,6 +161,23 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
         out.print("\nveto or edit one:")
         for flag in ("--veto N", "--edit N", "--edit N --text @FILE"):
             print_command(out, f"review {view.name} {flag}")
+
+
+def _order(saved: SavedStudy, view: StudyView) -> list[Candidate]:
+    """The candidates as the study ranks them where it aims at its worst group; else, or without its data, nothing."""
+    from optimizer.study.held import WIDER
+
+    settings = saved.config.metric.slices
+    splits = saved.splits() if settings is not None and settings.aim == "worst" else None
+    if settings is None or splits is None:
+        return []
+    n_test, n_calls = len(splits.test), len(view.seed.parts)
+    n_tested = affordable_test_rows(saved.config.budget, n_test=n_test, calls_per_example=n_calls)
+    groups = group_rows(settings, splits.test, (*splits.dev, *splits.train), n_tested=n_tested)
+    version = str((saved.journal.load_study() or {})["metric_version"])
+    made = {trial.candidate.id for trial in view.trials if trial.candidate}
+    outcomes = saved.journal.outcomes_of(made, version)
+    return by_worst_group(view, splits.dev, groups, outcomes, n_wide=WIDER * saved.config.search.finalists)
 
 
 def _panel(each: Finalist, saved: SavedStudy, view: StudyView, out: Console) -> Panel:

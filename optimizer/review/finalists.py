@@ -5,12 +5,15 @@ Test rows are not shown: whoever edits a prompt after reading them could no long
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from optimizer.candidate import Candidate, Example
+from optimizer.proof.slices import Groups, by_worst_slice
 from optimizer.propose.rows import clip, fields_text
 from optimizer.records import Outcome, StudyView, TrialRecord
+from optimizer.search.elite import Elite
+from optimizer.search.known import values_of
 from optimizer.words import visible
 
 N_FINALISTS = 3
@@ -39,16 +42,50 @@ class Difference:
     values: Mapping[int, float]
 
 
-def finalists(view: StudyView, vetoed: frozenset[str], n: int = N_FINALISTS) -> list[Finalist]:
-    """Return the best so far, the next best that ran their whole race, and the seed."""
+def by_worst_group(
+    view: StudyView,
+    dev: Sequence[Example],
+    groups: Groups,
+    outcomes: Mapping[str, Mapping[str, Outcome]],
+    *,
+    n_wide: int,
+) -> list[Candidate]:
+    """Return the candidates that ran their whole race as a study ranks them that aims at its worst group, best first.
+
+    Args:
+        outcomes: by candidate and row; a leader has more of them than its trial.
+        n_wide: so many, by their means, are looked at for the one that serves its worst group best.
+    """
+    dev_ids = [row.id for row in dev]
+    elite = Elite(dev_ids)
+    for candidate in (trial.candidate for trial in view.trials if trial.state == "complete"):
+        if candidate is not None:
+            elite.add(candidate, values_of([*outcomes.get(candidate.id, {}).values()], among=dev_ids))
+    elite.incumbent = next((each for each in (view.best, view.seed) if each in elite), None)
+    ranked, names = elite.ranked(), [groups.name(row) for row in dev]
+    return by_worst_slice(elite, ranked[:n_wide], names, groups.small) + ranked[n_wide:]
+
+
+def finalists(
+    view: StudyView, vetoed: frozenset[str], n: int = N_FINALISTS, *, order: Sequence[Candidate] = ()
+) -> list[Finalist]:
+    """Return the best so far, the next best that ran their whole race, and the seed.
+
+    Args:
+        order: the candidates as the study ranks them where it does not go by their means, the best first; whoever
+            leads by the mean while it runs need not be the first then.
+    """
+    places = {candidate.id: i for i, candidate in enumerate(order)}
     trials: dict[str, TrialRecord] = {}
     for trial in view.trials:
         if trial.candidate is not None and trial.outcomes:
             trials.setdefault(trial.candidate.id, trial)
 
-    def rank(trial: TrialRecord) -> tuple[bool, bool, float]:
+    def rank(trial: TrialRecord) -> tuple[bool, bool, int, float]:
         assert trial.candidate is not None
-        return (trial.candidate != view.best, trial.state != "complete", -(trial.score or 0.0))
+        leads = trial.candidate == view.best and (view.state == "finished" or not places)
+        place = places.get(trial.candidate.id, len(places))
+        return (not leads, trial.state != "complete", place, -(trial.score or 0.0))
 
     ranked = sorted(trials.values(), key=rank)
     chosen = ranked[:n] + [trial for trial in ranked[n:] if trial.candidate == view.seed]
