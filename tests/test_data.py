@@ -266,6 +266,11 @@ BAD_DATA: dict[str, tuple[Setup, dict[str, object], str]] = {
         {},
         rf"rows\.jsonl:3: byte 0xe4 at offset {len(as_jsonl(GOOD[:2])) + 14} of the file is not UTF-8; .*iconv",
     ),
+    "utf-8 with a broken byte": (
+        spoiled('{"message": "Käse \udce4 für Köln", "team": "billing"}'.encode(errors="surrogateescape")),
+        {},
+        r"rows\.jsonl:3: byte 0xe4 at offset \d+ of the file is not UTF-8, though most .* is: it is damaged here; .*-c",
+    ),
     "utf-16 without its mark": (
         put("rows.csv", "message,team\n".encode("utf-16-le")),
         {"source": "rows.csv"},

@@ -512,7 +512,7 @@ def test_field_names_are_words() -> None:
 
 
 def test_encodings_are_guessed_by_what_people_write(tmp_path: Path) -> None:
-    """Western text is Windows-1252; other scripts are told apart."""
+    """Western text is Windows-1252; other scripts are told apart; UTF-8 with a broken byte is no other encoding."""
     texts = {
         "cp1252": "Größe, café \u2013 naïve „Zitat“ 5 €\n" * 5,
         "shift_jis": "返金はいつになりますか。よろしくお願いします。配達が遅れています。\n" * 20,
@@ -525,6 +525,8 @@ def test_encodings_are_guessed_by_what_people_write(tmp_path: Path) -> None:
         assert guess is not None
         assert path.read_text(encoding=guess) == text
     assert guess_encoding(tmp_path / "cp1252") == "cp1252"
+    (tmp_path / "damaged").write_bytes(texts["cp1252"].encode() + b"\xe4\n")
+    assert guess_encoding(tmp_path / "damaged") is None
 
 
 @pytest.mark.slow

@@ -70,10 +70,8 @@ def guess_encoding(path: Path) -> str | None:
     """
     if marked_encoding(path):
         return None
-    with path.open("rb") as file:
-        sample = file.read(SAMPLE_BYTES)
-    sample = sample[: sample.rfind(b"\n") + 1] or sample
-    if _decodes(sample, "utf-8"):
+    sample = _sample(path)
+    if _decodes(sample, "utf-8") or _is_damaged_utf8(sample):
         return None
     if _decodes(sample, "cp1252") and _reads_western(sample.decode("cp1252")):
         return "cp1252"
@@ -84,6 +82,19 @@ def guess_encoding(path: Path) -> str | None:
 
     best = from_bytes(sample).best()
     return best.encoding if best is not None else None
+
+
+def _sample(path: Path) -> bytes:
+    with path.open("rb") as file:
+        sample = file.read(SAMPLE_BYTES)
+    return sample[: sample.rfind(b"\n") + 1] or sample
+
+
+def _is_damaged_utf8(sample: bytes) -> bool:
+    """Whether most of what is not ASCII is proper UTF-8, which text in another encoding hardly ever is by chance."""
+    text = sample.decode(errors="replace")
+    n_bad = text.count("\ufffd")
+    return sum(ord(char) > 127 for char in text) - n_bad > 2 * n_bad
 
 
 def _reads_western(text: str) -> bool:
@@ -115,11 +126,16 @@ def _bad_byte(path: Path, name: str) -> str:
         file.seek(0)
         for number, line in enumerate(file, 1):
             if (start := _first_bad(line)) is not None:
+                place = f"{name}:{number}: byte 0x{line[start]:02x} at offset {offset + start} of the file is not UTF-8"
+                if _is_damaged_utf8(_sample(path)):
+                    return (
+                        f"{place}, though most of the file is: it is damaged here; mend this line, or leave such bytes "
+                        f"out with `iconv -c -f UTF-8 -t UTF-8 {path.name} > utf8-{path.name}`"
+                    )
                 guess = guess_encoding(path) or "cp1252"
                 return (
-                    f"{name}:{number}: byte 0x{line[start]:02x} at offset {offset + start} of the file is not UTF-8; "
-                    f"it looks like {guess}: set data.encoding: {guess}, or save it as UTF-8, for example with "
-                    f"`iconv -f {guess} -t UTF-8 {path.name} > utf8-{path.name}`"
+                    f"{place}; it looks like {guess}: set data.encoding: {guess}, or save it as UTF-8, for example "
+                    f"with `iconv -f {guess} -t UTF-8 {path.name} > utf8-{path.name}`"
                 )
             offset += len(line)
     return f"{name}: changed while it was read; try again"
