@@ -306,6 +306,7 @@ def test_aggregate_needs_as_many_values_as_examples() -> None:
         ("acuracy", {}, r"metric.name: 'acuracy' is no metric. Did you mean 'accuracy'\?"),
         ("zzz", {}, r"'zzz' is no metric. Allowed: accuracy, .*package.module:function"),
         ("regex", {"pattern": "("}, r"metric.pattern: '\(' is no regular expression"),
+        ("regex", {"pattern": r"\d("}, r"metric.pattern: '\\d\(' is no regular expression"),
         ("regex", {"pattern": None}, r"metric.pattern: `name: regex` needs it"),
         ("judge", {"rubric": " "}, r"metric.rubric: `name: judge` needs it"),
         ("accuracy", {"tolerance": 0.5}, r"metric.tolerance: 0.5 goes with `name: number`, not with `name: accuracy`"),

@@ -23,6 +23,7 @@ from optimizer.metrics.supported import Supported
 from optimizer.metrics.user_metric import from_function
 from optimizer.metrics.values import find_numbers, normalise
 from optimizer.user_code import load_function
+from optimizer.words import visible
 
 __all__ = [
     "NAMES",
@@ -142,4 +143,6 @@ def _check_settings(settings: Measure, output: str, kind: OutputKind) -> None:
         try:
             re.compile(settings.pattern.replace("{expected}", "expected"))
         except (re.error, OverflowError, RecursionError) as error:
-            raise ConfigError(f"metric.pattern: {settings.pattern!r} is no regular expression: {error}") from error
+            raise ConfigError(
+                f"metric.pattern: '{visible(' '.join(settings.pattern.split()))}' is no regular expression: {error}"
+            ) from error
