@@ -5,8 +5,8 @@
 The model is simulated, everything else is the real program: Optuna, journal, operators, races, verdict. Each line of a
 prompt helps or harms by a fixed amount, rows differ in difficulty, and prompt and row together have luck of their own,
 so a prompt's true score, the mean over all the rows that there could be, is known exactly. Three worlds: lines matter
-much, little, not at all. Asked is how often the interval of the test difference holds the true difference, how far the dev score that is
-printed for the winner is off, and how many studies promote a prompt that is no better than the seed.
+much, little, not at all. Asked is how often the interval of the test difference holds the true difference, how far the
+dev score that is printed for the winner is off, and how many studies promote a prompt that is no better than the seed.
 """
 
 from __future__ import annotations
