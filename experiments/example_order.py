@@ -5,9 +5,13 @@
 A race compares a candidate with the incumbent on a part of the dev rows. Three ways to choose that part, after some
 candidates have been scored on all rows: at random; the rows first on which those candidates differed most, which is
 the sharpest look and is biased towards such rows; and at random with chances that grow with how much they differed,
-each row weighted by the inverse of its chance, which keeps the comparison unbiased. Against the difference on all rows,
-asked is how well the part tells better candidates from worse ones wherever the line is drawn (AUC), how many better
-ones look worse, how many worse ones look better, and how far the difference is off.
+each row weighted by the inverse of its chance, which keeps the comparison unbiased. And two ways to compare: the mean
+of the paired differences, and how far the candidate is above what is usual on its rows, which takes the difficulty of
+rows out and the luck of the incumbent on them.
+
+Against the difference on all rows, asked is how well the part tells better candidates from worse ones wherever the
+line is drawn (AUC), how many better ones look worse, how many worse ones look better, and how far the difference is
+off.
 """
 
 from __future__ import annotations
@@ -37,10 +41,15 @@ class Part(NamedTuple):
     weights: FloatArray
 
 
+def usual(known: FloatArray) -> FloatArray:
+    """Usual score on each row, shape [n], of candidates [k, n] and of two more that score the mean: none is 0 or 1."""
+    found: FloatArray = (known.sum(axis=0) + 2 * known.mean()) / (len(known) + 2)
+    return found
+
+
 def spread(known: FloatArray) -> FloatArray:
-    """How much candidates [k, n] differ on each row, shape [n]; with one more of each kind, so that no row counts 0."""
-    share = (known.sum(axis=0) + 1) / (len(known) + 2)
-    found: FloatArray = np.sqrt(share * (1 - share))
+    """How much candidates [k, n] differ on each row, shape [n]."""
+    found: FloatArray = np.sqrt(usual(known) * (1 - usual(known)))
     return found
 
 
@@ -63,23 +72,42 @@ def weighted(known: FloatArray, n: int, rng: np.random.Generator) -> Part:
     return Part(picked, 1 / chance[picked])
 
 
-ORDERS = {"at random": at_random, "most telling first": most_telling, "weighted": weighted}
+def paired(new: FloatArray, known: FloatArray, part: Part) -> float:
+    """Mean difference to the best of the known ones."""
+    differences = new - known[np.argmax(known.mean(axis=1))]
+    return float(np.average(differences[part.rows], weights=part.weights))
+
+
+def above_usual(new: FloatArray, known: FloatArray, part: Part) -> float:
+    """Difference to the best of the known ones, which have all rows: what is new is how far from the usual `new` is.
+
+    A candidate differs from the usual most where candidates differ at all, so the distance is in units of the spread.
+    """
+    distance = (new - usual(known))[part.rows].sum() / spread(known)[part.rows].sum()
+    return float(usual(known).mean() + distance * spread(known).mean() - known.mean(axis=1).max())
+
+
+WAYS = {
+    "at random, paired": (at_random, paired),
+    "most telling first, paired": (most_telling, paired),
+    "weighted, paired": (weighted, paired),
+    "at random, above the usual": (at_random, above_usual),
+    "most telling first, above the usual": (most_telling, above_usual),
+}
 
 
 def replay(scores: FloatArray, n_draws: int, rng: np.random.Generator) -> dict[str, dict[str, dict[str, float]]]:
-    """Return figures by number of rows and by order, of a table of scores [k, n]."""
+    """Return figures by number of rows and by way, of a table of scores [k, n]."""
     found: dict[str, dict[str, dict[str, float]]] = {}
     for n in N_ROWS:
-        true, seen = np.empty(n_draws), {name: np.empty(n_draws) for name in ORDERS}
+        true, seen = np.empty(n_draws), {name: np.empty(n_draws) for name in WAYS}
         for draw in range(n_draws):
             order = rng.permutation(len(scores))
             known, new = scores[order[:N_KNOWN]], scores[order[N_KNOWN]]
-            differences = new - known[np.argmax(known.mean(axis=1))]
-            true[draw] = differences.mean()
-            for name, choose in ORDERS.items():
-                part = choose(known, n, rng)
-                seen[name][draw] = np.average(differences[part.rows], weights=part.weights)
-        found[str(n)] = {name: figures(seen[name], true) for name in ORDERS}
+            true[draw] = new.mean() - known.mean(axis=1).max()
+            for name, (choose, compare) in WAYS.items():
+                seen[name][draw] = compare(new, known, choose(known, n, rng))
+        found[str(n)] = {name: figures(seen[name], true) for name in WAYS}
     return found
 
 
