@@ -47,6 +47,17 @@ def test_every_display_names_the_worst_group() -> None:
     assert which in _scores(view)
 
 
+def test_every_display_names_macro_f1() -> None:
+    """The score of the test is called by its name, and that dev scores are of another kind is said."""
+    view, out = sample_view(), StringIO()
+    view = replace(view, config={**view.config, "metric": {"name": "macro_f1"}})
+    print_summary(Console(file=out, width=160), view, {view.seed.id: "a", view.best.id: "b"}, runs_flag="")
+    assert "macro F1" in next(line for line in out.getvalue().splitlines() if line.startswith("test"))
+    assert "winner and verdict go by macro F1" in out.getvalue()
+    assert "it raised the macro F1 from" in headline(view)
+    assert "| test, macro F1 |" in _scores(view)
+
+
 def test_a_mean_is_not_called_a_worst_group() -> None:
     """Groups that are only looked at change nothing in how the score is called."""
     view = by_ward()

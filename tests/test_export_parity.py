@@ -426,13 +426,27 @@ def test_every_format_has_a_test_of_its_bytes() -> None:
     assert set(EXPORTERS) == {*CLIENTS, "python", "promptfoo", "dspy", "text", "markdown"}
 
 
+def test_an_export_calls_the_server_of_its_study_and_no_other() -> None:
+    """A prompt made for a server on this machine is not sent to OpenAI by the file or the suite that it becomes."""
+    config = CONFIGS["label"].model_dump(mode="json")
+    config["lm"]["task"] |= {"model": "openai/qwen", "api_base": "http://127.0.0.1:8377/v1"}
+    view = replace(sample_view(1), config=config, name="task", best=candidate_of("label", "chat"))
+    file = export(view, program_of("label"), "python")
+    assert "http://127.0.0.1:8377/v1" in file
+    assert "api.openai.com" not in file
+    suite = yaml.safe_load(export(view, program_of("label"), "promptfoo", rows=rows_of("label")))
+    assert suite["providers"][0]["config"]["apiBaseUrl"] == "http://127.0.0.1:8377/v1"
+    own = yaml.safe_load(exported("label", candidate_of("label", "plain"), "promptfoo"))
+    assert own["providers"][0]["config"]["apiBaseUrl"].startswith("http://127.0.0.1:")
+
+
 def test_the_file_of_a_model_in_this_program_asks_for_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is not sent to OpenAI under a name that nobody there knows; no server, or one that is away, is an error of one
     clear line that the program around it can catch."""
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     module = loaded(exported("label", candidate_of("label", "chat"), "python"), tmp_path)
     assert "api.openai.com" not in Path(str(module.__file__)).read_text()
-    with pytest.raises(ConnectionError, match="set OPENAI_BASE_URL to a server that has it"):
+    with pytest.raises(ConnectionError, match=r"no server is known .* set OPENAI_BASE_URL to one"):
         module.task(note="x")
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9/v1 does not answer"):

@@ -262,3 +262,16 @@ def test_demonstrations_count_towards_the_length() -> None:
     assert n_chars > len(PARENT.part("main").instructions) + len("the sea was calm")
     assert gate(candidate, max_chars=n_chars) is None
     assert gate(candidate, max_chars=n_chars - 1) is not None
+
+
+def test_hidden_rows_are_copied_by_no_instruction_and_nobody_is_named_in_one() -> None:
+    """With `tracking.rows: ids` a train row may not be copied, either, nor anything shown that points to a person, but
+    for what the user's own prompt says."""
+    words = "write to desk@ferry.example"
+    heldout = HeldOut.of(HELD_OUT, train=TRAIN, known=[words], hides_rows=True)
+    assert heldout.personal_in("as for anna@example.org, who was born 22.07.1955") == "e-mail address"
+    assert heldout.personal_in(f"Sort it; {words}.") is None
+    assert HeldOut.of(HELD_OUT, train=TRAIN).personal_in("anna@example.org") is None
+    text = str(TRAIN[1].inputs["text"])
+    assert heldout.is_copied_in(text)
+    assert not HeldOut.of(HELD_OUT, train=TRAIN).is_copied_in(text)

@@ -529,9 +529,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 def run_machine(engine: sa.Engine, *, n_runs: int, n_steps: int) -> None:
     machine = type("Machine", (LedgerMachine,), {"engine": engine})
-    run_state_machine_as_test(
-        machine, settings=hypothesis_settings(max_examples=n_runs, stateful_step_count=n_steps)
-    )
+    run_state_machine_as_test(machine, settings=hypothesis_settings(max_examples=n_runs, stateful_step_count=n_steps))
 
 
 def test_the_ledger_adds_up_whatever_happens(journal: Journal) -> None:

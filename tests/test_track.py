@@ -37,6 +37,7 @@ from optimizer.track import (
     study_url,
     ui_command,
 )
+from optimizer.track.content import Lineage, trial_content
 from optimizer.track.mlflow_view import MlflowView
 from optimizer.track.note import fenced, study_note
 from optimizer.track.outbox import WAITING, Entry, EntryKind, is_settled
@@ -420,6 +421,18 @@ def test_any_text_can_be_stored_and_fenced(text: str) -> None:
     assert projection.clean(clean) == clean
     fence = fenced(clean).partition("text\n")[0]
     assert fence not in clean
+
+
+def test_a_rejected_text_is_not_shown_where_rows_are_hidden() -> None:
+    """It may have been rejected for quoting a row; its reason stands there, and elsewhere the text does, too."""
+    projection = Projection(uri="x", artifact_root=Path("x"), storage_id="s", render=render)
+    said = REWRITTEN.with_instructions(REWRITTEN.parts[0].predictor, "As Mrs Niedermayr, born 22.07.1955, said.")
+    view = make_view(trials=(trial(0, "rewrite", state="rejected", candidate=said, reason="copies a dev row"),))
+    for hides_rows in (False, True):
+        projection = replace(projection, hides_rows=hides_rows)
+        content = trial_content(view, view.trials[0], projection, Lineage(view))
+        assert content.tags["optimizer.reason"] == "copies a dev row"
+        assert ("Niedermayr" in json.dumps([content.tags, content.files])) != hides_rows
 
 
 def test_the_description_names_the_files_that_are_there() -> None:

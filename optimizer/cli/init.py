@@ -29,10 +29,14 @@ def init_study(wishes: Wishes, ask: Ask | None, *, is_forced: bool) -> int:
     try:
         written = dialogue.run(is_forced=is_forced)
     except (click.Abort, KeyboardInterrupt):
-        raise ConfigError(
+        console(is_error=True).print(
             f"init: stopped before the last answer, nothing was written; go on with `{_again(dialogue, is_forced)}`, "
-            "or add --yes to take every proposal"
-        ) from None
+            "or add --yes to take every proposal",
+            highlight=False,
+            markup=False,
+            soft_wrap=True,
+        )
+        return 130
     except UserError as error:
         if not dialogue.has_answers:
             raise

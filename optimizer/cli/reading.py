@@ -169,8 +169,21 @@ def export_study(
         _tell_kept(view)
     if chosen == "dspy":
         _tell_dspy(saved.program(), candidate)
+    _tell_local(view, chosen)
     _tell_personal(candidate)
     return 0
+
+
+def _tell_local(view: StudyView, chosen: str) -> None:
+    """Say that a request is for the model that the prompt was made for, where that runs in no provider's hands."""
+    from optimizer.export.facts import is_local, task_model
+
+    if chosen in ("openai", "anthropic") and is_local(view):
+        said = (
+            f"note: the request is for {task_model(view)['model']!r} on a llama.cpp server, as the prompt was found; "
+            "for another model change `model` and path, and let `verify --lm` prove the prompt on it first"
+        )
+        console(is_error=True).print(said, highlight=False, markup=False, style="yellow", soft_wrap=True)
 
 
 def _tell_dspy(program: Program, candidate: Candidate) -> None:

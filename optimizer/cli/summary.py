@@ -16,7 +16,7 @@ from optimizer.candidate import Candidate, JsonValue
 from optimizer.command_line import command_name
 from optimizer.init.examples import is_example
 from optimizer.proof import earlier, labels
-from optimizer.proof.aim import SAME, dev_label, group_words, which_worst, worst_of
+from optimizer.proof.aim import SAME, dev_label, group_words, measure_words, scored_by, which_worst
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView, Verdict
 from optimizer.words import count, duration, number_of, percent, points, price, trial_counts, trials_words, visible
@@ -143,7 +143,7 @@ def _own_scores(view: StudyView) -> RenderableType:
     """What the user's own prompt scores, where no other one is to be compared with it."""
     scored: list[tuple[str, int, float | None]] = []
     if view.verdict:
-        scored.append((earlier.label(view.seen_before), view.verdict.n, view.verdict.seed_score))
+        scored.append((_test_label(view), view.verdict.n, view.verdict.seed_score))
     if dev := view.dev:
         scored.append((dev_label(view), dev.n if dev.n_seed is None else dev.n_seed, dev.seed))
     if not scored:
@@ -167,8 +167,8 @@ def _scores(view: StudyView) -> RenderableType:
     notes: list[RenderableType] = []
     if (verdict := view.verdict) is not None:
         scores = (percent(verdict.seed_score), percent(verdict.winner_score), points(verdict.difference))
-        whose = worst_of(view)
-        table.add_row(earlier.label(view.seen_before) + (f": {whose[:24]}" if whose else ""), str(verdict.n), *scores)
+        table.add_row(_test_label(view), str(verdict.n), *scores)
+        notes += [Text(each) for each in measure_words(view)]
         if which := which_worst(view):
             notes.append(Text(which))
         interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
@@ -190,6 +190,11 @@ def _scores(view: StudyView) -> RenderableType:
         said = f"new prompt on dev: corrected for having been chosen{unseen}, {percent(dev.raw)} before"
         notes.append(Text(said, style="dim"))
     return Group(table, *notes)
+
+
+def _test_label(view: StudyView) -> str:
+    """Which rows the final test was on, and what its scores are."""
+    return ": ".join(filter(None, (earlier.label(view.seen_before), scored_by(view))))
 
 
 def _dev_cells(dev: DevEstimate) -> tuple[str, str, str]:

@@ -23,6 +23,7 @@ def verify_prompt(
 ) -> int:
     """Score a prompt and its seed again, and end with the exit code of the verdict."""
     from optimizer.proof.aim import worst_of
+    from optimizer.track.projection import shown_uri
     from optimizer.verify import check_prompt, plan_check, result_json
 
     hold_logs()
@@ -42,12 +43,13 @@ def verify_prompt(
     if is_json:
         print(json.dumps(result_json(check, decay, spend), indent=2, ensure_ascii=False))
         return decay.exit_code
+    at = f" at {escape(shown_uri(check.lm.api_base))}" if check.lm.api_base else ""
     style = {"holds": "bold green", "weaker": "bold yellow", "broken": "bold red"}[decay.standing]
     out.print(f"[{style}]{decay.standing}[/]: {escape(decay.reason)}", highlight=False)
     out.print(
         f"{whose}seed {percent(now.seed_score)}, prompt {percent(now.winner_score)} on {now.n} rows "
         f"of {escape(check.source)} "
-        f"with {escape(check.lm.model)}: {points(now.difference)} points ({100 * now.confidence:.0f}% interval "
+        f"with {escape(check.lm.model)}{at}: {points(now.difference)} points ({100 * now.confidence:.0f}% interval "
         f"{points(now.low)} to {points(now.high)}, p = {now.p_value:.2g})",
         highlight=False,
     )

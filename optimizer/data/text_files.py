@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from optimizer.errors import ConfigError, DataError, did_you_mean
 
 SAMPLE_BYTES = 200_000
+MAX_NAME_CHARS = 200
 _TYPED = "\u20ac\u00a3\u00b0\u00a7\u00ab\u00bb\u2013\u2014\u2018\u2019\u201c\u201d\u201e\u2026\u00a0\u00bf\u00a1\u2022"
 # Longer marks first: UTF-32's begins like UTF-16's. A mark leaves no doubt, so these need no setting.
 _MARKS = (
@@ -153,9 +155,11 @@ def text_of(words: str | None) -> str:
     """Return the text, or that of the file that `@FILE` names.
 
     Raises:
-        ConfigError: the file cannot be read.
+        ConfigError: the file cannot be read, or the text is the name of one.
     """
     if not words or not words.startswith("@"):
+        if words and not re.search(r"\s", words) and len(words) < MAX_NAME_CHARS and Path(words).is_file():
+            raise ConfigError(f"{words!r} is a file, not a prompt; give @{words} for what it holds")
         return words or ""
     name = words[1:]
     if not name.strip():

@@ -21,6 +21,8 @@ from optimizer.prompts.program import Program, TaskProgram
 from optimizer.prompts.spec import PromptSpec
 from optimizer.records import StudyView
 
+OPENAI = "https://api.openai.com/v1"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
@@ -97,6 +99,12 @@ def is_local(view: StudyView) -> bool:
     """Whether the task model is a file that llama.cpp runs."""
     name = str(task_model(view)["model"])
     return name == "embedded" or name.startswith("gguf:")
+
+
+def server_of(view: StudyView) -> str:
+    """Address of the OpenAI-compatible server that has the task model; empty where none is known."""
+    task = task_model(view)
+    return str(task.get("api_base") or (OPENAI if str(task["model"]).startswith("openai/") else ""))
 
 
 def _guide(subject: Subject) -> Fields:

@@ -14,12 +14,22 @@ from typing import cast
 from optimizer.candidate import Example, Fields, JsonValue
 from optimizer.errors import ConfigError
 from optimizer.export.clients import bare_model
-from optimizer.export.facts import PredictorPrompt, Subject, goal, is_local, model_name, predictor_prompts
+from optimizer.export.facts import (
+    OPENAI,
+    PredictorPrompt,
+    Subject,
+    goal,
+    is_local,
+    model_name,
+    predictor_prompts,
+    server_of,
+)
 from optimizer.export.other_tools import raw
 from optimizer.export.structured import dump_yaml
 from optimizer.export.template import Slot, written
 from optimizer.prompts.spec import FieldSpec, as_text
 
+LLAMA_SERVER = "http://127.0.0.1:8080/v1"  # where llama.cpp's server listens, if it is told nothing else
 _MARKS = re.compile(r"\{[{%#]|[}%#]\}")
 _NUMBERS = r"(output.replace(/,(?=\d{3})/g, '').match(/-?\d+(\.\d+)?/g) || ['x'])"
 _EXACT = ("accuracy", "macro_f1", "exact_match")
@@ -66,10 +76,11 @@ def _provider(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]
     kind = "openai:completion" if prompt.is_completion else kind
     stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
     extra: dict[str, JsonValue] = {"passthrough": dict(prompt.guide)} if prompt.guide else {}
-    config: dict[str, JsonValue] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens, **stop, **extra}
-    note = f"{name}, behind an OpenAI-compatible server: set OPENAI_BASE_URL"
-    label = {"label": note} if is_local(subject.view) else {}
-    return {"id": f"{kind}:{bare_model(subject)}", **label, "config": config}
+    server = LLAMA_SERVER if is_local(subject.view) else server_of(subject.view)
+    place: dict[str, JsonValue] = {"apiBaseUrl": server} if server not in ("", OPENAI) else {}
+    settings: dict[str, JsonValue] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens}
+    label = {"label": f"{name}, behind a llama.cpp server: apiBaseUrl says where"} if is_local(subject.view) else {}
+    return {"id": f"{kind}:{bare_model(subject)}", **label, "config": {**place, **settings, **stop, **extra}}
 
 
 def _scored(subject: Subject, prompt: PredictorPrompt) -> FieldSpec:

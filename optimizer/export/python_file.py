@@ -11,10 +11,9 @@ from importlib.resources import files
 
 from optimizer.candidate import JsonValue
 from optimizer.export.clients import openai_request
-from optimizer.export.facts import PredictorPrompt, Subject, goal, is_local, predictor_prompts
+from optimizer.export.facts import PredictorPrompt, Subject, goal, predictor_prompts, server_of
 from optimizer.prompts.spec import FieldSpec
 
-OPENAI = "https://api.openai.com/v1"
 _TAKEN = {"json", "os", "re", "urllib", "SERVER", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
 
 
@@ -28,10 +27,10 @@ def python_file(subject: Subject) -> str:
     )
     functions = "\n\n\n".join(_function(name, prompt) for name, prompt in zip(names, prompts, strict=True))
     example = ", ".join(f"{slot.name}=..." for slot in prompts[0].template.slots)
-    server = "" if is_local(subject.view) else OPENAI
+    server = server_of(subject.view)
     filled = {
         "@SERVER@": repr(server),
-        "@DEFAULT@": f"default: {server}" if server else "the model ran inside a program, so name a server that has it",
+        "@DEFAULT@": f"default: {server}" if server else "none: name one that has the prompt's model",
         "@STUDY@": subject.view.name,
         "@FUNCTION@": names[0],
         "@EXAMPLE@": example,

@@ -20,11 +20,26 @@ def worst_of(view: StudyView) -> str:
 
 def dev_label(view: StudyView) -> str:
     """What the dev score is the score of: races and their estimates go by means of rows, whatever the metric."""
-    metric = view.config.get("metric")
     if worst_of(view):
         return "dev, mean of all rows"
-    is_macro = isinstance(metric, Mapping) and metric.get("name") == "macro_f1"
-    return "dev, share right" if is_macro else "dev, searched on"
+    return "dev, share right" if _is_macro(view) else "dev, searched on"
+
+
+def scored_by(view: StudyView) -> str:
+    """What the test scores are the score of, where it is no mean of all rows; else an empty text."""
+    return worst_of(view)[:24] or ("macro F1" if _is_macro(view) else "")
+
+
+def measure_words(view: StudyView) -> list[str]:
+    """Say that test and dev scores are of two kinds, where they are."""
+    if worst_of(view) or not _is_macro(view):
+        return []
+    return ["winner and verdict go by macro F1, the mean over the labels; dev scores are the share of right rows"]
+
+
+def _is_macro(view: StudyView) -> bool:
+    metric = view.config.get("metric")
+    return isinstance(metric, Mapping) and metric.get("name") == "macro_f1"
 
 
 def worst_in(slices: Slices | None) -> str:

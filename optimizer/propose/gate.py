@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from optimizer.candidate import Candidate, Example, JsonValue, Part
+from optimizer.privacy.personal_data import findings
 from optimizer.propose.flaws import flaw_of
 from optimizer.propose.memory import Memory
 from optimizer.propose.rows import key_of, value_text
@@ -29,14 +30,28 @@ class HeldOut:
     Attributes:
         grams: hashes of the runs of eight words in inputs and outputs.
         rows: hashes of whole inputs of four to seven words, by their number of words.
+        personal: what in instructions may point to a person, because the user wrote it; None: nothing is looked for.
     """
 
     grams: frozenset[int] = field(default=frozenset(), repr=False)
     rows: dict[int, frozenset[int]] = field(default_factory=dict, repr=False)
+    personal: frozenset[str] | None = field(default=None, repr=False)
 
     @classmethod
-    def of(cls, held_out: Iterable[Example], *, train: Iterable[Example] = (), known: Iterable[str] = ()) -> HeldOut:
-        """Hash the held-out rows, leaving out what train rows or `known` texts (seed prompt, goal) contain as well."""
+    def of(
+        cls,
+        held_out: Iterable[Example],
+        *,
+        train: Iterable[Example] = (),
+        known: Sequence[str] = (),
+        hides_rows: bool = False,
+    ) -> HeldOut:
+        """Hash the held-out rows, leaving out what train rows or `known` texts (seed prompt, goal) contain as well.
+
+        Where rows are to be hidden, train rows are held out of instructions, too, and so is what points to a person.
+        """
+        if hides_rows:
+            held_out, train = [*held_out, *train], ()
         grams: set[int] = set()
         rows: dict[int, set[int]] = {}
         for row in held_out:
@@ -48,7 +63,17 @@ class HeldOut:
             grams.difference_update(_grams(words, _N_GRAM))
             for size, hashes in rows.items():
                 hashes.difference_update(_grams(words, size))
-        return cls(grams=frozenset(grams), rows={size: frozenset(hashes) for size, hashes in rows.items()})
+        return cls(
+            grams=frozenset(grams),
+            rows={size: frozenset(hashes) for size, hashes in rows.items()},
+            personal=frozenset(found.text for text in known for found in findings(text)) if hides_rows else None,
+        )
+
+    def personal_in(self, text: str) -> str | None:
+        """Return what kind of personal data stands in `text`, if that is looked for."""
+        if self.personal is None:
+            return None
+        return next((found.kind for found in findings(text) if found.text not in self.personal), None)
 
     def is_copied_in(self, text: str) -> bool:
         """Tell whether eight words in a row, or a whole short input, of a held-out row stand in `text`."""
@@ -173,6 +198,8 @@ def _leaking(candidate: Candidate, heldout: HeldOut) -> str | None:
         thoughts = (demo.reasoning for demo in part.demos if demo.reasoning)
         if any(heldout.is_copied_in(text) for text in (part.instructions, *thoughts)):
             return "the prompt copies text of a held-out row"
+        if kind := heldout.personal_in(part.instructions):
+            return f"the instruction shows personal data ({kind}), and tracking.rows is `ids`"
     return None
 
 

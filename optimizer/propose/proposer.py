@@ -46,6 +46,7 @@ class Proposer:
     Args:
         attempt: runs a candidate on train rows; its calls are paid like any other.
         steps: by name, what predictors read and write that write no output of the task.
+        hides_rows: instructions may copy no row at all, and show nothing that points to a person.
     """
 
     def __init__(
@@ -63,6 +64,7 @@ class Proposer:
         max_tokens: int,
         temperature: float,
         steps: Mapping[str, str] | None = None,
+        hides_rows: bool = False,
     ) -> None:
         self._steps = steps or {}
         self._task = task
@@ -71,7 +73,7 @@ class Proposer:
         self._model = model
         self._train = train
         known = [part.instructions for part in seed.parts] + [task.goal]
-        self._held_out = HeldOut.of(held_out, train=train, known=known)
+        self._held_out = HeldOut.of(held_out, train=train, known=known, hides_rows=hides_rows)
         self._train_ids = frozenset(example.id for example in train)
         self._max_chars = max_chars
         self._max_demos = max([max_demos, *(len(part.demos) for part in seed.parts)])

@@ -19,6 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from optimizer.proof.insight import Dot, OperatorRow
 from optimizer.records import Outcome, TrialRecord, Verdict
 from optimizer.stats import BOOTSTRAP, interval_of_mean
+from optimizer.words import trial_word
 
 # Stand-ins that no palette uses: each becomes a CSS variable once matplotlib has written the SVG.
 COLOURS = {
@@ -59,8 +60,8 @@ def progress_figure(dots: Sequence[Dot]) -> str:
         for state, (mark, colour) in MARKS.items():
             found = [dot for dot in dots if dot.state == state and dot.score is not None]
             if found:
-                scores = [100 * (dot.score or 0.0) for dot in found]
-                axes.scatter([d.calls for d in found], scores, marker=mark, s=28, color=COLOURS[colour], label=state)
+                scores, name = [100 * (dot.score or 0.0) for dot in found], trial_word(state)
+                axes.scatter([d.calls for d in found], scores, marker=mark, s=28, color=COLOURS[colour], label=name)
         best = [dot for dot in dots if dot.best is not None]
         heights = [100 * (dot.best or 0.0) for dot in best]
         axes.step([d.calls for d in best], heights, where="post", color=COLOURS["ink"], lw=1.4, label="best complete")

@@ -14,7 +14,7 @@ from markupsafe import Markup
 from optimizer.candidate import Candidate, Example, Fields
 from optimizer.data.report import NEAR_COPIES, unquoted
 from optimizer.proof import insight, labels
-from optimizer.proof.aim import SAME, group_column, group_words, which_worst, worst_of
+from optimizer.proof.aim import SAME, group_column, group_words, scored_by, which_worst, worst_of
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.proof.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
@@ -177,7 +177,10 @@ def headline(view: StudyView) -> str:
     if verdict is None:
         return f"The study is {view.state}; there is no verdict yet."
     scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} on {verdict.n} examples"
-    if whose := worst_of(view):
+    whose, what = worst_of(view), "score"
+    if not whose:
+        what = scored_by(view) or what
+    else:
         scores = (
             f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} in the {whose} of {verdict.n} examples"
         )
@@ -185,7 +188,7 @@ def headline(view: StudyView) -> str:
     interval = f"between {points(verdict.low)} and {points(verdict.high)} points"
     if verdict.decision == "promote":
         return (
-            f"Use the new prompt: it raised the score from {scores}{never}, "
+            f"Use the new prompt: it raised the {what} from {scores}{never}, "
             f"a difference that is {interval} with {100 * verdict.confidence:.0f}% confidence.{_no_better(view)}"
         )
     if view.best == view.seed:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, cast
 
@@ -40,9 +41,11 @@ def changed_study(job: Job, changed: Sequence[str]) -> str:
             f"its own give another name, name='...'; with fork={name!r} as well it uses again the replies that still "
             "apply; undo the change to continue the old one"
         )
+    numbers = itertools.count(2)
+    free = next(fork for n in numbers if not (job.runs_dir / (fork := f"{name}-{n}")).exists())
     return (
         f"study {name!r} has changed since it was started: {what}; undo the change to continue it, or begin a new "
-        f"study, which uses again the replies that still apply: {run_command('--fork', f'{name}-2')}"
+        f"study, which uses again the replies that still apply: {run_command('--fork', free)}"
     )
 
 

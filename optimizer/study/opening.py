@@ -275,6 +275,7 @@ def open_proposer(job: Job, seed: Candidate, models: Models, journal: Journal, e
         max_tokens=config.proposer.max_tokens,
         temperature=config.proposer.temperature,
         steps=steps_of(job.program.specs, config.task),
+        hides_rows=config.tracking.rows == "ids",
     )
 
 

@@ -222,7 +222,7 @@ def _trial_tags(view: StudyView, trial: TrialRecord, projection: Projection, lin
         "optimizer.parents": ",".join(trial.parents),
         "optimizer.parent_trials": ",".join(f"{number + 1:0{width}d}" for number in numbers),
         "optimizer.prompt_preview": (
-            projection.preview(projection.render(trial.candidate), PREVIEW_CHARS) if trial.candidate else ""
+            projection.preview(projection.render(shown), PREVIEW_CHARS) if (shown := _shown(trial, projection)) else ""
         ),
         "mlflow.source.name": "optimizer",
         "mlflow.source.type": "LOCAL",
@@ -230,18 +230,23 @@ def _trial_tags(view: StudyView, trial: TrialRecord, projection: Projection, lin
     return {key: value for key, value in tags.items() if value}
 
 
+def _shown(trial: TrialRecord, projection: Projection) -> Candidate | None:
+    """The candidate, unless it may quote a row: where rows are hidden, a text that was rejected may be one."""
+    return None if projection.hides_rows and trial.state == "rejected" else trial.candidate
+
+
 def _trial_files(trial: TrialRecord, projection: Projection, lineage: Lineage) -> dict[str, str]:
     files: dict[str, str] = {}
     if trial.outcomes:
         rows = [{"example_id": row.example_id, "kind": row.kind, "value": row.value} for row in trial.outcomes]
         files["outcomes.json"] = pretty_json(rows)
-    if trial.candidate is None:
+    if (candidate := _shown(trial, projection)) is None:
         return files
-    prompt = projection.render(trial.candidate)
-    files |= {"prompt.txt": prompt, "candidate.json": pretty_json(projection.shown(trial.candidate).to_json())}
+    prompt = projection.render(candidate)
+    files |= {"prompt.txt": prompt, "candidate.json": pretty_json(projection.shown(candidate).to_json())}
     parent = lineage.candidate(trial.parents[0]) if trial.parents else None
     if parent is not None:
-        files["diff.txt"] = prompt_diff(projection.render(parent), prompt, parent.id, trial.candidate.id)
+        files["diff.txt"] = prompt_diff(projection.render(parent), prompt, parent.id, candidate.id)
     return files
 
 

@@ -6,7 +6,7 @@ import re
 
 from optimizer.command_line import command_name
 from optimizer.proof import earlier, labels
-from optimizer.proof.aim import which_worst, worst_of
+from optimizer.proof.aim import scored_by, which_worst
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.records import DevEstimate, StudyView
 from optimizer.track.projection import Projection
@@ -65,7 +65,7 @@ def _scores(view: StudyView) -> str:
     if view.verdict is not None:
         test = view.verdict
         label = earlier.label(view.seen_before) if view.seen_before else "test"
-        label += f", {worst}" if (worst := worst_of(view)) else ""
+        label += f", {measure}" if (measure := scored_by(view)) else ""
         rows.append(
             f"| {label} | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
             f"| difference {test.low:+.3f} to {test.high:+.3f} ({test.confidence:.0%}), "
