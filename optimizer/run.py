@@ -19,7 +19,7 @@ from dataclasses import replace
 from optimizer.candidate import Candidate
 from optimizer.errors import BudgetExhausted, Paused, UserError
 from optimizer.proof import verdict
-from optimizer.proof.earlier import tested_on
+from optimizer.proof.earlier import among, tested_on
 from optimizer.propose import Rejection
 from optimizer.records import StudyView, Verdict
 from optimizer.search.optuna_study import Ticket
@@ -217,7 +217,7 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             is_same=winner == session.seed,
             confidence=session.job.config.search.confidence,
             rng=session.generator(FINAL_TEST),
-            tested_on=tested_on(seen_from_json(session.journal.load_study() or {})),
+            tested_on=tested_on(among(seen_from_json(session.journal.load_study() or {}), [row.id for row in rows])),
         )
     except verdict.TooManyFailures as error:
         raise Paused("error_rate", f"{error}; mend that and run again to continue") from error

@@ -258,3 +258,16 @@ def test_a_bill_of_nothing_is_said_in_words() -> None:
         print_summary(out, view, {view.seed.id: "a", view.best.id: "b"}, runs_flag="")
     assert "calls: none; 0 tokens" in printed.get()
     assert "\n1 trial (" in printed.get()
+
+
+def test_only_rows_of_the_final_test_count_as_opened_before() -> None:
+    """Of a test cut short by a cap the other rows are left out of the warning; none of its own: it never saw them."""
+    view = sample_view(4, seen_before=(OPENED,))
+    assert view.verdict is not None
+    assert earlier.of_test(view) == (OPENED,)
+    others = tuple(each for each in view.verdict.seed_outcomes if each.example_id not in OPENED.opened[:1])
+    cut = replace(view, verdict=replace(view.verdict, seed_outcomes=others))
+    assert earlier.of_test(cut)[0].opened == OPENED.opened[1:]
+    fresh = tuple(each for each in others if each.example_id not in OPENED.opened)
+    assert earlier.of_test(replace(view, verdict=replace(view.verdict, seed_outcomes=fresh))) == ()
+    assert earlier.of_test(replace(view, verdict=None)) == view.seen_before

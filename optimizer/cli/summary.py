@@ -50,7 +50,7 @@ def summary_json(view: StudyView, prompts: Mapping[str, str]) -> dict[str, JsonV
         "trials": cast(JsonValue, trial_counts(trial.state for trial in view.trials)),
         "test_seen_before": [
             {"study": each.study, "opened": len(each.opened), "searched": len(each.searched)}
-            for each in view.seen_before
+            for each in earlier.of_test(view)
         ],
     }
 
@@ -175,8 +175,8 @@ def _scores(view: StudyView) -> RenderableType:
         notes.append(Text(f"difference on test: {interval}, p = {verdict.p_value:.2g} ({verdict.test_name})"))
         if verdict.shortfall:
             notes.append(Text(verdict.shortfall, style="yellow"))
-        if view.seen_before:
-            notes.append(Text(earlier.warning(view.seen_before), style="yellow"))
+        if seen := earlier.of_test(view):
+            notes.append(Text(earlier.warning(seen), style="yellow"))
         for each in verdict.slices[:MAX_SLICES]:
             scores = (percent(each.seed), percent(each.winner), points(each.difference))
             table.add_row(f"  {each.name[:24]}", str(each.n), *scores)
@@ -194,7 +194,7 @@ def _scores(view: StudyView) -> RenderableType:
 
 def _test_label(view: StudyView) -> str:
     """Which rows the final test was on, and what its scores are."""
-    return ": ".join(filter(None, (earlier.label(view.seen_before), scored_by(view))))
+    return ": ".join(filter(None, (earlier.label(earlier.of_test(view)), scored_by(view))))
 
 
 def _dev_cells(dev: DevEstimate) -> tuple[str, str, str]:

@@ -24,16 +24,29 @@ def seen_before(view: StudyView, test_ids: Collection[str], *, takes_prompts: bo
     opened = {outcome.example_id for outcome in verdict.seed_outcomes} if verdict else set[str]()
     searched = {outcome.example_id for trial in view.trials for outcome in trial.outcomes} if takes_prompts else set()
     own = SeenBefore(study=view.name, opened=_kept(opened, wanted), searched=_kept(searched, wanted))
-    older = [
-        SeenBefore(study=each.study, opened=_kept(each.opened, wanted), searched=_kept(each.searched, wanted))
-        for each in view.seen_before
-    ]
-    return tuple(each for each in (own, *older) if each.opened or each.searched)
+    return among((own, *view.seen_before), wanted)
 
 
 def opened_by(study: str, opened: Collection[str], test_ids: Collection[str]) -> SeenBefore:
     """Return which of a new study's test rows a study that it does not build on has opened in its final test."""
     return SeenBefore(study=study, opened=_kept(opened, frozenset(test_ids)), searched=())
+
+
+def among(seen: Sequence[SeenBefore], rows: Collection[str]) -> tuple[SeenBefore, ...]:
+    """Return what the studies had of these rows alone; those that had none of them are left out."""
+    wanted = frozenset(rows)
+    found = (
+        SeenBefore(study=each.study, opened=_kept(each.opened, wanted), searched=_kept(each.searched, wanted))
+        for each in seen
+    )
+    return tuple(each for each in found if each.opened or each.searched)
+
+
+def of_test(view: StudyView) -> tuple[SeenBefore, ...]:
+    """Return what earlier studies had of the rows that the verdict rests on; before there is one, of all test rows."""
+    if view.verdict is None:
+        return view.seen_before
+    return among(view.seen_before, [outcome.example_id for outcome in view.verdict.seed_outcomes])
 
 
 def label(seen: Sequence[SeenBefore]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from optimizer.proof import labels
-from optimizer.proof.earlier import warning
+from optimizer.proof.earlier import of_test, warning
 from optimizer.records import StudyView
 from optimizer.stats import smallest_provable_gain
 from optimizer.words import percent, points
@@ -21,8 +21,8 @@ def limits(view: StudyView, *, n_flips: Mapping[str, int]) -> list[str]:
             "The test rows have not been opened, so nothing is proven yet; dev scores flatter what was chosen."
         )
     else:
-        if view.seen_before:
-            found.append(warning(view.seen_before))
+        if seen := of_test(view):
+            found.append(warning(seen))
         found += labels.warnings(view)
         gain = smallest_provable_gain(verdict.n, confidence=verdict.confidence)
         found.append(

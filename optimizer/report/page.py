@@ -15,6 +15,7 @@ from optimizer.candidate import Candidate, Example, Fields
 from optimizer.data.report import NEAR_COPIES, unquoted
 from optimizer.proof import insight, labels
 from optimizer.proof.aim import SAME, group_column, group_words, scored_by, which_worst, worst_of
+from optimizer.proof.earlier import of_test
 from optimizer.proof.ending import stopped_words, time_notes
 from optimizer.proof.insight import Pair, SliceRow, Step
 from optimizer.records import StudyView
@@ -124,6 +125,7 @@ def _content(material: Material) -> dict[str, Any]:
         "view": view,
         "verdict": verdict,
         "worst": worst_of(view),
+        "is_fresh": not of_test(view),
         "which_worst": which_worst(view),
         "dev": view.dev,
         "goal": str(cast(Fields, view.config.get("task") or {}).get("goal") or ""),
@@ -184,7 +186,7 @@ def headline(view: StudyView) -> str:
         scores = (
             f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} in the {whose} of {verdict.n} examples"
         )
-    never = "" if view.seen_before else " that the search never saw"
+    never = "" if of_test(view) else " that the search never saw"
     interval = f"between {points(verdict.low)} and {points(verdict.high)} points"
     if verdict.decision == "promote":
         return (

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,10 +24,12 @@ logger = logging.getLogger(__name__)
 
 def seen_by_any(job: Job) -> list[SeenBefore]:
     """Return which studies had test rows of a new one: those that it builds on, then others of its runs folder."""
-    named = {each.study for each in job.seen_before}
-    test_ids = [example.id for example in job.splits.test[: job.n_test]]
-    nearby = opened_nearby(job.runs_dir, job.config.name, test_ids)
-    return [*job.seen_before, *(each for each in nearby if each.study not in named)]
+    known = {each.study: each for each in job.seen_before}
+    for each in opened_nearby(job.runs_dir, job.config.name, [example.id for example in job.splits.test]):
+        if old := known.get(each.study):  # handed down by a study that asked for fewer of the rows
+            each = replace(old, opened=tuple(sorted({*old.opened, *each.opened})))
+        known[each.study] = each
+    return list(known.values())
 
 
 def opened_nearby(runs_dir: Path, name: str, test_ids: Collection[str]) -> tuple[SeenBefore, ...]:

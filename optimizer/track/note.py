@@ -64,7 +64,7 @@ def _scores(view: StudyView) -> str:
         )
     if view.verdict is not None:
         test = view.verdict
-        label = earlier.label(view.seen_before) if view.seen_before else "test"
+        label = earlier.label(seen) if (seen := earlier.of_test(view)) else "test"
         label += f", {measure}" if (measure := scored_by(view)) else ""
         rows.append(
             f"| {label} | {test.n} | {test.seed_score:.3f} | {test.winner_score:.3f} | {test.difference:+.3f} "
@@ -72,7 +72,7 @@ def _scores(view: StudyView) -> str:
             f"p = {test.p_value:.2g} ({test.test_name}) |"
         )
     head = ["| split | rows | seed | winner | difference | interval |", "|---|---|---|---|---|---|"]
-    said = f"\n\n{earlier.warning(view.seen_before)}" if view.verdict and view.seen_before else ""
+    said = f"\n\n{earlier.warning(seen)}" if view.verdict and (seen := earlier.of_test(view)) else ""
     which = which_worst(view)
     said += f"\n\nThe test score is {which}." if which else ""
     return "\n".join(head + rows) + said if rows else ""
