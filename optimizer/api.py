@@ -14,6 +14,7 @@ import dspy
 from dspy.teleprompt import Teleprompter
 
 from optimizer.candidate import Candidate
+from optimizer.config.file import section_of
 from optimizer.config.keys import (
     LM,
     Budget,
@@ -142,9 +143,9 @@ def optimize(
             proposer=_settings(task_lm if proposer is None else proposer, temperature=0.9),
         ),
         metric=MetricConfig(name=metric if isinstance(metric, str) else "python:function"),
-        search=Search(**{"formats": ("chat", "plain"), **(search or {})}),
-        budget=Budget(**(budget or {})),
-        tracking=Tracking(**(tracking or {})),
+        search=section_of(Search, "search", {"formats": ("chat", "plain"), **(search or {})}, "optimize"),
+        budget=section_of(Budget, "budget", budget, "optimize"),
+        tracking=section_of(Tracking, "tracking", tracking, "optimize"),
     )
     splits = splits_from_rows(train_rows, dev, test, task=config.task, seed=config.search.seed)
     job = Job(

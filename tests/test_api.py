@@ -178,6 +178,21 @@ def test_what_is_compiled_stands_for_the_users_own_program(tmp_path: Path) -> No
         _ = compiled.found
 
 
+def test_a_mistaken_setting_is_one_line(tmp_path: Path, server: FakeServer) -> None:
+    """As in a file: where, what, what is allowed; no model has been asked."""
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"budget": {"task_call": 4}}, r"optimize: budget\.task_call: unknown key\. Did you mean 'task_calls'\?"),
+        ({"search": {"trials": 0}}, r"optimize: search\.trials: must be .*got 0"),
+        ({"tracking": {"rows": "none"}}, r"optimize: tracking\.rows: must be"),
+    ]
+    for given, said in wrong:
+        with pytest.raises(ConfigError, match=said):
+            optimizer.optimize(
+                Pack, metric="accuracy", train=labelled_rows(), **{**settings(tmp_path, server), **given}
+            )
+    assert not server.calls
+
+
 def test_rows_without_the_answer_are_refused(tmp_path: Path, server: FakeServer) -> None:
     """When no column is an output of the program, the error names both."""
     rows = [{"note": row["note"]} for row in labelled_rows()]

@@ -501,17 +501,20 @@ def test_module_keeps_its_own_demonstrations_and_settings() -> None:
 
 
 def test_saved_two_step_module_sends_the_same(tmp_path: Path) -> None:
-    """States of modules with several predictors survive saving, bound to a layout or not."""
+    """States of modules with several predictors survive saving, bound to a layout or not; what is bound is asked at the
+    temperature that was searched with, whatever the LM's own is."""
     program, candidate = ModuleProgram(TwoSteps(), max_tokens=50), two_step_candidate("chat")
     program.apply(candidate).save(tmp_path / "bound.json")
     program.module(candidate).save(tmp_path / "plain.json")
-    bound, plain = program.apply(program.seed("")), TwoSteps()
+    agrees = replace(program.seed(""), temperature=candidate.temperature)
+    bound, plain = program.apply(agrees), TwoSteps()
     bound.load(tmp_path / "bound.json")
     plain.load(tmp_path / "plain.json")
     recorders = [two_step_model("chat") for _ in range(3)]
     program.run(candidate, {"message": "Hi", "order_no": 9}, recorders[0])
-    for module, recorder in ((bound, recorders[1]), (LaidOut(plain, FormatAdapter("chat")), recorders[2])):
-        with dspy.context(lm=as_dspy_lm(recorder, name="task", max_tokens=50, temperature=0.5)):
+    laid_out = LaidOut(plain, FormatAdapter("chat"))
+    for module, recorder, temperature in ((bound, recorders[1], 0.9), (laid_out, recorders[2], candidate.temperature)):
+        with dspy.context(lm=as_dspy_lm(recorder, name="task", max_tokens=50, temperature=temperature)):
             module(message="Hi", order_no=9)
     assert recorders[1].requests == recorders[0].requests
     assert recorders[2].requests == recorders[0].requests

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar, cast
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from optimizer.config.docs import KEYS, Key, child_names, reference_path
@@ -42,6 +42,7 @@ _METRIC_KEYS = ("metric", "metric.name", "metric.parts.<name>.name")
 _NAMES = {"search.operators": ("operator", OPERATORS), **dict.fromkeys(_METRIC_KEYS, ("metric", METRICS))}
 
 Loc = tuple[str | int, ...]
+Section = TypeVar("Section", bound=BaseModel)
 
 
 class Problem(NamedTuple):
@@ -76,13 +77,33 @@ def parse_config(text: str, where: str, overrides: Sequence[str] = ()) -> Config
     try:
         config = Config.model_validate(tree)
     except ValidationError as error:
-        details = error.errors(include_url=False)
-        problems = {detail["loc"]: _explain(detail) for detail in details if not _is_echo(detail, details)} | problems
+        problems = _problems_of(error) | problems
     if not problems:
         return config
+    raise _refusal(problems, where)
+
+
+def section_of(kind: type[Section], key: str, given: Mapping[str, object] | None, where: str) -> Section:
+    """Return a section of the configuration that a program gives as a dictionary.
+
+    Raises:
+        ConfigError: a key or value is wrong; `where` is what the message calls its place.
+    """
+    try:
+        return kind.model_validate(dict(given or {}))
+    except ValidationError as error:
+        raise _refusal(_problems_of(error, within=(key,)), where) from None
+
+
+def _problems_of(error: ValidationError, *, within: Loc = ()) -> dict[Loc, Problem]:
+    details = [cast(ErrorDetails, {**each, "loc": (*within, *each["loc"])}) for each in error.errors(include_url=False)]
+    return {detail["loc"]: _explain(detail) for detail in details if not _is_echo(detail, details)}
+
+
+def _refusal(problems: Mapping[Loc, Problem], where: str) -> ConfigError:
     loc, problem = min(problems.items(), key=lambda item: item[1].rank)
     more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-    raise ConfigError(f"{where}: {f'{_dotted(loc)}: ' if loc else ''}{problem.text}{more}")
+    return ConfigError(f"{where}: {f'{_dotted(loc)}: ' if loc else ''}{problem.text}{more}")
 
 
 class _Loader(yaml.SafeLoader):

@@ -5,10 +5,12 @@ dspy.configure(lm=..., adapter=FormatAdapter("plain"))
 
 from __future__ import annotations
 
+import copy
 import enum
 import json
 import typing
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from types import UnionType
 from typing import Any, Literal, Union, cast
@@ -130,25 +132,36 @@ class FormatAdapter(dspy.Adapter):
 
 
 class LaidOut(dspy.Module):
-    """A module bound to the layout that its prompts were optimized in; in all else it stands for that module.
+    """A module bound to the layout and the temperature that its prompts were optimized in; in all else it stands for
+    that module.
+
+    A predictor's own temperature stays; that of the LM, which the search did not use, gives way.
 
     Its attributes, predictors and state have the names that they have there: `compiled.step` is the module's own, and
     what `save` writes the module's own class loads. The layout, the temperature and whether the model reasons first are
     not part of a DSPy state: load into the `apply(...)` of a candidate that agrees in them.
     """
 
-    def __init__(self, inner: dspy.Module, adapter: FormatAdapter) -> None:
+    def __init__(self, inner: dspy.Module, adapter: FormatAdapter, *, temperature: float | None = None) -> None:
         super().__init__()
         self.inner = inner
         self.adapter = adapter
+        self.temperature = temperature
 
     def forward(self, **inputs: Any) -> Any:
-        with dspy.context(adapter=self.adapter):
+        with self._context():
             return self.inner(**inputs)
 
     async def aforward(self, **inputs: Any) -> Any:
-        with dspy.context(adapter=self.adapter):
+        with self._context():
             return await self.inner.acall(**inputs)
+
+    def _context(self) -> AbstractContextManager[None]:
+        lm, settings = dspy.settings.lm, {"adapter": self.adapter}
+        if self.temperature is not None and isinstance(lm, dspy.BaseLM):
+            settings["lm"] = asked = copy.copy(lm)  # they share the history
+            asked.kwargs = {**lm.kwargs, "temperature": self.temperature}
+        return cast("AbstractContextManager[None]", dspy.context(**settings))
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__") or "inner" not in self.__dict__:  # a copy that is being made

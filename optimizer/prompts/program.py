@@ -147,7 +147,8 @@ class TaskProgram:
         return module
 
     def apply(self, candidate: Candidate) -> dspy.Module:
-        return LaidOut(self.module(candidate), FormatAdapter(candidate.format, spec=self.specs[TASK_PREDICTOR]))
+        adapter = FormatAdapter(candidate.format, spec=self.specs[TASK_PREDICTOR])
+        return LaidOut(self.module(candidate), adapter, temperature=candidate.temperature)
 
     def messages(self, candidate: Candidate, predictor: str, inputs: Fields) -> tuple[Message, ...]:
         del predictor  # there is one
@@ -176,7 +177,7 @@ class ModuleProgram:
     def __init__(self, module: dspy.Module, *, max_tokens: int) -> None:
         self._module = module
         self._max_tokens = max_tokens
-        self._applied = functools.lru_cache(maxsize=64)(lambda key: self.apply(key.candidate))
+        self._applied = functools.lru_cache(maxsize=64)(lambda key: self._laid_out(key.candidate))
         check_module(module)
         self.specs: Mapping[str, PromptSpec] = {
             name: without_reasoning(spec_of_signature(predictor.signature))
@@ -218,7 +219,10 @@ class ModuleProgram:
         return cast(dspy.Module, module)
 
     def apply(self, candidate: Candidate) -> dspy.Module:
-        return LaidOut(self.module(candidate), FormatAdapter(candidate.format))
+        return self._laid_out(candidate, temperature=candidate.temperature)
+
+    def _laid_out(self, candidate: Candidate, *, temperature: float | None = None) -> LaidOut:
+        return LaidOut(self.module(candidate), FormatAdapter(candidate.format), temperature=temperature)
 
     def messages(self, candidate: Candidate, predictor: str, inputs: Fields) -> tuple[Message, ...]:
         applied = self._applied(_Key(candidate))
