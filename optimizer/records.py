@@ -100,6 +100,10 @@ class TrialRecord:
         values = [value for outcome in self.outcomes if (value := outcome.value) is not None]
         return sum(values) / len(values) if values else None
 
+    @property
+    def n_scored(self) -> int:
+        return sum(outcome.value is not None for outcome in self.outcomes)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceScore:
@@ -272,7 +276,8 @@ class StudyView:
         timing: of a finished study with a limit on time.
         seen_before: the test rows that studies which it builds on, or others of the runs folder, had before; empty
             when the test is fresh.
-        dev_scores: by candidate id, mean value and number of dev rows of a finished study's finalists and seed.
+        dev_scores: of a finished study, by candidate id, mean value and number of all dev rows with a value.
+        dev_outcomes: of a finished study, by candidate id, all dev rows where these are more than its trial's.
     """
 
     name: str
@@ -290,6 +295,7 @@ class StudyView:
     timing: Timing | None = None
     seen_before: tuple[SeenBefore, ...] = ()
     dev_scores: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    dev_outcomes: Mapping[str, tuple[Outcome, ...]] = field(default_factory=dict)
     identity: Mapping[str, JsonValue] = field(default_factory=dict)
 
     @property
@@ -298,12 +304,16 @@ class StudyView:
         return self.seed if self.verdict is not None and self.verdict.decision == "keep" else self.best
 
     def dev_score(self, trial: TrialRecord | None) -> tuple[float | None, int]:
-        """Mean value and number of dev rows of a trial: once the study is finished, those that finalists and seed have
-        after the search; else those of its race."""
+        """Mean value and number of dev rows of a trial; once the study is finished, of all that its prompt has."""
         if trial is None or not trial.outcomes:
             return None, 0
         later = self.dev_scores.get(trial.candidate.id) if trial.candidate else None
-        return later or (trial.score, sum(outcome.value is not None for outcome in trial.outcomes))
+        return later or (trial.score, trial.n_scored)
+
+    def dev_rows(self, trial: TrialRecord | None) -> tuple[Outcome, ...]:
+        """The outcomes that `dev_score` is about."""
+        own = trial.outcomes if trial else ()
+        return self.dev_outcomes.get(trial.candidate.id, own) if own and trial and trial.candidate else own
 
     def trial_of(self, candidate: Candidate) -> TrialRecord | None:
         """The first trial that evaluated this candidate."""

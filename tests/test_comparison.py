@@ -53,6 +53,33 @@ def test_the_tree_leads_from_the_winner_to_the_seed() -> None:
     assert "41.2% on 37 rows" in printed(lineage_tree(full, "made")).splitlines()[-1]
 
 
+def test_a_finalist_has_one_score_everywhere() -> None:
+    """Rows that a finalist was scored on after its race count in the table, the tree and the comparison; where another
+    trial has a higher figure on other rows, a line says why it does not lead."""
+    given = material()
+    best = given.view.trial_of(given.view.best)
+    assert best is not None
+    raced = replace(best, state="pruned", outcomes=best.outcomes[:10])
+    trials = tuple(raced if trial.number == best.number else trial for trial in given.view.trials)
+    rows = (*best.outcomes[:25],)
+    mean = sum(each.value or 0.0 for each in rows) / 25
+    view = replace(
+        given.view, trials=trials, dev_scores={given.view.best.id: (mean, 25)}, dev_outcomes={given.view.best.id: rows}
+    )
+    given = replace(given, view=view)
+    line = printed(trial_table(view, given.n_chars)).splitlines()[best.number + 1]
+    assert line.split()[3:5] == [f"{100 * mean:.1f}%", "25"]
+    assert f"{100 * mean:.1f}% on 25 rows" in printed(lineage_tree(view, "made"))
+    assert "on 25 shared rows" in printed(lineage_tree(view, "made"))
+    shown = " ".join(printed(compare_trials(given, picked(view, "10"), view.best)).split())
+    assert f"{100 * mean:.1f}% on 25 rows" in shown
+    assert "points on 25 dev rows" in shown
+    assert insight.progress(view)[best.number].score == mean
+    assert insight.why_not_highest(replace(view, dev_scores={view.best.id: (0.99, 25)})) == ""
+    lower = replace(view, dev_scores={view.best.id: (0.2, 25)})
+    assert "compared on the rows that both have" in insight.why_not_highest(lower)
+
+
 def test_a_start_is_worth_what_it_gained_on_the_seed() -> None:
     """A candidate without parents is compared with the seed that it started from."""
     view = sample_view(4)

@@ -125,6 +125,23 @@ def test_the_final_test_takes_all_rows_that_the_calls_left_pay_for(tmp_path: Pat
 
 
 @pytest.mark.slow
+def test_a_finalist_that_a_cap_cuts_short_is_shown_with_all_its_rows(tmp_path: Path, server: FakeServer) -> None:
+    """Rows of a finalist that were paid for count in its score wherever it stands, be they all of dev or not."""
+    settings: dict[str, Any] = {"in_flight": 1, "block": 3}
+    view = carried_out(tmp_path, server, concurrency=1, budget={"task_calls": 62}, search=settings)
+    trials = [trial for trial in view.trials if trial.candidate and trial.outcomes]
+    assert {view.dev_score(trial)[1] for trial in trials} - {view.dev.n if view.dev else 0}
+    for trial in trials:
+        values = [outcome.value for outcome in view.dev_rows(trial) if outcome.value is not None]
+        mean, n_rows = view.dev_score(trial)
+        assert (mean, n_rows) == pytest.approx((sum(values) / len(values), len(values)))
+    best = view.trial_of(view.best)
+    assert view.dev is not None
+    assert view.dev_score(best) == (view.dev.raw, view.dev.n_winner)
+    assert any(len(view.dev_rows(trial)) > len(trial.outcomes) for trial in trials)
+
+
+@pytest.mark.slow
 def test_replies_that_are_known_leave_calls_for_further_test_rows(tmp_path: Path, server: FakeServer) -> None:
     """The cap is held against what rows cost, not against what they might have cost: here all but nothing."""
     settings: dict[str, Any] = {"concurrency": 8, "rows": 40, "search": {"in_flight": 1, "max_demos": 0}}

@@ -132,12 +132,8 @@ def _compared(material: Material, one: Candidate, other: Candidate) -> tuple[tup
     if verdict is not None and {one.id, other.id} == {view.seed.id, view.best.id} and one != other:
         sides = {view.seed.id: verdict.seed_outcomes, view.best.id: verdict.winner_outcomes}
         return insight.pairs(sides[one.id], sides[other.id], material.rows), "test"
-    return insight.pairs(_outcomes(view, one), _outcomes(view, other), material.rows), "dev"
-
-
-def _outcomes(view: StudyView, candidate: Candidate) -> Sequence[Outcome]:
-    trial = view.trial_of(candidate)
-    return trial.outcomes if trial else ()
+    first, second = (view.dev_rows(view.trial_of(each)) for each in (one, other))
+    return insight.pairs(first, second, material.rows), "dev"
 
 
 def _winners(one: Material, other: Material) -> tuple[Pair, ...]:

@@ -44,7 +44,8 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         return 0
     wide = wide_console()
     means = f"; dev scores are means of all rows, not of the {whose}" if (whose := worst_of(view)) else ""
-    star = Text(f"* no other trial is better and shorter{means}\n", style="dim")
+    why = f"\n{said}" if not whose and (said := insight.why_not_highest(view)) else ""
+    star = Text(f"* no other trial is better and shorter{means}{why}\n", style="dim")
     made = insight.lineage(view)
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     paid = Text(OPERATOR_HEADS, style="dim")

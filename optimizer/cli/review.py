@@ -144,7 +144,7 @@ def _show(saved: SavedStudy, *, is_json: bool) -> None:
     rows = differences(found, _rows(saved))
     if is_json:
         prompts = {each.number: render(saved.program(), each.candidate) for each in found}
-        print(json.dumps(_json(found, rows, prompts), indent=2, ensure_ascii=False))
+        print(json.dumps(_json(view, found, rows, prompts), indent=2, ensure_ascii=False))
         return
     out = console()
     if not found:
@@ -221,14 +221,16 @@ def _places(saved: SavedStudy, rows: list[Difference]) -> Mapping[str, tuple[str
         return {}
 
 
-def _json(found: list[Finalist], rows: list[Difference], prompts: Mapping[int, str]) -> dict[str, object]:
+def _json(
+    view: StudyView, found: list[Finalist], rows: list[Difference], prompts: Mapping[int, str]
+) -> dict[str, object]:
     return {
         "finalists": [
             {
                 "trial": each.number,
                 "candidate": each.candidate.id,
-                "score": each.trial.score,
-                "rows": len(each.trial.outcomes),
+                "score": view.dev_score(each.trial)[0],
+                "rows": view.dev_score(each.trial)[1],
                 "is_seed": each.is_seed,
                 "is_vetoed": each.is_vetoed,
                 "prompt": prompts[each.number],

@@ -127,23 +127,23 @@ def lineage(view: StudyView, candidate: Candidate | None = None) -> Step:
         if trial.candidate is not None:
             made.setdefault(trial.candidate.id, trial)
     chosen = candidate or view.best
-    return _step(chosen, made, view.seed, seen=frozenset())
+    return _step(chosen, made, view, seen=frozenset())
 
 
-def _step(candidate: Candidate, made: Mapping[str, TrialRecord], seed: Candidate, *, seen: frozenset[str]) -> Step:
-    trial = made.get(candidate.id)
+def _step(candidate: Candidate, made: Mapping[str, TrialRecord], view: StudyView, *, seen: frozenset[str]) -> Step:
+    trial, seed = made.get(candidate.id), view.seed
     known = {seed.id: seed, **{key: each.candidate for key, each in made.items() if each.candidate}}
     made_from = trial.parents if trial else ()
     if trial is not None and not made_from and candidate != seed:
         made_from = (seed.id,)  # a start: other words or examples around your prompt
     ids = [parent for parent in made_from if parent in known and parent not in seen]
-    parents = tuple(_step(known[parent], made, seed, seen=seen | {candidate.id}) for parent in ids)
-    own = trial.outcomes if trial else ()
+    parents = tuple(_step(known[parent], made, view, seen=seen | {candidate.id}) for parent in ids)
+    own = view.dev_rows(trial)
     return Step(
         candidate=candidate,
         trial=trial,
         is_seed=candidate == seed,
-        worth=tuple(worth(own, step.trial.outcomes if step.trial else ()) for step in parents),
+        worth=tuple(worth(own, view.dev_rows(step.trial)) for step in parents),
         parents=parents,
     )
 
@@ -190,10 +190,20 @@ def progress(view: StudyView) -> tuple[Dot, ...]:
         if trial.state == "running":
             continue
         calls += trial.task_calls + trial.proposer_calls
-        if trial.state == "complete" and trial.score is not None:
-            best = trial.score if best is None else max(best, trial.score)
-        dots.append(Dot(trial.number, calls, trial.score, trial.state, best))
+        score, _ = view.dev_score(trial)
+        if trial.state == "complete" and score is not None:
+            best = score if best is None else max(best, score)
+        dots.append(Dot(trial.number, calls, score, trial.state, best))
     return tuple(dots)
+
+
+def why_not_highest(view: StudyView) -> str:
+    """Say why the best candidate is not the one with the highest score, where these rest on different rows."""
+    best, n_best = view.dev_score(view.trial_of(view.best))
+    higher = [n for trial in view.trials for score, n in [view.dev_score(trial)] if score and best and score > best]
+    if not higher or n_best in higher:
+        return ""
+    return "the best candidate has not the highest score: candidates are compared on the rows that both have"
 
 
 def front_of(view: StudyView, n_chars: Mapping[str, int]) -> tuple[TrialRecord, ...]:

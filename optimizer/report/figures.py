@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from optimizer.proof.insight import Dot, OperatorRow
-from optimizer.records import Outcome, TrialRecord, Verdict
+from optimizer.records import Outcome, StudyView, TrialRecord, Verdict
 from optimizer.stats import BOOTSTRAP, interval_of_mean
 from optimizer.words import trial_word
 
@@ -124,17 +124,17 @@ def operators_figure(rows: Sequence[OperatorRow]) -> str:
         return _svg(figure, "operators", "Number of trials by operator and by what became of them")
 
 
-def length_figure(trials: Sequence[TrialRecord], front: Sequence[TrialRecord], n_chars: Mapping[str, int]) -> str:
+def length_figure(view: StudyView, front: Sequence[TrialRecord], n_chars: Mapping[str, int]) -> str:
     """Draw dev score against prompt length; the line joins the trials that none beats in both."""
     with matplotlib.rc_context(STYLE):
         figure, axes = _axes()
         for state, (mark, colour) in MARKS.items():
-            found = _points([trial for trial in trials if trial.state == state], n_chars)
+            found = _points(view, [trial for trial in view.trials if trial.state == state], n_chars)
             if found:
                 axes.scatter(
                     [x for x, _ in found], [y for _, y in found], marker=mark, s=28, color=COLOURS[colour], label=state
                 )
-        if line := _points(front, n_chars):
+        if line := _points(view, front, n_chars):
             axes.plot(
                 [x for x, _ in line],
                 [y for _, y in line],
@@ -159,11 +159,11 @@ def standalone(svg: str) -> str:
     return f'<?xml version="1.0" encoding="utf-8"?>\n{head}{bracket}{style}{rest}\n'
 
 
-def _points(trials: Sequence[TrialRecord], n_chars: Mapping[str, int]) -> list[tuple[int, float]]:
+def _points(view: StudyView, trials: Sequence[TrialRecord], n_chars: Mapping[str, int]) -> list[tuple[int, float]]:
     return [
-        (n_chars[trial.candidate.id], 100 * trial.score)
+        (n_chars[trial.candidate.id], 100 * score)
         for trial in trials
-        if trial.candidate is not None and trial.score is not None
+        if trial.candidate is not None and (score := view.dev_score(trial)[0]) is not None
     ]
 
 

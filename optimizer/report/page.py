@@ -109,7 +109,7 @@ def _drawn(material: Material) -> dict[str, str]:
     drawn = {
         "progress": figures.progress_figure(insight.progress(view)),
         "operators": figures.operators_figure(insight.operators(view)),
-        "length": figures.length_figure(view.trials, insight.front_of(view, material.n_chars), material.n_chars),
+        "length": figures.length_figure(view, insight.front_of(view, material.n_chars), material.n_chars),
     }
     return drawn | ({"verdict": figures.verdict_figure(view.verdict)} if view.verdict else {})
 
@@ -154,6 +154,7 @@ def _content(material: Material) -> dict[str, Any]:
         "operator_words": operator_words(step["operator"] for step in found),
         "front": [_front_row(material, trial) for trial in insight.front_of(view, material.n_chars)],
         "trials": view.trials[:MAX_TRIALS],
+        "why_not_highest": "" if worst_of(view) else insight.why_not_highest(view),
         "n_chars": material.n_chars,
         "states": trials_words(trial_counts(trial.state for trial in view.trials)),
         "stopped": " ".join([f"{stopped_words(view)}.", *time_notes(view)]) if view.stop_reason else "",

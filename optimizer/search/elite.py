@@ -69,10 +69,10 @@ class Elite:
         """Number of leading examples that a race against the incumbent goes over."""
         return 0 if self.incumbent is None else _length(self.values(self.incumbent))
 
-    def in_full(self) -> dict[str, tuple[float, int]]:
-        """Mean value and number of examples, by id, of candidates that went over all of dev; failures are left out."""
-        full = [row for row in self._rows.values() if _length(row.values) == len(row.values)]
-        return {row.candidate.id: (float(np.nanmean(row.values)), int((~np.isnan(row.values)).sum())) for row in full}
+    def scores(self) -> dict[str, tuple[float, int]]:
+        """Mean value and number of examples, by id, of candidates that have any; failures are left out."""
+        found = {row.candidate.id: self.scored(row.candidate) for row in self._rows.values()}
+        return {key: (mean, n) for key, (mean, n) in found.items() if mean is not None}
 
     def race_values(self, candidate: Candidate) -> tuple[FloatArray, FloatArray]:
         """Return candidate[n_scored] and incumbent[n_total] in race order, without examples that failed for either.

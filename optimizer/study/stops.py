@@ -133,8 +133,11 @@ def timing(session: Session) -> Timing | None:
 
 
 def keep_ending(session: Session, kept: Timing | None) -> None:
-    """Enter what finalists and seed score on all of dev, and what finalists and final test took in the end."""
-    records: dict[str, JsonValue] = {"dev_scores": cast(JsonValue, session.elite.in_full())}
+    """Enter what each prompt scores on its dev rows, which rows are dev, and what finalists and final test took."""
+    records: dict[str, JsonValue] = {
+        "dev_scores": cast(JsonValue, session.elite.scores()),
+        "dev_rows": [row.id for row in session.splits.dev],
+    }
     if kept is not None and (end := session.deadline.first_end()) is not None:
         late = replace(kept, kept_s=max(0.0, kept.kept_s), over_s=max(0.0, -end.left_s))
         done = replace(late, final_s=max(0.0, kept.kept_s - end.left_s))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
 from optuna.trial import FrozenTrial, TrialState
@@ -69,6 +69,7 @@ def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | No
     journal.unpriced = unpriced_in(cast(Fields, record["facts"]))
     seed = Candidate.from_json(cast(Fields, record["seed"]))
     best = Candidate.from_json(cast(Fields, record.get("best") or record["seed"]))
+    trials_read = (records or Records(journal, str(record["metric_version"]))).of(trials)
     return StudyView(
         name=journal.study,
         state=cast(StudyState, record["state"]),
@@ -77,7 +78,7 @@ def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | No
         facts=cast(Fields, record["facts"]),
         seed=seed,
         best=best,
-        trials=(records or Records(journal, str(record["metric_version"]))).of(trials),
+        trials=trials_read,
         dev=DevEstimate(**cast(Any, record["dev"])) if record.get("dev") else None,
         verdict=verdict_from_json(cast(Fields, record["verdict"])) if record.get("verdict") else None,
         spend=journal.spend(),
@@ -85,8 +86,21 @@ def read_view(journal: Journal, trials: list[FrozenTrial], records: Records | No
         timing=Timing(**cast(Any, record["timing"])) if record.get("timing") else None,
         seen_before=seen_from_json(record),
         dev_scores={key: (mean, n) for key, (mean, n) in cast(Any, record.get("dev_scores") or {}).items()},
+        dev_outcomes=_dev_outcomes(journal, record, trials_read),
         identity=cast(Fields, record.get("identity") or {}),
     )
+
+
+def _dev_outcomes(
+    journal: Journal, record: Mapping[str, JsonValue], trials: Sequence[TrialRecord]
+) -> dict[str, tuple[Outcome, ...]]:
+    """Return all dev outcomes of the candidates that were scored on further rows after their race."""
+    n_raced = {trial.candidate.id: trial.n_scored for trial in trials if trial.candidate}
+    scores = cast("dict[str, tuple[float, int]]", record.get("dev_scores") or {})
+    later = {key for key, (_, n) in scores.items() if n > n_raced.get(key, 0)}
+    known = journal.outcomes_of(later, str(record["metric_version"]))
+    rows = cast("list[str]", record.get("dev_rows") or [])
+    return {key: tuple(kept[row] for row in rows if row in kept) for key, kept in known.items() if rows}
 
 
 def seen_from_json(record: Mapping[str, JsonValue]) -> tuple[SeenBefore, ...]:
