@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from optimizer.budget.limits import expected_left_s
+from optimizer.budget.limits import earlier_end_s, expected_left_s
 from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
 from optimizer.errors import Paused, StudyError
@@ -30,8 +30,9 @@ from optimizer.study.saved import open_saved
 from optimizer.study.stops import pace_s
 from optimizer.unattended import background, heartbeat
 from optimizer.unattended.background import stop_study
-from optimizer.unattended.heartbeat import Heartbeat, read_live
+from optimizer.unattended.heartbeat import Heartbeat, Live, read_live
 from tests.fake_server import Body, FakeServer, Fault, error
+from tests.sample_study import sample_view
 from tests.test_main_job import answer, command, config, labelled_rows, optimizer, write
 
 
@@ -192,6 +193,27 @@ def test_the_end_is_expected_at_the_pace_so_far(
 ) -> None:
     """Trials that are left take as long as those that are done, and then the final test; a deadline comes first."""
     assert expected_left_s(n_left=n_left, trial_s=trial_s, final_s=20.0, deadline_s=deadline_s) == expected
+
+
+def test_capped_calls_that_run_out_first_are_the_end() -> None:
+    """At 20 calls in 10 s the 60 left take 30 s, which a later deadline does not change; without calls nobody knows."""
+    assert earlier_end_s(170.0, cap=80, n_calls=20, elapsed_s=10.0) == 30.0
+    assert earlier_end_s(20.0, cap=80, n_calls=20, elapsed_s=10.0) == 20.0
+    assert earlier_end_s(170.0, cap=80, n_calls=90, elapsed_s=10.0) == 0.0
+    assert earlier_end_s(170.0, cap=80, n_calls=0, elapsed_s=0.0) == 170.0
+    assert earlier_end_s(None, cap=80, n_calls=20, elapsed_s=10.0) is None
+
+
+def test_a_running_study_has_taken_the_time_up_to_its_last_sign_of_life() -> None:
+    """Between two entries of its record, as in a long final test, the time goes on; it never goes back."""
+    view = sample_view()
+    sign = Live(
+        pid=1, host="a", started_at=0.0, at=9.0, phase="final test", waiting="", moved_at=9.0, ends_at=None,
+        elapsed_s=view.wall_s + 40,
+    )  # fmt: skip
+    assert background.until_now(view, sign).wall_s == view.wall_s + 40
+    assert background.until_now(view, replace(sign, elapsed_s=0.0)).wall_s == view.wall_s
+    assert background.until_now(view, None) is view
 
 
 def paced(operator: str, started_s: float, duration_s: float) -> TrialRecord:

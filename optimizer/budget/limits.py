@@ -127,6 +127,14 @@ def expected_left_s(*, n_left: int, trial_s: float | None, final_s: float, deadl
     return by_pace if deadline_s is None else min(by_pace, deadline_s)
 
 
+def earlier_end_s(deadline_s: float | None, *, cap: int | None, n_calls: int, elapsed_s: float) -> float | None:
+    """Return the seconds until the deadline, or until the capped calls are used up at the pace so far if that is
+    earlier; None without a deadline."""
+    if deadline_s is None or cap is None or n_calls == 0:
+        return deadline_s
+    return min(deadline_s, elapsed_s * max(0, cap - n_calls) / n_calls)
+
+
 class InAll(NamedTuple):
     """What a study is expected to take, from its beginning to its verdict."""
 

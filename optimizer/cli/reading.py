@@ -81,19 +81,18 @@ def show_status(name: str | None, runs_dir: Path, *, is_json: bool = False) -> i
     from optimizer.machines.roster import lines, workers
     from optimizer.unattended import background
 
-    studies = _opened(name, runs_dir)
+    studies = [(one, background.live(one.run_dir), workers(one.journal)) for one in _opened(name, runs_dir)]
     if is_json:
-        found = [workers(one.journal) for one in studies]
         told = [
-            status_json(one.view(), is_running=bool(at_work) or background.live(one.run_dir) is not None)
+            status_json(background.until_now(one.view(), live), is_running=bool(at_work) or live is not None)
             | {"workers": [each.name for each in at_work]}
-            for one, at_work in zip(studies, found, strict=True)
+            for one, live, at_work in studies
         ]
         print(json.dumps(told, indent=2, ensure_ascii=False))
         return 0
     cells = []
-    for saved in studies:
-        view, live, at_work = saved.view(), background.live(saved.run_dir), workers(saved.journal)
+    for saved, live, at_work in studies:
+        view = background.until_now(saved.view(), live)
         cells.append(status_cells(view, is_running=live is not None or bool(at_work)))
     print_statuses(wide_console(), cells)
     if name:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from optimizer.budget.limits import expected_left_s
+from optimizer.budget.limits import earlier_end_s, expected_left_s
 from optimizer.candidate import JsonValue
 from optimizer.errors import OutOfTime
 from optimizer.records import Timing, TrialRecord
@@ -146,12 +146,20 @@ def keep_ending(session: Session, kept: Timing | None) -> None:
 
 
 def left_s(session: Session) -> float | None:
-    """Return the seconds until the verdict if trials keep their pace; None before there is one."""
+    """Return the seconds until the verdict if trials keep their pace; None before there is one. Reads no database."""
+    cap, trials = session.caps.calls.get("task"), session.known.memory.trials
+    if cap is not None and not trials:
+        return None  # nobody knows yet whether calls or time end first
     return expected_left_s(
         n_left=trials_left(session),
         trial_s=pace_s(session.known.trials),
         final_s=final_s(session),
-        deadline_s=session.deadline.left_s(),
+        deadline_s=earlier_end_s(
+            session.deadline.left_s(),
+            cap=cap,
+            n_calls=sum(trial.task_calls for trial in trials),
+            elapsed_s=session.elapsed_s,
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -31,6 +32,11 @@ POLL_S = 0.1
 def live(run_dir: Path) -> Live | None:
     """Return the sign of life of the process that runs a study now, None when none does."""
     return read_live(run_dir) if is_claimed(run_dir) else None
+
+
+def until_now(view: StudyView, found: Live | None) -> StudyView:
+    """Return the study with the time up to its last sign of life; its record has it up to the last trial's end."""
+    return view if found is None else replace(view, wall_s=max(view.wall_s, found.elapsed_s))
 
 
 def detach(arguments: Sequence[str], run_dir: Path) -> tuple[int, str]:

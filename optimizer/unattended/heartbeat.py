@@ -46,6 +46,7 @@ class Live:
         waiting: why calls are not made or fail, empty while all is well.
         ends_at: when the verdict is expected; None before there is a pace.
         moved_at: when something was last scored, made or decided.
+        elapsed_s: what the study has taken so far, all its runs together.
     """
 
     pid: int
@@ -56,6 +57,7 @@ class Live:
     waiting: str
     moved_at: float
     ends_at: float | None
+    elapsed_s: float = 0.0
 
 
 class Heartbeat(Observer):
@@ -166,6 +168,7 @@ class Heartbeat(Observer):
             waiting=self._waiting,
             moved_at=now - (self._clock() - self._moved_at),
             ends_at=None if (left_s := self._left_s()) is None else now + left_s,
+            elapsed_s=self._session.elapsed_s if self._session else 0.0,
         )
         temporary = self._path.with_name(f".{FILE}.{os.getpid()}.tmp")
         with contextlib.suppress(OSError):
