@@ -13,6 +13,7 @@ from optimizer.candidate import Candidate, Demo, Part
 from optimizer.cli.privacy import print_privacy
 from optimizer.config.keys import Config
 from optimizer.data.loading import load_splits
+from optimizer.data.report import unquoted
 from optimizer.errors import ConfigError, DataError
 from optimizer.privacy.local import is_here, require_local, unused_notes
 from optimizer.study.job import open_job
@@ -235,14 +236,20 @@ def test_a_misspelt_opt_out_column_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["no consent", "confidential", ["yes"]])
 @pytest.mark.parametrize("key", ["no_demos", "demos_only"])
-def test_an_unclear_word_is_refused(key: str, value: Any, tmp_path: Path) -> None:
-    """A value that is neither yes nor no must not let a row through: its row, the column and the words are named."""
+def test_an_unclear_word_holds_its_row_back(key: str, value: Any, tmp_path: Path) -> None:
+    """A value that is neither yes nor no never lets a row through; the words are said where rows may be."""
     rows = note_rows()
-    rows[6]["closed"] = value
+    allowed = {"no_demos": "no", "demos_only": "YES"}[key]
+    for row in [row for row in rows if row["closed"] == allowed][:7]:
+        row["closed"] = value
     write(tmp_path, rows)
-    said = rf"rows\.jsonl:7: data\.{key}: column 'closed' holds .*; allowed: yes, true, 1 or x; no, false or 0"
-    with pytest.raises(DataError, match=said):
-        load_splits(config(data={"source": "rows.jsonl", key: "closed"}), folder=tmp_path)
+    splits = load_splits(config(data={"source": "rows.jsonl", key: "closed"}), folder=tmp_path)
+    assert {row.extras["closed"] for row in splits.train} == {allowed}
+    assert sum(row.extras["closed"] == value for row in (*splits.dev, *splits.test)) == 7
+    assert {row.id for row in (*splits.dev, *splits.test) if row.extras["closed"] == value} <= splits.withheld
+    said = "7 rows of 'closed' say neither yes nor no; rows are held back for that"
+    assert f"{said}: {value!r} (7)" in splits.report.warnings
+    assert said in map(unquoted, splits.report.warnings)
 
 
 @pytest.mark.parametrize(

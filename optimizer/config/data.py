@@ -65,13 +65,13 @@ class Data(Model):
     no_demos: str | None = Field(
         None,
         description="Column of rows that no prompt may show: a row with yes, true, 1 or x there goes to `dev` or "
-        "`test`, where it is answered and scored, and never to `train`. Anything else than a yes, a no or an empty "
-        "cell is refused.",
+        "`test`, where it is answered and scored, and never to `train`; so does one with a word that is neither yes "
+        "nor no.",
     )
     demos_only: str | None = Field(
         None,
         description="Column of consent, the reverse of `no_demos`: only a row with yes, true, 1 or x there may be "
-        "shown; no or an empty cell holds it back.",
+        "shown; no, an empty cell or any other word holds it back.",
     )
     max_rows: MaxRows = Field(MaxRows(), description="Caps on the rows of each split.")
     seed: int = Field(0, description="Changes which rows fall in which split.")

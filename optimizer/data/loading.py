@@ -28,7 +28,7 @@ from optimizer.data.splits import (
     pick_split,
     split_key,
 )
-from optimizer.data.withholding import held_back, is_withheld, withheld_ids
+from optimizer.data.withholding import held_back, is_withheld, unclear_words, withheld_ids
 from optimizer.errors import DataError
 
 N_KEPT = 100  # descriptions of bad rows
@@ -128,7 +128,7 @@ def _split(pools: Sequence[Pool], plan: Plan) -> Splits:
     """Read the pools in the order given: rows of an earlier pool are removed from the later ones."""
     sampled = {name for pool in pools if len(pool.names) > 1 for name in pool.names if plan.cap(name) is None}
     bins = {name: Bin(cap=LARGEST[name] if name in sampled else plan.cap(name)) for name in SPLIT_NAMES}
-    tally = Tally()
+    tally = Tally(withheld_by=plan.data.withheld_by or "")
     taken: set[int] = set()
     for pool in pools:
         taken |= _fill(pool, plan, bins=bins, tally=tally, taken=taken, is_last=pool is pools[-1])
@@ -164,6 +164,7 @@ def _fill(
         name = pick_split(group, shares, seed=seed)
         if is_withheld(example, plan.data, columns):
             tally.withheld.add(hash64(group))
+            tally.add_unclear(unclear_words(example, plan.data, columns))
             others: dict[SplitName, float] = {other: share for other, share in shares.items() if other != "train"}
             name = pick_split(group, others, seed=seed) if others else name
         if len(tally.groups) < FEW_GROUPS:
@@ -217,8 +218,6 @@ def _example(row: Row, plan: Plan, columns: Mapping[str, str]) -> Example | str:
     if row.problem:
         return row.problem
     try:
-        example = example_of(row.values, plan.task, columns)
-        is_withheld(example, plan.data, columns)  # refuses what it does not understand
-        return example
+        return example_of(row.values, plan.task, columns)
     except BadRow as problem:
         return str(problem)

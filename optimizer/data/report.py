@@ -30,7 +30,11 @@ from optimizer.stats import smallest_provable_gain
 WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
 NEAR_COPIES = "near-duplicates"  # how the warning of rows that another split repeats begins
 MAX_KINDS_LISTED = 5
-_QUOTES = re.compile(r"(a row of another answer|are bad and were left out|so these were left out)[:,].*", re.DOTALL)
+N_KINDS_KEPT = 100
+_QUOTES = re.compile(
+    r"(a row of another answer|are bad and were left out|so these were left out|rows are held back for that)[:,].*",
+    re.DOTALL,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,6 +101,9 @@ class Tally:
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
         withheld: hashes of the `split_key`s of rows that no prompt may show.
+        withheld_by: the column that says so.
+        n_unclear: rows that are held back because that column says neither yes nor no; `unclear` counts the first
+            words that it says.
         sampled: rows of splits for which nobody has said how many to take.
     """
 
@@ -109,10 +116,27 @@ class Tally:
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     withheld: set[int] = field(default_factory=set)
+    withheld_by: str = ""
+    n_unclear: int = 0
+    unclear: Counter[str] = field(default_factory=Counter)
     sampled: Mapping[SplitName, int] = field(default_factory=dict)
 
+    def add_unclear(self, words: Sequence[str]) -> None:
+        self.n_unclear += len(words)
+        self.unclear.update(word for word in words if word in self.unclear or len(self.unclear) < N_KINDS_KEPT)
+
+    def unclear_words(self) -> str:
+        """Say which words are neither yes nor no, and how many rows have them; empty where all are clear."""
+        if not self.n_unclear:
+            return ""
+        shown = ", ".join(f"{word} ({n})" for word, n in self.unclear.most_common(MAX_KINDS_LISTED))
+        more = ", and others" if len(self.unclear) > MAX_KINDS_LISTED else ""
+        n = "1 row of" if self.n_unclear == 1 else f"{self.n_unclear} rows of"
+        return f"{n} {self.withheld_by!r} say neither yes nor no; rows are held back for that: {shown}{more}"
+
     def added_to(self, report: DataReport) -> DataReport:
-        warnings = [
+        warnings = [words] if (words := self.unclear_words()) else []
+        warnings += [
             f"{n} rows of {name} have the same inputs as a row of another split and were removed from {name}"
             for name, n in self.overlaps.items()
         ]

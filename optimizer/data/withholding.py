@@ -1,19 +1,19 @@
 """Rows that no prompt and no export may show, by a column of the file that says so. Pure.
 
-It fails closed: a value that is neither a plain yes nor a plain no is a bad row, never a row that may be shown.
+It fails closed: a row whose value is neither a plain yes nor a plain no is held back, whichever way the column asks.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from optimizer.candidate import Example, JsonValue
 from optimizer.config.keys import Data
-from optimizer.data.fields import NO, YES, BadRow, show
+from optimizer.data.fields import NO, YES, show
 from optimizer.data.splits import hash64, normalise, split_key
 
-ALLOWED = "yes, true, 1 or x; no, false or 0; or nothing"
+Said = Literal["yes", "no", "nothing", "unclear"]
 
 
 class HeldBack(NamedTuple):
@@ -42,15 +42,20 @@ def is_withheld(example: Example, data: Data, columns: Mapping[str, str]) -> boo
 
     Args:
         columns: field to column, for the fields of the task: the column may be one of them.
-
-    Raises:
-        BadRow: the column holds something else than a yes, a no or nothing.
     """
-    column = data.withheld_by
-    if column is None:
+    if (column := data.withheld_by) is None:
         return False
-    says = [_says(value, data.withheld_key, column) for value in _values(example, column, columns)]
-    return any(each is True for each in says) if data.no_demos else not says or any(each is not True for each in says)
+    says = [_says(value) for value in _values(example, column, columns)]
+    if data.no_demos:
+        return any(each in ("yes", "unclear") for each in says)
+    return not says or any(each != "yes" for each in says)
+
+
+def unclear_words(example: Example, data: Data, columns: Mapping[str, str]) -> list[str]:
+    """Return what the column says in words that are neither a yes nor a no, as it is shown to people."""
+    if (column := data.withheld_by) is None:
+        return []
+    return [show(value) for value in _values(example, column, columns)[:1] if _says(value) == "unclear"]
 
 
 def withheld_ids(rows: Mapping[str, Example], kinds: Collection[int], *, keep_digits: bool) -> list[str]:
@@ -83,20 +88,15 @@ def _reasons(n_marked: int, n_copies: int) -> str:
     return f" ({', '.join(parts)})" if parts else ""
 
 
-def _values(example: Example, column: str, columns: Mapping[str, str]) -> Collection[JsonValue]:
+def _values(example: Example, column: str, columns: Mapping[str, str]) -> list[JsonValue]:
     fields = {**example.inputs, **example.outputs}
     return [fields[name] for name, each in columns.items() if each == column and name in fields] or (
         [example.extras[column]] if column in example.extras else []
     )
 
 
-def _says(value: JsonValue, key: str, column: str) -> bool | None:
-    """A yes, a no, or None for an empty cell."""
+def _says(value: JsonValue) -> Said:
     text = "" if value is None else normalise(str(value))
-    if text in YES:
-        return True
-    if text in NO:
-        return False
-    if value is None or (isinstance(value, str) and not value.strip()):
-        return None
-    raise BadRow(f"{key}: column {column!r} holds {show(value)}; allowed: {ALLOWED}")
+    if not text:
+        return "nothing"
+    return "yes" if text in YES else "no" if text in NO else "unclear"

@@ -95,9 +95,9 @@ def _keyed(rows: Sequence[Fields], config: Config) -> list[tuple[Example, str, b
     for row in rows:
         try:
             example = example_of(row, config.task, columns)
-            withheld = is_withheld(example, config.data, columns)
         except BadRow:
             continue
+        withheld = is_withheld(example, config.data, columns)
         found.append((example, split_key(example.inputs, keep_digits=keep_digits), withheld))
     return found
 
