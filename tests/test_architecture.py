@@ -19,7 +19,7 @@ PURE = (
     "data/splits", "init/task", "init/text", "init/even_split", "privacy/personal_data", "budget/room", "probe/advice",
     "search/race", "search/elite", "search/front", "search/patience", "review/finalists",
     "proof/shrinkage", "proof/verdict", "proof/slices", "proof/rules", "proof/insight", "proof/decay", "proof/ending",
-    "proof/earlier", "proof/aim", "proof/labels", "data/balance", "init/column_words",
+    "proof/earlier", "proof/aim", "proof/labels", "data/balance", "init/column_words", "init/consent",
 )  # fmt: skip
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}

@@ -29,6 +29,7 @@ from optimizer.data.loading import load_splits
 from optimizer.data.text_files import guess_encoding
 from optimizer.errors import ConfigError, DataError, UserError
 from optimizer.init.answers import model_name
+from optimizer.init.consent import meaning_of
 from optimizer.init.even_split import MAX_ROWS, lacking, most_even_seed, unevenness
 from optimizer.init.naming import study_name
 from optimizer.init.study import Dialogue, Written
@@ -38,7 +39,6 @@ from optimizer.init.task import (
     field_names,
     guess_output,
     is_label_like,
-    pick_consent,
     pick_inputs,
     pick_metric,
     pick_output,
@@ -555,15 +555,88 @@ def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
     assert "Everything is in place" in checked.stdout
 
 
-def test_a_column_of_consent_is_noticed() -> None:
-    """A yes/no column that is named like consent is noticed; one of other words is not."""
-    for words, is_named in ((("yes", "no"), True), (("signed", "no"), False)):
-        rows: list[Fields] = [
-            {"text": f"Message {i} about {'abcdefg'[i % 7] * 9}", "team": ("x", "z")[i % 2], "consent": words[i % 2]}
-            for i in range(120)
-        ]
-        columns = columns_of(rows)
-        assert (pick_consent(columns, ["text", "team"]) == "consent") is is_named
+@pytest.mark.parametrize(
+    ("meaning", "names"),
+    [
+        (
+            "consent",
+            "consent,Consent (yes/no),Einwilligung ja/nein,Einverständnis,opt-in,optedIn,may_show",
+        ),
+        ("opt-out", "no_consent,consent_withdrawn,consent_refused,consent revoked,Einwilligung widerrufen,noConsent"),
+        (
+            "opt-out",
+            "kein_einverstaendnis,Einwilligung nicht erteilt,consent missing,Widerspruch,opt_out,optout",
+        ),
+        ("opt-out", "opt-out,optOut,no_demos,withheld,private"),
+        ("open", "consent_not_withdrawn,kein Widerspruch,consent given/refused,not withheld"),
+        ("", "note,adopt outcome,permissions,content,Versand"),
+    ],
+)
+def test_a_name_says_what_a_yes_stands_for(meaning: str, names: str) -> None:
+    """A word of refusal or a negation turns consent round; two of them, or both sides, leave it open."""
+    assert {name: meaning_of(name) for name in names.split(",")} == dict.fromkeys(names.split(","), meaning)
+
+
+def consent_rows(*words: str, name: str = "consent", **more: str) -> list[Fields]:
+    return [
+        {"text": f"Message {'abcdefgh'[i % 8] * 9} on {'klmnopqrstuvwxy'[i // 8] * 9}", "team": ("x", "z")[i % 2]}
+        | {name: words[i % len(words)]}
+        | more
+        for i in range(120)
+    ]
+
+
+def from_consent(folder: Path, table: Sequence[Fields], **wishes: Any) -> Written:
+    path = folder / "mail.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in table))
+    known: dict[str, Any] = {"is_private": True, "outputs": ("team",), **wishes}
+    return Dialogue(Wishes(data=str(path), config=folder / "mail.yaml", **known), None).run(is_forced=True)
+
+
+def test_odd_words_do_not_silence_a_column_of_consent(tmp_path: Path) -> None:
+    """The name decides; rows with a word that is no clear yes are held back, and a line says how many."""
+    found = from_consent(tmp_path, consent_rows("yes", "yes", "no", "revoked", "Yes (phone)"))
+    assert load_config(found.path).data.demos_only == "consent"
+    assert {row.extras["consent"] for row in found.splits.train} == {"yes"}
+    assert any(said.startswith("48 rows of 'consent' say neither yes nor no") for said in found.splits.report.warnings)
+
+
+@pytest.mark.parametrize("name", ["no_consent", "consent_withdrawn", "Widerspruch", "opt-out"])
+def test_a_column_of_refusal_holds_back_those_who_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Rows with a yes, or with an odd word such as a date, are never in train; a line names the column."""
+    found = from_consent(tmp_path, consent_rows("yes", "no", "", "2024-05-01", name=name))
+    assert load_config(found.path).data.no_demos == name
+    assert {row.extras[name] for row in found.splits.train} == {"no", ""}
+    init_study(Wishes(data=str(tmp_path / "mail.jsonl"), config=tmp_path / "b.yaml"), None, is_forced=True)
+    assert f"never shown as examples: rows with a yes in {name!r}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("table", "wishes", "said"),
+    [
+        (consent_rows("a", name="ward"), {"uses_consent": True}, r"--consent: no column is named .*\(of ward\)"),
+        (consent_rows("yes", "no", name="consent_not_withdrawn"), {}, "leaves open whether .* rename it to 'consent'"),
+        (consent_rows("yes", "no", withheld="no"), {}, "columns 'withheld' and 'consent' say .* join them in one"),
+        (consent_rows(""), {}, r"train is empty .*data\.demos_only"),
+    ],
+)
+def test_what_cannot_be_obeyed_is_refused(
+    table: list[Fields], wishes: dict[str, Any], said: str, tmp_path: Path
+) -> None:
+    """No column, a name that may mean either, two columns, or nobody's consent: one line, and no file."""
+    with pytest.raises(UserError, match=said):
+        from_consent(tmp_path, table, **wishes)
+    assert not (tmp_path / "mail.yaml").exists()
+
+
+def test_consent_is_neither_read_nor_the_answer(tmp_path: Path) -> None:
+    """A column that says what may be shown is proposed for nothing else; a date beside it changes nothing."""
+    table = consent_rows("yes", "no", name="consent_status", consent_date="2024-05-01")
+    found = from_consent(tmp_path, table, outputs=())
+    assert list(found.draft.columns) == ["text", "team"]
+    assert load_config(found.path).data.demos_only == "consent_status"
 
 
 def notes(n: int = 120) -> list[Fields]:

@@ -105,6 +105,8 @@ def _print(written: Written) -> None:
     say(f"read: {', '.join(name for name in draft.columns if name not in draft.outputs)}")
     say(f"metric: {draft.metric}, {draft.metric_reason}")
     say(f"rows: {', '.join(f'{n} {name}' for name, n in report.n.items())}")
+    if draft.opt_out_column:
+        say(f"never shown as examples: rows with a yes in {draft.opt_out_column!r} (data.no_demos)")
     if draft.consent_column:
         say(_consent_words(draft))
     for note in (*draft.notes, *draft.split_notes, *report.warnings[:5], *_missing_model(draft.model)):

@@ -28,9 +28,7 @@ from optimizer.cli.options import guard
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
 @click.option("--sheet", metavar="NAME", help="Sheet of a spreadsheet; default: the first.")
 @click.option("--private/--no-private", default=None, help="Write `privacy: local`: nothing may leave this machine.")
-@click.option(
-    "--consent/--no-consent", default=None, help="Show only rows with a yes in the column of consent, if there is one."
-)
+@click.option("--consent/--no-consent", default=None, help="Show only rows with a yes in the column of consent.")
 @click.option("--yes", is_flag=True, help="Ask nothing, take every proposal.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @options.debug

@@ -1,5 +1,7 @@
 """Words in the names of columns that say what a column is for, in the languages that we met. Pure."""
 
+import re
+
 
 def _set(words: str) -> frozenset[str]:
     return frozenset(words.split())
@@ -15,8 +17,25 @@ INPUT_NAMES = _set(
     "subject note notes review sentence content comment query description ticket request history "
     "conversation"
 )
-OPT_OUT_NAMES = _set("withheld withhold confidential sensitive optout opted private hidden secret no_demos")
-CONSENT_NAMES = _set("consent consented consents agreed permission permitted einwilligung zustimmung may_show")
+# Of consent: searched in the words of a name, in lower case with spaces between.
+CONSENT = re.compile(
+    r"consent|einwillig|einverst|zustimm|toestemming|consenso|\b(?:agreed|permission|permitted)\b|\bmay ?show\b"
+    r"|\bopt(?:s|ed)? ?in\b"
+)
+OPT_OUT = re.compile(
+    r"\bopt(?:s|ed|ing)? ?outs?\b|\bopted\b(?! in\b)|\bno ?demos?\b|\bwithh[eo]ld\b|widerspr[uoa]ch\w*|widerruf\w*"
+)
+PERHAPS_OPT_OUT = re.compile(r"\b(?:confidential|sensitive|private|hidden|secret)\b")
+REFUSAL = re.compile(
+    r"withdr[ae]w|refus|revo[ck]|declin|den(?:y|ied)\b|reject|rescind|objecti|object(?:s|ed)\b|cancel|expired"
+    r"|verweiger|ab(?:ge)?lehn|entzogen|zur(?:ü|ue)ckgezogen|zur(?:ü|ue)cknahme|erloschen|retir[eé]|rechaz|rifiut|geweiger"
+)
+NEGATION = re.compile(
+    r"\b(?:no|not|non|none|never|without|missing|lack\w*|nicht|kein\w*|ohne|nie|fehl\w*|sans|sin|geen|senza)\b"
+    r"|\b(?:no|non|not|un)(?:consent|permi)|\bdis(?:consent|agreed)"
+)
+GIVEN = re.compile(r"\b(?:given|granted|accepted|signed|obtained|received|gegeben|erteilt)\b")
+YES_OR_NO = re.compile(r"\b(?:yes|y|ja|j|oui|si|sí) (?:or |oder |ou |o )?(?:no|n|nein|non)\b")
 REMARK_NAMES = _set(
     "comment comments remark remarks notes annotation annotations bemerkung bemerkungen kommentar kommentare "
     "anmerkung anmerkungen notiz notizen hinweis hinweise commentaire commentaires remarque remarques comentario "

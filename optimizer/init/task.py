@@ -16,18 +16,16 @@ from dataclasses import dataclass
 from optimizer.candidate import Fields, JsonValue
 from optimizer.config.keys import OutputKind
 from optimizer.data.balance import imbalance
-from optimizer.data.fields import NO, YES
 from optimizer.data.splits import normalise
 from optimizer.errors import DataError, did_you_mean
 from optimizer.init.column_words import (
-    CONSENT_NAMES,
     IGNORED_NAMES,
     INPUT_NAMES,
-    OPT_OUT_NAMES,
     OUTPUT_NAMES,
     REMARK_ADJECTIVES,
     REMARK_NAMES,
 )
+from optimizer.init.consent import is_about_consent
 
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
@@ -107,6 +105,7 @@ def pick_output(columns: Mapping[str, Column], inputs: Sequence[str]) -> str:
     left = [column for name, column in columns.items() if name not in inputs]
     if not left:
         raise DataError("no column is left for the answer; name it with --output")
+    left = [column for column in left if not is_about_consent(column.name)] or left
     named = [column for column in left if column.words & OUTPUT_NAMES]
     few = [column for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
     return (named or few or left)[-1].name
@@ -124,20 +123,6 @@ def pick_group(columns: Mapping[str, Column], used: Sequence[str]) -> str:
     return next((column.name for column in left if is_label_like(column) and column.n_different <= 12), "")
 
 
-def pick_opt_out(columns: Mapping[str, Column], used: Sequence[str]) -> str:
-    """Return a column that seems to say which rows must not be shown, or an empty text."""
-    left = [column for name, column in columns.items() if name not in used]
-    says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
-    return next((column.name for column in says_so if column.words & OPT_OUT_NAMES), "")
-
-
-def pick_consent(columns: Mapping[str, Column], used: Sequence[str]) -> str:
-    """Return a column that seems to say which rows may be shown, or an empty text."""
-    left = [column for name, column in columns.items() if name not in used]
-    says_so = [column for column in left if {normalise(text) for text in column.texts} <= YES | NO]
-    return next((column.name for column in says_so if column.words & CONSENT_NAMES), "")
-
-
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:
     """Return the columns that are most likely read: those that are named so or hold text, else all but ids and dates.
 
@@ -147,6 +132,7 @@ def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[s
         DataError: there is no column left.
     """
     left = [column for name, column in columns.items() if name not in outputs]
+    left = [column for column in left if not is_about_consent(column.name)] or left
     usable = [column for column in left if not (column.words & IGNORED_NAMES) and not _is_id(column)]
     text = [column for column in usable if column.words & INPUT_NAMES or column.mean_chars >= 25]
     remarks = {column.name for column in text if _is_remark(column)}

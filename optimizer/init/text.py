@@ -162,8 +162,7 @@ def _data(draft: Draft) -> list[str]:
     caps = [f"    {name}: {cap}" for name, cap in zip(("dev", "test"), draft.caps, strict=True) if cap]
     if caps:
         lines += ["  max_rows: # enough for a clear answer", *caps]
-    is_held = draft.opt_out_column and not draft.uses_consent
-    key = f"  no_demos: {_text(draft.opt_out_column)}" if is_held else "  # no_demos: COLUMN"
+    key = f"  no_demos: {_text(draft.opt_out_column)}" if draft.opt_out_column else "  # no_demos: COLUMN"
     lines += [f"{key} # rows with yes in this column are never shown in a prompt"]
     if draft.consent_column:
         consent = f"demos_only: {_text(draft.consent_column)} #"
