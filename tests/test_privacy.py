@@ -191,6 +191,21 @@ def test_rows_with_a_yes_never_reach_train(tmp_path: Path) -> None:
     assert {row.id for row in (*plain.dev, *plain.test)} <= kept
 
 
+def test_one_text_with_a_yes_and_a_no_stays_in_one_split(tmp_path: Path) -> None:
+    """Both rows go to dev or both to test, or the one that may be shown is left out of train; no other moves."""
+    rows = note_rows()
+    twice = [{**row, "ward": "ba"[i % 2], "closed": "YES"} for i, row in enumerate(rows) if row["closed"] == "no"]
+    write(tmp_path, [*rows, *twice[:40]])
+    splits = load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
+    shut = {row["note"] for row in twice[:40]}
+    assert splits.train
+    assert not shut & {row.inputs["note"] for row in splits.train}
+    assert not {row.inputs["note"] for row in splits.dev} & {row.inputs["note"] for row in splits.test}
+    plain = load_splits(config(), folder=tmp_path)
+    assert {row.id for row in plain.dev} <= {row.id for row in splits.dev}
+    assert {row.id for row in plain.test} <= {row.id for row in splits.test}
+
+
 def test_rows_held_back_are_counted_by_reason(tmp_path: Path) -> None:
     """Their own cell, or being a near-copy of such a row; those that would have been in train are counted apart."""
     rows = note_rows()

@@ -26,6 +26,7 @@ from optimizer.data.splits import (
     hash64,
     ordered,
     pick_split,
+    pick_unseen,
     split_key,
 )
 from optimizer.data.withholding import held_back, is_withheld, unclear_words, withheld_ids
@@ -165,8 +166,7 @@ def _fill(
         if is_withheld(example, plan.data, columns):
             tally.withheld.add(hash64(group))
             tally.add_unclear(unclear_words(example, plan.data, columns))
-            others: dict[SplitName, float] = {other: share for other, share in shares.items() if other != "train"}
-            name = pick_split(group, others, seed=seed) if others else name
+            name = pick_unseen(group, shares, seed=seed)
         if len(tally.groups) < FEW_GROUPS:
             tally.groups.add(group)
         key = hash64(content_key(example.inputs))

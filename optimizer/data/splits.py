@@ -86,6 +86,16 @@ def pick_split(key: str, shares: Mapping[SplitName, float], *, seed: int) -> Spl
     return names[-1]
 
 
+def pick_unseen(key: str, shares: Mapping[SplitName, float], *, seed: int) -> SplitName:
+    """Pick a split for a row that no prompt may show: its own, or, if that is train, by a hash of its own another one.
+
+    Near-copies of which only some are held back therefore share dev or test; those in train are left out later.
+    """
+    name = pick_split(key, shares, seed=seed)
+    others: dict[SplitName, float] = {other: share for other, share in shares.items() if other != "train"}
+    return pick_split(f"unseen\x1e{key}", others, seed=seed) if name == "train" and others else name
+
+
 def example_id(inputs: Fields, outputs: Fields) -> str:
     """Twelve hex digits that rows share when inputs and outputs are the same after normalising."""
     sides = [{name: _folded(side[name]) for name in side} for side in (inputs, outputs)]

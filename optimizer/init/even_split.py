@@ -13,7 +13,7 @@ from typing import NamedTuple
 from optimizer.candidate import Example, Fields
 from optimizer.config.keys import Config
 from optimizer.data.fields import BadRow, example_of
-from optimizer.data.splits import SPLIT_NAMES, Bin, SplitName, class_of, pick_split, split_key
+from optimizer.data.splits import SPLIT_NAMES, Bin, SplitName, class_of, pick_split, pick_unseen, split_key
 from optimizer.data.withholding import is_withheld
 
 N_SEEDS = 20
@@ -107,11 +107,8 @@ def _counts(
 ) -> dict[SplitName, Counter[str]]:
     split, caps = config.data.split, config.data.max_rows
     shares: dict[SplitName, float] = {"train": split.train, "dev": split.dev, "test": split.test}
-    unseen: dict[SplitName, float] = {"dev": split.dev, "test": split.test}
     bins = {"train": Bin(cap=caps.train), "dev": Bin(cap=caps.dev), "test": Bin(cap=caps.test)}
     for example, key, withheld in keyed:
-        name = pick_split(key, shares, seed=seed)
-        if withheld and name == "train":
-            name = pick_split(key, unseen, seed=seed)
+        name = (pick_unseen if withheld else pick_split)(key, shares, seed=seed)
         bins[name].offer(example, seed=seed)
     return {name: Counter(class_of(row, scored) for row in bins[name].rows.values()) for name in SPLIT_NAMES}
