@@ -245,8 +245,25 @@ def test_a_misspelt_opt_out_column_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"data\.no_demos: .* no column 'closd'"):
         load_splits(config(data={"source": "rows.jsonl", "no_demos": "closd"}), folder=tmp_path)
     write(tmp_path, [{**row, "closed": 1} for row in note_rows()])
-    with pytest.raises(DataError, match=r"train is empty .*data\.no_demos keeps .* rows that may be shown"):
+    with pytest.raises(DataError, match=r"train is empty .*data\.no_demos keeps .* make up .* nothing in 'closed'"):
         load_splits(config(data={"source": "rows.jsonl", "no_demos": "closed"}), folder=tmp_path)
+
+
+def test_without_consent_rows_that_are_made_up_are_enough(tmp_path: Path) -> None:
+    """The refusal names the odd words and advises no breach; a few rows of one's own fill train."""
+    rows = [{**row, "closed": "refused"} for row in note_rows()]
+    write(tmp_path, rows)
+    settings = config(data={"source": "rows.jsonl", "demos_only": "closed"})
+    with pytest.raises(
+        DataError, match=r"'refused' \(120\)\); add about twenty rows .* make up .* with yes in 'closed'"
+    ):
+        load_splits(settings, folder=tmp_path)
+    words = ("one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+    own = [
+        {"note": f"Made up, of kind {word * 3}", "ward": "ab"[i % 2], "closed": "yes"} for i, word in enumerate(words)
+    ]
+    write(tmp_path, [*rows, *own])
+    assert {row.extras["closed"] for row in load_splits(settings, folder=tmp_path).train} == {"yes"}
 
 
 @pytest.mark.parametrize("value", ["no consent", "confidential", ["yes"]])

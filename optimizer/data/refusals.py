@@ -63,6 +63,8 @@ def _mend_size(pool: Pool, plan: Plan, *, name: SplitName, tally: Tally) -> str:
         return f"raise {plan.prefix}max_rows.{name}, now {cap}"
     if n_overlap := tally.overlaps[name]:
         return f"{n_overlap} of its rows also occur in another split and were removed; add others to {pool.key}"
+    if name == "train" and tally.withheld:
+        return _mend_withheld(pool, plan, tally)
     if len(pool.names) == 1:
         return f"add rows to {pool.key}"
     if (n_groups := len(tally.groups)) < min(FEW_GROUPS, tally.n_read // 2):
@@ -71,11 +73,19 @@ def _mend_size(pool: Pool, plan: Plan, *, name: SplitName, tally: Tally) -> str:
             f"there {counted} once case, digits and punctuation are ignored, and near-copies share a split; "
             f"add other rows, or give train, dev and test yourself{' with data.files' if plan.prefix else ''}"
         )
-    if name == "train" and tally.withheld:
-        n, key = len(tally.withheld), plan.data.withheld_key
-        return f"{key} keeps {n} kinds of rows out of it; leave a few rows that may be shown"
     share = plan.share(name) / sum(map(plan.share, pool.names))
     # A quarter on top, since a hash deals out shares only roughly.
     wanted = math.ceil(1.25 * least / share)
     raise_share = f"raise {plan.prefix}split.{name}, now {plan.share(name)}"
     return f"add rows to {pool.key} (about {wanted} different ones in all) or {raise_share}"
+
+
+def _mend_withheld(pool: Pool, plan: Plan, tally: Tally) -> str:
+    """Say how to search when hardly any row may be shown; never to show rows that are held back."""
+    word = "nothing" if plan.data.no_demos else "yes"
+    unclear = f" ({said})" if (said := tally.unclear_words()) else ""
+    return (
+        f"{plan.data.withheld_key} keeps {len(tally.withheld)} kinds of rows out of it{unclear}; add about twenty rows "
+        f"to {pool.key} that you make up yourself, with {word} in {tally.withheld_by!r}: the search learns from these, "
+        "and with search.max_demos: 0 it shows no examples"
+    )
