@@ -15,16 +15,19 @@ import pytest
 from optimizer.candidate import Candidate, Part
 from optimizer.cli.review import review_study, suggest_prompt
 from optimizer.cli.summary import summary_json
+from optimizer.cli.tables import trial_table
 from optimizer.config.keys import Config
 from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView, TrialRecord
+from optimizer.report import report_html
 from optimizer.review.finalists import differences, finalists
 from optimizer.review.wishes import reworded
 from optimizer.run import run
 from optimizer.study.job import open_job
 from optimizer.study.observe import Observer
 from optimizer.study.saved import open_saved
+from optimizer.study.showing import material_of
 from optimizer.words import visible
 from tests.fake_server import Body, FakeServer
 
@@ -112,19 +115,31 @@ def test_a_suggested_prompt_is_raced_next_and_can_win(tmp_path: Path, server: Fa
 
 
 @pytest.mark.slow
-def test_a_vetoed_candidate_does_not_win(tmp_path: Path, server: FakeServer) -> None:
-    """Best on dev, and still not taken to the test: somebody said no."""
+def test_a_vetoed_candidate_does_not_win(
+    tmp_path: Path, server: FakeServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Best on dev, and still not taken to the test: somebody said no. Said twice it is told; every list marks it."""
 
     class Both(After):
         def trial_finished(self, trial: TrialRecord, *, is_best: bool) -> None:
             super().trial_finished(trial, is_best=is_best)
             if trial.recipe.operator == "person" and is_best:
                 _review(tmp_path, vetoed=(trial.number + 1,))
+                _review(tmp_path, vetoed=(trial.number + 1,))
 
     view = study(tmp_path, server.url, Both(0, suggested(tmp_path)))
     person = next(trial for trial in view.trials if trial.recipe.operator == "person")
     assert person.score == 1.0
     assert view.best != person.candidate
+    number = person.number + 1
+    said = capsys.readouterr().out
+    assert f"trial {number} cannot win any more" in said
+    assert f"trial {number} was vetoed before: it cannot win" in said
+    material = material_of(open_saved(tmp_path / "runs", "fruit"))
+    table = trial_table(material.view, material.n_chars, material.vetoed)
+    whys = list(table.columns[-1].cells)
+    assert [i for i, why in enumerate(whys) if "vetoed" in str(why)] == [person.number]
+    assert report_html(material).count("<td>vetoed ") == 1
 
 
 class Late(After):

@@ -49,7 +49,10 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     made = insight.lineage(view)
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     paid = Text(OPERATOR_HEADS, style="dim")
-    wide.print(Group(trial_table(view, material.n_chars), star, operator_table(view), paid, came), highlight=False)
+    wide.print(
+        Group(trial_table(view, material.n_chars, material.vetoed), star, operator_table(view), paid, came),
+        highlight=False,
+    )
     out = console()
     if view.best != view.seed:
         title = "From your prompt to the best one: {+added+} [-removed-]"

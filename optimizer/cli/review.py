@@ -86,8 +86,9 @@ def _decide(saved: SavedStudy, ask: Callable[[str], str], edit: Callable[[str], 
 
 
 def _veto(saved: SavedStudy, number: int) -> None:
-    veto(saved.journal, saved.view(), _finalist(saved, number).candidate)
-    console().print(f"trial {number} cannot win any more", highlight=False)
+    is_new = veto(saved.journal, saved.view(), _finalist(saved, number).candidate)
+    said = "cannot win any more" if is_new else "was vetoed before: it cannot win"
+    console().print(f"trial {number} {said}", highlight=False)
 
 
 def _edit(

@@ -43,8 +43,8 @@ def suggest(journal: Journal, view: StudyView, candidate: Candidate) -> bool:
     return True
 
 
-def veto(journal: Journal, view: StudyView, candidate: Candidate) -> None:
-    """Keep a candidate from winning.
+def veto(journal: Journal, view: StudyView, candidate: Candidate) -> bool:
+    """Keep a candidate from winning; False if it was vetoed before.
 
     Raises:
         StudyError: the study is finished, its final test is about this candidate, or the candidate is the seed.
@@ -52,7 +52,10 @@ def veto(journal: Journal, view: StudyView, candidate: Candidate) -> None:
     refuse_finished(view)
     if candidate == view.seed:
         raise StudyError("your own prompt cannot be vetoed: it is what everything is compared with")
+    if candidate.id in vetoes(journal):
+        return False
     _add(journal, "veto", candidate.id)
+    return True
 
 
 def suggestions(journal: Journal) -> list[tuple[int, Candidate]]:

@@ -13,6 +13,7 @@ from optimizer.prompts.program import Program
 from optimizer.prompts.render import render
 from optimizer.records import StudyView
 from optimizer.report import Material
+from optimizer.review.wishes import vetoes
 from optimizer.study.saved import SavedStudy
 from optimizer.track.projection import shown_uri, without_rows
 
@@ -20,14 +21,16 @@ from optimizer.track.projection import shown_uri, without_rows
 def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
     """Return what the report of a saved study is made of."""
     rows = saved.rows() if needs_rows else {}
-    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean)
+    said = vetoes(saved.journal)
+    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, vetoed=said)
 
 
 def report_material(saved: SavedStudy) -> Material:
     """Return the same for a file: it may be sent on, so it obeys what the study says of its rows."""
     splits = saved.splits()
     rows = {row.id: row for split in splits.by_name().values() for row in split} if splits else {}
-    material = Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean)
+    said = vetoes(saved.journal)
+    material = Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, vetoed=said)
     return as_file(material, saved.config, splits.withheld if splits else ())
 
 
