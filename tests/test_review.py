@@ -22,7 +22,7 @@ from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView, TrialRecord
 from optimizer.report import report_html
 from optimizer.review.finalists import differences, finalists
-from optimizer.review.wishes import reworded
+from optimizer.review.wishes import reworded, suggestions
 from optimizer.run import run
 from optimizer.study.job import open_job
 from optimizer.study.observe import Observer
@@ -266,7 +266,13 @@ def _refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ConfigError, match="--like"):
         suggested(folder, like="first")()
     suggested(folder, "Which team packs this box?")()
-    assert "has been tried" in capsys.readouterr().out
+    assert "has been tried, in trial 1 (complete); not added" in capsys.readouterr().out
+    wishes = suggestions(open_saved(folder / "runs", "fruit").journal)
+    suggested(folder, "Name the packers.")()
+    assert "added: " in capsys.readouterr().out
+    suggested(folder, "Name the packers.")()
+    assert "was suggested before and waits for its trial; not added" in capsys.readouterr().out
+    assert len(suggestions(open_saved(folder / "runs", "fruit").journal)) == len(wishes) + 1
 
 
 @pytest.mark.slow

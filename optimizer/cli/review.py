@@ -38,7 +38,7 @@ def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor
     refuse_finished(view)
     base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
     candidate = _reworded(saved, base, words, predictor)
-    _say_suggested(name, is_new=suggest(saved.journal, view, candidate), state=view.state)
+    _say_suggested(suggest(saved.journal, view, candidate), view)
     return 0
 
 
@@ -102,8 +102,7 @@ def _edit(
     new = text_of(text) if text is not None else edit(old)
     if new is None or new.strip() == old.strip():
         raise ConfigError("--edit: nothing was changed")
-    is_new = suggest(saved.journal, view, _reworded(saved, finalist.candidate, new, predictor))
-    _say_suggested(view.name, is_new=is_new, state=view.state)
+    _say_suggested(suggest(saved.journal, view, _reworded(saved, finalist.candidate, new, predictor)), view)
 
 
 def _reworded(saved: SavedStudy, base: Candidate, text: str, predictor: str | None) -> Candidate:
@@ -112,13 +111,13 @@ def _reworded(saved: SavedStudy, base: Candidate, text: str, predictor: str | No
     return reworded(base, without_input_marks(text, spec) if spec else text, predictor)
 
 
-def _say_suggested(name: str, *, is_new: bool, state: str) -> None:
-    if not is_new:
-        console().print(f"this very prompt has been tried; see: {command_name()} show {name}", highlight=False)
+def _say_suggested(refused: str, view: StudyView) -> None:
+    if refused:
+        console().print(f"{refused}; see: {command_name()} show {view.name}", highlight=False)
         return
     when = (
         "the running study takes it up next, if there is time and budget left for it"
-        if state == "running"
+        if view.state == "running"
         else "it is raced next when the study is run again, if its budget allows"
     )
     console().print(f"added: {when}", highlight=False)

@@ -21,26 +21,29 @@ from optimizer.propose.wording import placeholders
 from optimizer.records import StudyView
 from optimizer.storage.database import storage_errors, study_table, wish_table
 from optimizer.storage.journal import Journal
-from optimizer.words import STOP_WORDS
+from optimizer.words import STOP_WORDS, trial_word
 
 MAX_CHARS = 100_000
 SEARCH_OVER = "search_over"  # in the study's record: why the search ended; empty while it goes on
 TESTED = "tested"  # in the study's record: the candidate whose final test has begun
 
 
-def suggest(journal: Journal, view: StudyView, candidate: Candidate) -> bool:
-    """Ask a study to race a candidate next; False if it has raced this very one.
+def suggest(journal: Journal, view: StudyView, candidate: Candidate) -> str:
+    """Ask a study to race a candidate next; return why this is not done, empty when it is.
 
     Raises:
         StudyError: the study is finished or its search is over, or the prompt lost a placeholder of the seed.
     """
     refuse_finished(view)
     _refuse_wrong_placeholders(view, candidate)
-    if any(trial.candidate == candidate for trial in view.trials):
-        return False
+    tried = view.trial_of(candidate)
+    if tried is not None:
+        return f"this very prompt has been tried, in trial {tried.number + 1} ({trial_word(tried.state)}); not added"
+    if any(each.id == candidate.id for _, each in suggestions(journal)):
+        return "this very prompt was suggested before and waits for its trial; not added"
     journal.put_candidate(candidate)
     _add(journal, "suggest", candidate.id)
-    return True
+    return ""
 
 
 def veto(journal: Journal, view: StudyView, candidate: Candidate) -> bool:
