@@ -77,7 +77,8 @@ def study(folder: Path, observer: Observer | None = None) -> None:
 def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """`run --detach` returns at once, `status` tells what goes on, `stop` ends it within its time, `run` goes on."""
+    """`run --detach` returns at once, `status` tells what goes on, `stop` ends it within its time, `run` goes on.
+    Of a finished study it shows what came of it and starts nothing."""
     gate = Gate(30)
     with FakeServer(gate) as server:
         write(folder, small(server.url))
@@ -114,6 +115,10 @@ def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(
         assert "study fruit is not running: paused" in capsys.readouterr().out
         gate.is_open.set()
         study(folder)
+        said = optimizer(folder, "run", "study.yaml", "--detach")
+        assert "is finished: nothing was asked" in said
+        assert "Verdict" in said
+        assert "in the background" not in said
     show_status("fruit", folder / "runs")
     assert "finished" in capsys.readouterr().out
 

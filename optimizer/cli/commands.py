@@ -175,6 +175,17 @@ def run_study(
     return 0
 
 
+def is_study_finished(config_path: Path, overrides: Sequence[str], runs_dir: Path, *, fork: str | None) -> bool:
+    """Whether the study that a run would continue has its verdict, so that there is nothing to do in the background."""
+    from optimizer.study.saved import open_saved
+
+    name = fork or load_config(config_path, overrides).name
+    try:
+        return open_saved(runs_dir, name).view().state == "finished"
+    except StudyError:
+        return False  # it has not begun
+
+
 def _fork_source(name: str, fork: str, runs_dir: Path) -> SavedStudy:
     from optimizer.study.saved import open_saved
 

@@ -107,9 +107,13 @@ def run(
     from optimizer.cli import commands
     from optimizer.unattended import background
 
-    in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
-    run_it = background.run_detached if detach else in_front
-    guard(debug, lambda: run_it(config, overrides, runs_dir, fork=fork, warm_start=warm_start, n_workers=workers))
+    def run_it() -> int:
+        goes_on = detach and not commands.is_study_finished(config, overrides, runs_dir, fork=fork)
+        in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
+        chosen = background.run_detached if goes_on else in_front
+        return chosen(config, overrides, runs_dir, fork=fork, warm_start=warm_start, n_workers=workers)
+
+    guard(debug, run_it)
 
 
 @app.command()
