@@ -29,14 +29,10 @@ def init_study(wishes: Wishes, ask: Ask | None, *, is_forced: bool) -> int:
     try:
         written = dialogue.run(is_forced=is_forced)
     except (click.Abort, KeyboardInterrupt):
-        console(is_error=True).print(
+        raise ConfigError(
             f"init: stopped before the last answer, nothing was written; go on with `{_again(dialogue, is_forced)}`, "
-            "or add --yes to take every proposal",
-            highlight=False,
-            markup=False,
-            soft_wrap=True,
-        )
-        return 130
+            "or add --yes to take every proposal"
+        ) from None
     except UserError as error:
         if not dialogue.has_answers:
             raise
