@@ -436,6 +436,11 @@ def test_an_export_calls_the_server_of_its_study_and_no_other() -> None:
     assert "api.openai.com" not in file
     suite = yaml.safe_load(export(view, program_of("label"), "promptfoo", rows=rows_of("label")))
     assert suite["providers"][0]["config"]["apiBaseUrl"] == "http://127.0.0.1:8377/v1"
+    config["lm"]["task"]["api_base"] = "http://10.1.2.3:8000/v1"  # where that is, is nobody's business
+    view = replace(view, config=config)
+    assert "api.openai.com" not in export(view, program_of("label"), "python")
+    suite = yaml.safe_load(export(view, program_of("label"), "promptfoo", rows=rows_of("label")))
+    assert suite["providers"][0]["config"]["apiBaseUrl"] == "https://name-your-server.invalid/v1"
     own = yaml.safe_load(exported("label", candidate_of("label", "plain"), "promptfoo"))
     assert own["providers"][0]["config"]["apiBaseUrl"].startswith("http://127.0.0.1:")
 

@@ -15,6 +15,7 @@ from typing import Any, cast
 from optimizer.candidate import Candidate, Example, Fields, JsonValue, Part
 from optimizer.export.template import Template, open_template
 from optimizer.lm.grammar import gbnf, only_json
+from optimizer.privacy.local import is_here
 from optimizer.prompts.adapter import spec_of_signature
 from optimizer.prompts.formats import FORMATS
 from optimizer.prompts.program import Program, TaskProgram
@@ -102,9 +103,14 @@ def is_local(view: StudyView) -> bool:
 
 
 def server_of(view: StudyView) -> str:
-    """Address of the OpenAI-compatible server that has the task model; empty where none is known."""
+    """Address of the OpenAI-compatible server that has the task model; empty where none may be told.
+
+    That of another machine tells of the network that it is in: whoever sends the prompt there names it.
+    """
     task = task_model(view)
-    return str(task.get("api_base") or (OPENAI if str(task["model"]).startswith("openai/") else ""))
+    if address := str(task.get("api_base") or ""):
+        return address if is_here(address) and not is_local(view) else ""
+    return OPENAI if str(task["model"]).startswith("openai/") else ""
 
 
 def _guide(subject: Subject) -> Fields:

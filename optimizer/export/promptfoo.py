@@ -30,6 +30,7 @@ from optimizer.export.template import Slot, written
 from optimizer.prompts.spec import FieldSpec, as_text
 
 LLAMA_SERVER = "http://127.0.0.1:8080/v1"  # where llama.cpp's server listens, if it is told nothing else
+NO_SERVER = "https://name-your-server.invalid/v1"  # a name that exists nowhere, RFC 2606
 _MARKS = re.compile(r"\{[{%#]|[}%#]\}")
 _NUMBERS = r"(output.replace(/,(?=\d{3})/g, '').match(/-?\d+(\.\d+)?/g) || ['x'])"
 _EXACT = ("accuracy", "macro_f1", "exact_match")
@@ -77,6 +78,8 @@ def _provider(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]
     stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
     extra: dict[str, JsonValue] = {"passthrough": dict(prompt.guide)} if prompt.guide else {}
     server = LLAMA_SERVER if is_local(subject.view) else server_of(subject.view)
+    if not server and kind == "openai:chat":  # promptfoo would send the rows to OpenAI
+        server = NO_SERVER
     place: dict[str, JsonValue] = {"apiBaseUrl": server} if server not in ("", OPENAI) else {}
     settings: dict[str, JsonValue] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens}
     label = {"label": f"{name}, behind a llama.cpp server: apiBaseUrl says where"} if is_local(subject.view) else {}
