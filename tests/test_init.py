@@ -568,7 +568,11 @@ def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
             "kein_einverstaendnis,Einwilligung nicht erteilt,consent missing,Widerspruch,opt_out,optout",
         ),
         ("opt-out", "opt-out,optOut,no_demos,withheld,private"),
-        ("open", "consent_not_withdrawn,kein Widerspruch,consent given/refused,not withheld"),
+        ("open", "consent_not_withdrawn,kein Widerspruch,consent given/refused,not withheld,do_not_share"),
+        ("open", "ne consent pas,Einwilligung ungültig,consent_invalid,consent_pending,einwilligungsfähig"),
+        ("open", "consent_to_surgery,informed_consent_for_anaesthesia,Narkose-Einwilligung"),
+        ("opt-out", "refus,refus du patient,Opposition,s'oppose,refused,declined,withdrawn"),
+        ("consent", "consent_to_research,Einwilligung Datenschutz,consentement du patient,patient_consent_given"),
         ("", "note,adopt outcome,permissions,content,Versand"),
     ],
 )

@@ -22,10 +22,29 @@ CONSENT = re.compile(
     r"consent|einwillig|einverst|zustimm|toestemming|consenso|\b(?:agreed|permission|permitted)\b|\bmay ?show\b"
     r"|\bopt(?:s|ed)? ?in\b"
 )
+CONSENT_WORD = re.compile(
+    r"consent(?:s|ed|ement|imiento)?|consenso|toestemming|agreed|permission|permitted|may|show|opt(?:s|ed)?|in"
+    r"|(?:patienten|datenschutz)?(?:einwilligung|einverst(?:ä|ae)ndnis|zustimmung)(?:s?erkl(?:ä|ae)rung)?"
+    r"|eingewilligt|einverstanden|zugestimmt"
+)
+HARMLESS = _set(  # beside a word of consent: not what for, and not whether it holds
+    "a an the of to for from by with is was be has have been on my i we your as column flag field status state form "
+    "value answer reply text patient patients patientin patienten subject subjects user users customer customers "
+    "person client clients kunde kunden data datum daten données date research study studie forschung training share "
+    "shared sharing shown display use used usage publish publication publishing example examples beispiel beispiele "
+    "demo demos gdpr dsgvo privacy datenschutz informed written signed given granted accepted obtained received "
+    "gegeben erteilt liegt vor vorhanden der die das des dem den von zur zum für fuer ist zu mit du de la le les au "
+    "aux et del al para il per het yes y ja oui si ok"
+)
 OPT_OUT = re.compile(
     r"\bopt(?:s|ed|ing)? ?outs?\b|\bopted\b(?! in\b)|\bno ?demos?\b|\bwithh[eo]ld\b|widerspr[uoa]ch\w*|widerruf\w*"
 )
-PERHAPS_OPT_OUT = re.compile(r"\b(?:confidential|sensitive|private|hidden|secret)\b")
+PERHAPS_OPT_OUT = re.compile(
+    r"\b(?:confidential|sensitive|private|hidden|secret)\b|\bdo not (?:share|show|use|publish)\b"
+    r"|^(?:s )?(?:refus(?:e|ed|al|als)?|refusé|oppos(?:ed?|ition)|objections?|object(?:s|ed)|declined?|withdrawn?"
+    r"|dissent(?:s|ed)?|ablehnung|abgelehnt|verweigert|verweigerung)"
+    r"(?: (?:du|de|des|of|the|by|von|patient|patiente|patients|user|client))*$"
+)
 REFUSAL = re.compile(
     r"withdr[ae]w|refus|revo[ck]|declin|den(?:y|ied)\b|reject|rescind|objecti|object(?:s|ed)\b|cancel|expired"
     r"|verweiger|ab(?:ge)?lehn|entzogen|zur(?:ü|ue)ckgezogen|zur(?:ü|ue)cknahme|erloschen|retir[eé]|rechaz|rifiut|geweiger"

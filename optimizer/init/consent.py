@@ -17,7 +17,9 @@ from optimizer.data.splits import normalise
 from optimizer.errors import ConfigError
 from optimizer.init.column_words import (
     CONSENT,
+    CONSENT_WORD,
     GIVEN,
+    HARMLESS,
     IGNORED_NAMES,
     NEGATION,
     OPT_OUT,
@@ -40,7 +42,15 @@ def meaning_of(name: str) -> Meaning:
     is_refused = is_refused and is_consent
     if (is_negated and (is_opt_out or is_refused)) or (is_refused and GIVEN.search(rest)):
         return "open"
-    return "opt-out" if is_opt_out or is_refused or is_negated else "consent"
+    if is_opt_out or is_refused or is_negated:
+        return "opt-out"
+    has_other = any(not CONSENT_WORD.fullmatch(word) and word not in HARMLESS for word in rest.split())
+    return "open" if has_other else "consent"  # to what, or whether it holds, is not for us to guess
+
+
+def columns_on_showing(rows: Sequence[Fields], used: Sequence[str], *, is_strict: bool) -> tuple[list[str], list[str]]:
+    """Return the columns of refusal and those of consent. Raises as `opt_out_columns`."""
+    return opt_out_columns(rows, used, is_strict=is_strict), consent_columns(rows, used)
 
 
 def consent_columns(rows: Sequence[Fields], used: Sequence[str]) -> list[str]:
@@ -48,16 +58,16 @@ def consent_columns(rows: Sequence[Fields], used: Sequence[str]) -> list[str]:
     return _likeliest(rows, _named(rows, used, "consent"))
 
 
-def opt_out_columns(rows: Sequence[Fields], used: Sequence[str]) -> list[str]:
+def opt_out_columns(rows: Sequence[Fields], used: Sequence[str], *, is_strict: bool) -> list[str]:
     """Return the columns that say which rows must not be shown.
 
     Raises:
-        ConfigError: the name of one leaves open what a yes there means.
+        ConfigError: somebody cares (`is_strict`), and the name of one leaves open what a yes there means.
     """
-    if unsure := _named(rows, used, "open"):
+    if is_strict and (unsure := _named(rows, used, "open")):
         raise ConfigError(
             f"init: the name of column {unsure[0]!r} leaves open whether rows with a yes there may be shown; rename it "
-            "to 'consent' or 'no consent'"
+            "to 'consent' or 'no consent', or to something else if it is about something else"
         )
     return _likeliest(rows, _named(rows, used, "opt-out"))
 

@@ -20,7 +20,7 @@ from optimizer.data.rows import SUFFIXES
 from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, UserError
 from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
-from optimizer.init.consent import consent_columns, opt_out_columns, refuse_none, refuse_several
+from optimizer.init.consent import columns_on_showing, refuse_none, refuse_several
 from optimizer.init.even_split import lacking, most_even_seed
 from optimizer.init.naming import named, relative, study_name
 from optimizer.init.rows import (
@@ -237,7 +237,7 @@ class Dialogue:
 
     def _held_by(self, rows: Sequence[Fields], used: Sequence[str]) -> tuple[str, str]:
         """The columns of refusal and of consent; the latter is obeyed if somebody says so or rows are private."""
-        opt_out, consent = opt_out_columns(rows, used), consent_columns(rows, used)
+        opt_out, consent = columns_on_showing(rows, used, is_strict=self.wishes.minds_consent)
         if self.wishes.uses_consent:
             refuse_none([*opt_out, *consent], rows, used)
         if consent and self.wishes.uses_consent is None:

@@ -33,6 +33,11 @@ class Wishes:
     is_private: bool | None = None
     uses_consent: bool | None = None
 
+    @property
+    def minds_consent(self) -> bool:
+        """Whether what may be shown must not be guessed."""
+        return bool(self.is_private if self.uses_consent is None else self.uses_consent)
+
     def as_flags(self) -> str:
         """The command line that says the same, to go on from after a break."""
         flags = [
