@@ -200,7 +200,7 @@ class Search(Model):
         True, description="Stop scoring a candidate that will hardly win; `false` scores each one on all of dev."
     )
     block: int = Field(
-        5, ge=2, description="Dev examples scored between two race decisions; default with `mode: batch`: 10."
+        5, ge=2, description="Dev examples between two race decisions, more in long races; default with batches: 10."
     )
     in_flight: int = Field(
         1,

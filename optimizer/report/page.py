@@ -183,13 +183,11 @@ def headline(view: StudyView) -> str:
     if verdict is None:
         return f"The study is {view.state}; there is no verdict yet."
     scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} on {verdict.n} examples"
-    whose, what = worst_of(view), "score"
-    if not whose:
-        what = scored_by(view) or what
-    else:
+    if whose := worst_of(view):
         scores = (
             f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)} in the {whose} of {verdict.n} examples"
         )
+    what = "score" if whose else scored_by(view) or "score"
     never = "" if of_test(view) else " that the search never saw"
     interval = f"between {points(verdict.low)} and {points(verdict.high)} points"
     if verdict.decision == "promote":

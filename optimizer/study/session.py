@@ -56,8 +56,8 @@ class Session:
         self.job, self.observer, self.splits = job, observer, job.splits
         self._lock, self._deepening = threading.RLock(), threading.Lock()
         self.is_stopping, self.is_restored, self.budget_note = False, False, cast("BudgetExhausted | None", None)
-        self._began_at, self.n_plain = time.monotonic(), 0
-        self._opened_at = self._began_at
+        self._began_at = self._opened_at = time.monotonic()
+        self.n_plain = 0  # trials that did without the proposer
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer

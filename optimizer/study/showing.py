@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from optimizer.candidate import Candidate, Example
@@ -20,18 +20,19 @@ from optimizer.track.projection import shown_uri, without_rows
 
 def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
     """Return what the report of a saved study is made of."""
-    rows = saved.rows() if needs_rows else {}
-    said = vetoes(saved.journal)
-    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, vetoed=said)
+    return _material(saved, saved.rows() if needs_rows else {})
 
 
 def report_material(saved: SavedStudy) -> Material:
     """Return the same for a file: it may be sent on, so it obeys what the study says of its rows."""
     splits = saved.splits()
     rows = {row.id: row for split in splits.by_name().values() for row in split} if splits else {}
+    return as_file(_material(saved, rows), saved.config, splits.withheld if splits else ())
+
+
+def _material(saved: SavedStudy, rows: Mapping[str, Example]) -> Material:
     said = vetoes(saved.journal)
-    material = Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, vetoed=said)
-    return as_file(material, saved.config, splits.withheld if splits else ())
+    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, vetoed=said)
 
 
 def as_file(material: Material, config: Config, withheld: Collection[str]) -> Material:
