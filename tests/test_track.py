@@ -369,6 +369,33 @@ def test_the_parent_run_tells_the_outcome(shown: Projection) -> None:
     ]  # fmt: skip
 
 
+def test_a_finalists_run_has_the_rows_after_its_race_too(projection: Projection) -> None:
+    """Once the study is finished, name, score and outcomes are those of every other table; the race is still there."""
+    view = make_view()
+    every = outcomes([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
+    rebuild(replace(view, state="running", verdict=None), projection)
+    later = {"dev_scores": {REWRITTEN.id: (3 / 8, 8)}, "dev_outcomes": {REWRITTEN.id: every}}
+    rebuild(replace(view, **later), projection)
+    run = runs_of(projection)["03 rewrite 0.38 pruned"]
+    steps = client_of(projection).get_metric_history(run.info.run_id, "score")
+
+    assert [(point.step, point.value) for point in steps] == [(5, 0.2), (8, 0.375)]
+    assert run.data.metrics["n_scored"] == 8
+    assert len(json.loads(artifact(run, "outcomes.json"))) == 8
+    first = snapshot(projection)
+    rebuild(replace(view, **later), projection)
+    assert snapshot(projection) == first
+
+
+def test_the_interval_of_graded_scores_is_no_interval_of_shares() -> None:
+    """Scores that are all alike near the middle leave little doubt, where answers right or wrong leave much."""
+    graded = trial(0, "seed", state="complete", candidate=SEED, outcomes=outcomes([0.5, 0.6] * 10))
+    (_, points), *_ = study_points(replace(make_view(), trials=(graded,)))
+    chart = {point.key: point.value for point in points}
+
+    assert 0.5 < chart["best_dev_low"] < 0.55 < chart["best_dev_high"] < 0.6
+
+
 def test_charts_run_over_trials_and_over_calls() -> None:
     """Best so far never falls, calls add up, and a trial without calls has no point on the axis of calls."""
     charts = {number: {point.key: point for point in points} for number, points in study_points(make_view())}

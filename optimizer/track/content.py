@@ -91,13 +91,14 @@ class Lineage:
 
 def trial_content(view: StudyView, trial: TrialRecord, projection: Projection, lineage: Lineage) -> RunContent:
     """Return the run of one trial. Outcomes appear as example ids and values, never as row texts."""
+    later = view.dev_rows(trial)
     return RunContent(
-        name=trial_name(trial, width=number_width(view)),
+        name=trial_name(trial, view.dev_score(trial)[0], width=number_width(view)),
         status=TRIAL_STATUS[trial.state],
         tags=_trial_tags(view, trial, projection, lineage),
         params={f"recipe.{key}": str(value) for key, value in asdict(trial.recipe).items() if value != ""},
-        points=trial_points(trial, block=setting(view, "search", "block", default=10)),
-        files=_trial_files(trial, projection, lineage),
+        points=trial_points(trial, block=setting(view, "search", "block", default=10), later=later),
+        files=_trial_files(trial, later, projection, lineage),
     )
 
 
@@ -144,14 +145,14 @@ def _reason(trial: TrialRecord, projection: Projection) -> str:
     return "an error; `optimizer show` says which" if is_hidden else trial.reason
 
 
-def trial_name(trial: TrialRecord, *, width: int = 2) -> str:
+def trial_name(trial: TrialRecord, score: float | None, *, width: int = 2) -> str:
     """Return a name that makes the list of runs readable by itself: `07 demos 0.71`, `08 rewrite rejected`.
 
     Numbers count from 1, as everywhere that people see them.
     """
     words = [f"{trial.number + 1:0{width}d}", trial.recipe.operator]
-    if trial.score is not None and trial.state in ("complete", "pruned"):
-        words.append(f"{trial.score:.2f}")
+    if score is not None and trial.state in ("complete", "pruned"):
+        words.append(f"{score:.2f}")
     if trial.state != "complete":
         words.append(trial.state)
     return " ".join(words)
@@ -235,10 +236,12 @@ def _shown(trial: TrialRecord, projection: Projection) -> Candidate | None:
     return None if projection.hides_rows and trial.state == "rejected" else trial.candidate
 
 
-def _trial_files(trial: TrialRecord, projection: Projection, lineage: Lineage) -> dict[str, str]:
+def _trial_files(
+    trial: TrialRecord, outcomes: Sequence[Outcome], projection: Projection, lineage: Lineage
+) -> dict[str, str]:
     files: dict[str, str] = {}
-    if trial.outcomes:
-        rows = [{"example_id": row.example_id, "kind": row.kind, "value": row.value} for row in trial.outcomes]
+    if outcomes:
+        rows = [{"example_id": row.example_id, "kind": row.kind, "value": row.value} for row in outcomes]
         files["outcomes.json"] = pretty_json(rows)
     if (candidate := _shown(trial, projection)) is None:
         return files

@@ -265,7 +265,7 @@ class MlflowView:
             files["test_flips.json"] = content.flips_table(test.seed_outcomes, test.winner_outcomes, rows)
         seed, best = view.trial_of(view.seed), view.trial_of(view.best)
         if seed is not None and best is not None:
-            files["dev_flips.json"] = content.flips_table(seed.outcomes, best.outcomes, rows)
+            files["dev_flips.json"] = content.flips_table(view.dev_rows(seed), view.dev_rows(best), rows)
         return files
 
     def _register(self, view: StudyView) -> dict[str, str]:

@@ -6,8 +6,10 @@ import math
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from optimizer.records import StudyView, TrialRecord
-from optimizer.stats import wilson
+import numpy as np
+
+from optimizer.records import Outcome, StudyView, TrialRecord
+from optimizer.stats import interval_of_mean
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,30 +22,39 @@ class Point:
     offset_ms: int = 0
 
 
-def trial_points(trial: TrialRecord, *, block: int) -> tuple[Point, ...]:
+def trial_points(trial: TrialRecord, *, block: int, later: Sequence[Outcome] = ()) -> tuple[Point, ...]:
     """Return the running score after each block and the totals.
 
     The step is the number of rows scored so far. A finalist that is scored on more rows later therefore adds
     points and rewrites none.
+
+    Args:
+        later: all outcomes of the trial's prompt on dev, where these are more than those of its race.
     """
-    steps: dict[int, float] = {}
-    values: list[float] = []
-    for index, outcome in enumerate(trial.outcomes, start=1):
-        if outcome.value is not None:
-            values.append(outcome.value)
-        if values and (index % block == 0 or index == len(trial.outcomes)):
-            steps[len(values)] = sum(values) / len(values)
-    last = {
-        "n_scored": len(values),
+    steps = _running_scores(trial.outcomes, block=block) | _running_scores(later, block=block)
+    totals = {
         "difference": trial.difference,
         "calls": trial.task_calls + trial.proposer_calls,
         "tokens": trial.tokens,
         "cost_usd": trial.cost_usd,
         "duration_s": trial.duration_s,
     }
-    points = [Point(key="score", value=score, step=step, offset_ms=step) for step, score in steps.items()]
-    points += [_point(key, value, len(values)) for key, value in last.items() if value is not None]
+    points = [Point(key="score", value=score, step=step, offset_ms=step) for step, score in sorted(steps.items())]
+    points += [_point(key, value, trial.n_scored) for key, value in _some(totals)]
+    points += [_point("n_scored", n, n) for n in sorted({trial.n_scored, max(steps, default=0)})]
     return finite(points)
+
+
+def _running_scores(outcomes: Sequence[Outcome], *, block: int) -> dict[int, float]:
+    """Return the mean value by the number of rows that have one, after each block of rows and at the end."""
+    steps: dict[int, float] = {}
+    values: list[float] = []
+    for index, outcome in enumerate(outcomes, start=1):
+        if outcome.value is not None:
+            values.append(outcome.value)
+        if values and (index % block == 0 or index == len(outcomes)):
+            steps[len(values)] = sum(values) / len(values)
+    return steps
 
 
 def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[tuple[int, tuple[Point, ...]]]:
@@ -52,7 +63,7 @@ def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[
     Stops at the first trial that still runs: what came before it may not change any more, what follows may.
     `over_calls/` repeats the charts with calls instead of trials on the axis.
     """
-    best: TrialRecord | None = None
+    incumbent: Mapping[str, float] = {}
     best_score = -math.inf
     calls, began_s = 0, start_s(view)
     cost_usd: float | None = 0.0
@@ -64,10 +75,10 @@ def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[
         calls += trial.task_calls + trial.proposer_calls
         cost_usd = None if cost_usd is None or trial.cost_usd is None else cost_usd + trial.cost_usd
         if trial.state == "complete" and (score := trial.score) is not None and score > best_score:
-            best, best_score = trial, score
+            incumbent, best_score = _incumbent(trial), score
         if trial.number in without:
             continue
-        known = {**_incumbent(best), "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
+        known = {**incumbent, "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
         end_ms = max(0, round((trial.started_s + trial.duration_s - began_s) * 1000))
         over_calls = known if trial.task_calls + trial.proposer_calls else {}  # a free trial would share its step
         yield (
@@ -83,13 +94,11 @@ def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[
         )
 
 
-def _incumbent(best: TrialRecord | None) -> dict[str, float | None]:
+def _incumbent(best: TrialRecord) -> dict[str, float]:
     """Return the best complete score with its own 95% interval; it is not corrected for having been chosen."""
-    if best is None or (score := best.score) is None:
-        return {}
-    n = sum(outcome.value is not None for outcome in best.outcomes)
-    low, high = wilson(score * n, n, 0.95)
-    return {"best_dev": score, "best_dev_low": low, "best_dev_high": high}
+    values = np.array([value for outcome in best.outcomes if (value := outcome.value) is not None])
+    low, high = interval_of_mean(values, confidence=0.95, rng=np.random.default_rng(best.number))
+    return {"best_dev": float(values.mean()), "best_dev_low": low, "best_dev_high": high}
 
 
 def final_points(view: StudyView) -> tuple[Point, ...]:
