@@ -259,6 +259,10 @@ def _refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
         suggested(folder, "  ")()
     with pytest.raises(StudyError, match=r"new placeholder \{shop\}"):
         suggested(folder, "Which team at {shop}?")()
+    with pytest.raises(StudyError, match="the prompt copies text of a held-out row; the study would not score it"):
+        suggested(folder, _every_note(folder))()
+    with pytest.raises(StudyError, match="too long: 21000 characters, at most 12000"):
+        suggested(folder, "Which team?" + "." * 20989)()
     with pytest.raises(ConfigError, match="nothing was changed"):
         _review(folder, edited=1)
     with pytest.raises(ConfigError, match="--text: goes with --edit"):
@@ -273,6 +277,12 @@ def _refusals(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     suggested(folder, "Name the packers.")()
     assert "was suggested before and waits for its trial; not added" in capsys.readouterr().out
     assert len(suggestions(open_saved(folder / "runs", "fruit").journal)) == len(wishes) + 1
+
+
+def _every_note(folder: Path) -> str:
+    """A prompt that quotes the inputs, some of which are dev rows."""
+    notes = [json.loads(line)["note"] for line in (folder / "rows.jsonl").read_text().splitlines()]
+    return "Which team? For example: " + " ".join(notes)
 
 
 @pytest.mark.slow

@@ -21,6 +21,7 @@ from optimizer.prompts.marks import without_input_marks
 from optimizer.prompts.render import render
 from optimizer.proof.aim import worst_of
 from optimizer.proof.slices import group_rows
+from optimizer.propose.gate import HeldOut, leaking, too_long
 from optimizer.records import StudyView
 from optimizer.review.finalists import Difference, Finalist, by_worst_group, differences, finalists
 from optimizer.review.wishes import refuse_finished, reworded, suggest, veto, vetoes
@@ -37,8 +38,7 @@ def suggest_prompt(name: str, text: str, runs_dir: Path, *, like: str, predictor
     view = saved.view()
     refuse_finished(view)
     base = view.seed if like == "seed" else view.best if like == "best" else _finalist(saved, _number(like)).candidate
-    candidate = _reworded(saved, base, words, predictor)
-    _say_suggested(suggest(saved.journal, view, candidate), view)
+    _suggest(saved, view, _reworded(saved, base, words, predictor))
     return 0
 
 
@@ -102,7 +102,7 @@ def _edit(
     new = text_of(text) if text is not None else edit(old)
     if new is None or new.strip() == old.strip():
         raise ConfigError("--edit: nothing was changed")
-    _say_suggested(suggest(saved.journal, view, _reworded(saved, finalist.candidate, new, predictor)), view)
+    _suggest(saved, view, _reworded(saved, finalist.candidate, new, predictor))
 
 
 def _reworded(saved: SavedStudy, base: Candidate, text: str, predictor: str | None) -> Candidate:
@@ -111,8 +111,11 @@ def _reworded(saved: SavedStudy, base: Candidate, text: str, predictor: str | No
     return reworded(base, without_input_marks(text, spec) if spec else text, predictor)
 
 
-def _say_suggested(refused: str, view: StudyView) -> None:
-    if refused:
+def _suggest(saved: SavedStudy, view: StudyView, candidate: Candidate) -> None:
+    """Pass a prompt on, unless the study would refuse it unseen."""
+    if reason := too_long(candidate, saved.config.search.max_prompt_chars) or _leak(saved, view, candidate):
+        raise StudyError(f"{reason}; the study would not score it, so it was not added")
+    if refused := suggest(saved.journal, view, candidate):
         console().print(f"{refused}; see: {command_name()} show {view.name}", highlight=False)
         return
     when = (
@@ -121,6 +124,16 @@ def _say_suggested(refused: str, view: StudyView) -> None:
         else "it is raced next when the study is run again, if its budget allows"
     )
     console().print(f"added: {when}", highlight=False)
+
+
+def _leak(saved: SavedStudy, view: StudyView, candidate: Candidate) -> str | None:
+    """Say which rows the words of a prompt show and must not; None, too, where the data can no longer be read."""
+    if (splits := saved.splits()) is None:
+        return None
+    known = [saved.config.task.goal, *(part.instructions for part in view.seed.parts)]
+    hides_rows = saved.config.tracking.rows == "ids"
+    held_out = HeldOut.of([*splits.dev, *splits.test], train=splits.train, known=known, hides_rows=hides_rows)
+    return leaking(candidate, held_out)
 
 
 def _finalist(saved: SavedStudy, number: int) -> Finalist:

@@ -109,11 +109,11 @@ def check(
     part = candidate.part(predictor)
     return (
         _misshapen(candidate, parent, predictor)
-        or _too_long(candidate, max_chars)
+        or too_long(candidate, max_chars)
         or _flawed(part, parent)
         or _wrong_placeholders(part, seed_placeholders)
         or _foreign_demos(candidate, train_ids)
-        or _leaking(candidate, heldout)
+        or leaking(candidate, heldout)
         or _known(candidate, memory)
     )
 
@@ -161,7 +161,8 @@ def _misshapen(candidate: Candidate, parent: Candidate | None, predictor: str) -
     return None
 
 
-def _too_long(candidate: Candidate, max_chars: int) -> str | None:
+def too_long(candidate: Candidate, max_chars: int) -> str | None:
+    """Say that a part is longer than allowed without its input, or return None."""
     for part in candidate.parts:
         if (n_chars := prompt_chars(part)) > max_chars:
             return f"the prompt is too long: {n_chars} characters, at most {max_chars} are allowed"
@@ -193,7 +194,8 @@ def _foreign_demos(candidate: Candidate, train_ids: frozenset[str]) -> str | Non
     return None
 
 
-def _leaking(candidate: Candidate, heldout: HeldOut) -> str | None:
+def leaking(candidate: Candidate, heldout: HeldOut) -> str | None:
+    """Say that the words of a candidate show what they must not, or return None."""
     for part in candidate.parts:
         thoughts = (demo.reasoning for demo in part.demos if demo.reasoning)
         if any(heldout.is_copied_in(text) for text in (part.instructions, *thoughts)):
