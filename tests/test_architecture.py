@@ -20,6 +20,7 @@ PURE = (
     "search/race", "search/elite", "search/front", "search/patience", "review/finalists",
     "proof/shrinkage", "proof/verdict", "proof/slices", "proof/rules", "proof/insight", "proof/decay", "proof/ending",
     "proof/earlier", "proof/aim", "proof/labels", "data/balance", "init/column_words", "init/consent",
+    "init/consent_names",
 )  # fmt: skip
 RUNS_CODE = {"pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 HEAVY = {"dspy", "mlflow", "optuna", "datasets", "sqlalchemy", "xllamacpp", "litellm"}

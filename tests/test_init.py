@@ -558,27 +558,32 @@ def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("meaning", "names"),
     [
+        ("consent", "consent,Consent (yes/no),Einwilligung ja/nein,Einverständnis,opt-in,optedIn,may_show,zugestimmt"),
+        ("consent", "consentement du patient,patient_consent_given,consenso informato,con\u00adsent,同意"),
+        ("refusal", "no_consent,consent_withdrawn,consent_refused,consent revoked,Einwilligung widerrufen,noConsent"),
+        ("refusal", "kein_einverstaendnis,Einwilligung nicht erteilt,Widerspruch,opt_out,optout,optOut,Sperrvermerk"),
+        ("refusal", "no_demos,withheld,private,refus,refus du patient,Opposition,refused,declined,withdrawn,不同意"),
+        ("refusal", "do_not_share,Do not use,doNotShow,don't share"),
+        ("open", '"Consent (0=no, 1=yes)","Consent (0=yes, 1=no)",Consent (No/Yes),consent (yes/no/withdrawn)'),
+        ("open", "consent_or_not,consent_without_restriction,Consent for non-commercial use,consent_refusal_form"),
         (
-            "consent",
-            "consent,Consent (yes/no),Einwilligung ja/nein,Einverständnis,opt-in,optedIn,may_show",
+            "open",
+            "consent_not_withdrawn,kein Widerspruch,consent given/refused,not withheld,de_consented,non_opposition",
         ),
-        ("opt-out", "no_consent,consent_withdrawn,consent_refused,consent revoked,Einwilligung widerrufen,noConsent"),
+        ("open", "ne consent pas,Einwilligung ungültig,consent_invalid,consent_pending,consent missing,consent_v3"),
+        ("open", "consent_to_surgery,informed_consent_for_anaesthesia,Narkose-Einwilligung,consent_form_shown"),
         (
-            "opt-out",
-            "kein_einverstaendnis,Einwilligung nicht erteilt,consent missing,Widerspruch,opt_out,optout",
+            "open",
+            "opt_out_withdrawn,Widerspruch_zurückgezogen,optOutReversed,no_objection,may_not_be_shared,同意撤回日",
         ),
-        ("opt-out", "opt-out,optOut,no_demos,withheld,private"),
-        ("open", "consent_not_withdrawn,kein Widerspruch,consent given/refused,not withheld,do_not_share"),
-        ("open", "ne consent pas,Einwilligung ungültig,consent_invalid,consent_pending,einwilligungsfähig"),
-        ("open", "consent_to_surgery,informed_consent_for_anaesthesia,Narkose-Einwilligung"),
-        ("opt-out", "refus,refus du patient,Opposition,s'oppose,refused,declined,withdrawn"),
-        ("consent", "consent_to_research,Einwilligung Datenschutz,consentement du patient,patient_consent_given"),
-        ("", "note,adopt outcome,permissions,content,Versand"),
+        ("open", "withdrawal,patient_refused,has_objected,Auskunftssperre,Freigabe,can_share,permissions,autorisation"),
+        ("", "note,adopt outcome,content,Versand,sentiment,object_id,consensus_label,market,department"),
     ],
 )
-def test_a_name_says_what_a_yes_stands_for(meaning: str, names: str) -> None:
-    """A word of refusal or a negation turns consent round; two of them, or both sides, leave it open."""
-    assert {name: meaning_of(name) for name in names.split(",")} == dict.fromkeys(names.split(","), meaning)
+def test_only_a_plain_name_says_what_a_yes_stands_for(meaning: str, names: str) -> None:
+    """Legends, purposes, negations, dates: whatever stands beside a word of consent is for a person to say."""
+    (split,) = csv.reader([names])
+    assert {name: meaning_of(name) for name in split} == dict.fromkeys(split, meaning)
 
 
 def consent_rows(*words: str, name: str = "consent", **more: str) -> list[Fields]:
@@ -620,16 +625,26 @@ def test_a_column_of_refusal_holds_back_those_who_refused(
 @pytest.mark.parametrize(
     ("table", "wishes", "said"),
     [
-        (consent_rows("a", name="ward"), {"uses_consent": True}, r"--consent: no column is named .*\(of ward\)"),
-        (consent_rows("yes", "no", name="consent_not_withdrawn"), {}, "leaves open whether .* rename it to 'consent'"),
-        (consent_rows("yes", "no", withheld="no"), {}, "columns 'withheld' and 'consent' say .* join them in one"),
+        (consent_rows("a", name="ward"), {"consent": "ok"}, r"--consent: no column 'ok'; there are: text, team, ward"),
+        (
+            consent_rows("yes", "no", name="consent_not_withdrawn"),
+            {},
+            r"not plainly; say --consent COLUMN .* --no-cons",
+        ),
+        (consent_rows("yes", "no", withheld="no"), {}, "columns 'consent' and 'withheld' .* join them in one"),
+        (consent_rows("yes", withdrawn="2024-05-01"), {}, "columns 'consent' and 'withdrawn'"),
+        (consent_rows("yes", consent_status="withdrawn 2024"), {}, "columns 'consent' and 'consent_status'"),
+        (consent_rows("no", name="opt_out", opt_out_date="2024"), {}, "columns 'opt_out' and 'opt_out_date'"),
+        (consent_rows("yes", name="patient_refused"), {}, "column 'patient_refused' may say"),
+        (consent_rows("yes", name="consent_v3"), {"is_private": False}, "column 'consent_v3' may say"),
+        (consent_rows("yes"), {"consent": "consent", "shows_all": True}, "give one of them"),
         (consent_rows(""), {}, r"train is empty .*data\.demos_only"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(
     table: list[Fields], wishes: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    """No column, a name that may mean either, two columns, or nobody's consent: one line, and no file."""
+    """No such column, a name that is not plain, two columns, or nobody's consent: one line, and no file."""
     with pytest.raises(UserError, match=said):
         from_consent(tmp_path, table, **wishes)
     assert not (tmp_path / "mail.yaml").exists()
@@ -669,28 +684,40 @@ def from_notes(folder: Path, ask: Any = None, **wishes: Any) -> Written:
     ("wishes", "column"),
     [
         ({"is_private": True}, "consent"),
-        ({"is_private": True, "uses_consent": False}, None),
-        ({}, None),
-        ({"uses_consent": True}, "consent"),
+        ({"is_private": True, "shows_all": True}, None),
+        ({}, "consent"),
+        ({"consent": "consent"}, "consent"),
     ],
 )
-def test_a_column_of_consent_holds_rows_back(
-    wishes: dict[str, Any], column: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """With --private it is obeyed unless --no-consent says otherwise; else a line names it and the flag."""
+def test_a_column_of_consent_holds_rows_back(wishes: dict[str, Any], column: str | None, tmp_path: Path) -> None:
+    """One of a plain name is obeyed, another one by flag; --no-consent leaves it out."""
     assert load_config(from_notes(tmp_path, **wishes).path).data.demos_only == column
-    init_study(Wishes(data=str(tmp_path / "notes.jsonl"), config=tmp_path / "b.yaml", **wishes), None, is_forced=True)
-    said = " ".join(capsys.readouterr().out.split())
-    assert ("only rows with a yes in 'consent'" if column else "'consent' looks like consent; --consent shows") in said
+
+
+def test_what_holds_rows_back_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A line names the column and the way out; without one a private file is told that any row may be shown."""
+    said = []
+    for words in (consent_rows("yes", "no"), consent_rows("a", name="ward")):
+        from_consent(tmp_path, words)
+        given = Wishes(
+            data=str(tmp_path / "mail.jsonl"), config=tmp_path / "b.yaml", outputs=("team",), is_private=True
+        )
+        init_study(given, None, is_forced=True)
+        said.append(" ".join(capsys.readouterr().out.split()))
+    assert "only rows with a yes in 'consent' (data.demos_only; --no-consent leaves it out)" in said[0]
+    assert "no column of consent or refusal was found: every row may be shown" in said[1]
 
 
 def test_consent_is_asked_where_somebody_answers(tmp_path: Path) -> None:
-    """The proposal is the careful one; the command to go on from a break knows the answer."""
-    person = Person(Rows=["no"])
-    assert load_config(from_notes(tmp_path, person).path).data.demos_only is None
-    assert any(question.startswith("Rows shown as examples only with a yes in 'consent'") for question in person.asked)
-    assert load_config(from_notes(tmp_path, Person()).path).data.demos_only == "consent"
-    assert Wishes(uses_consent=False).as_flags().endswith("init --no-consent")
+    """A plain name is proposed, what is not plain has no proposal; the command to go on knows the answer."""
+    config = load_config(from_notes(tmp_path, Person()).path)
+    assert config.data.demos_only == "consent"
+    person = Person(Shown=["no such", "none"], Never=["consent"])
+    config = load_config(from_notes(tmp_path, person).path)
+    assert (config.data.demos_only, config.data.no_demos) == (None, "consent")
+    assert person.heard("no column 'no such'; there are: clinical note, comments, triage class, consent, none")
+    assert Wishes(shows_all=True).as_flags().endswith("init --no-consent")
+    assert Wishes(refusal="my no").as_flags().endswith("init --refusal 'my no'")
 
 
 def test_remarks_are_not_read_beside_a_text(tmp_path: Path) -> None:
@@ -707,7 +734,7 @@ def test_remarks_are_not_read_beside_a_text(tmp_path: Path) -> None:
 
 def test_a_class_that_no_seed_brings_into_train_is_explained(tmp_path: Path) -> None:
     """Six rows of one text share a split: the file says why train may have none, and what helps."""
-    draft, splits = (found := from_notes(tmp_path)).draft, found.splits
+    draft, splits = (found := from_notes(tmp_path, shows_all=True)).draft, found.splits
     counts = splits.report.class_counts
     lacks = [note for note in draft.split_notes if "'rare'" in note]
     assert bool(lacks) is (counts["train"].get("rare", 0) == 0)

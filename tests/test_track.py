@@ -374,8 +374,8 @@ def test_a_finalists_run_has_the_rows_after_its_race_too(projection: Projection)
     view = make_view()
     every = outcomes([0.0, 0.0, 1.0, 0.0, 0.0, 1.0, 1.0, 0.0])
     rebuild(replace(view, state="running", verdict=None), projection)
-    later = {"dev_scores": {REWRITTEN.id: (3 / 8, 8)}, "dev_outcomes": {REWRITTEN.id: every}}
-    rebuild(replace(view, **later), projection)
+    ended = replace(view, dev_scores={REWRITTEN.id: (3 / 8, 8)}, dev_outcomes={REWRITTEN.id: tuple(every)})
+    rebuild(ended, projection)
     run = runs_of(projection)["03 rewrite 0.38 pruned"]
     steps = client_of(projection).get_metric_history(run.info.run_id, "score")
 
@@ -383,7 +383,7 @@ def test_a_finalists_run_has_the_rows_after_its_race_too(projection: Projection)
     assert run.data.metrics["n_scored"] == 8
     assert len(json.loads(artifact(run, "outcomes.json"))) == 8
     first = snapshot(projection)
-    rebuild(replace(view, **later), projection)
+    rebuild(ended, projection)
     assert snapshot(projection) == first
 
 

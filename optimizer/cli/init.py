@@ -13,7 +13,6 @@ from optimizer.cli.terminal import console, hold_logs, print_command
 from optimizer.errors import ConfigError, UserError
 from optimizer.init.study import Ask, Dialogue, Written
 from optimizer.init.task import Column
-from optimizer.init.text import Draft
 from optimizer.init.wishes import Wishes
 from optimizer.words import count, visible
 
@@ -101,10 +100,11 @@ def _print(written: Written) -> None:
     say(f"read: {', '.join(name for name in draft.columns if name not in draft.outputs)}")
     say(f"metric: {draft.metric}, {draft.metric_reason}")
     say(f"rows: {', '.join(f'{n} {name}' for name, n in report.n.items())}")
+    other_way = "--no-consent leaves it out"
     if draft.opt_out_column:
-        say(f"never shown as examples: rows with a yes in {draft.opt_out_column!r} (data.no_demos)")
+        say(f"never shown as examples: rows with a yes in {draft.opt_out_column!r} (data.no_demos; {other_way})")
     if draft.consent_column:
-        say(_consent_words(draft))
+        say(f"shown as examples: only rows with a yes in {draft.consent_column!r} (data.demos_only; {other_way})")
     if draft.is_private and not (draft.opt_out_column or draft.consent_column):
         say("no column of consent or refusal was found: every row may be shown as an example (data.no_demos names one)")
     for note in (*draft.notes, *draft.split_notes, *report.warnings[:5], *_missing_model(draft.model)):
@@ -113,13 +113,6 @@ def _print(written: Written) -> None:
         say(f"Your old {written.path.name} is kept as {written.kept}.")
     say(f"Wrote {written.path}. Read it, then:")
     print_command(out, f"check {shlex.quote(str(written.path))} --probe")
-
-
-def _consent_words(draft: Draft) -> str:
-    column = draft.consent_column
-    if draft.uses_consent:
-        return f"shown as examples: only rows with a yes in {column!r} (data.demos_only; --no-consent leaves it out)"
-    return f"note: {column!r} looks like consent; --consent shows only rows with a yes there (data.demos_only)"
 
 
 def _missing_model(model: str) -> list[str]:

@@ -28,7 +28,9 @@ from optimizer.cli.options import guard
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
 @click.option("--sheet", metavar="NAME", help="Sheet of a spreadsheet; default: the first.")
 @click.option("--private/--no-private", default=None, help="Write `privacy: local`: nothing may leave this machine.")
-@click.option("--consent/--no-consent", default=None, help="Show only rows with a yes in the column of consent.")
+@click.option("--consent", metavar="COLUMN", help="Show as examples only rows with a yes in this column.")
+@click.option("--refusal", metavar="COLUMN", help="Never show rows with a yes in this column as examples.")
+@click.option("--no-consent", is_flag=True, help="No column says which rows may be shown: any may.")
 @click.option("--yes", is_flag=True, help="Ask nothing, take every proposal.")
 @click.option("--force", is_flag=True, help="Overwrite the file.")
 @options.debug
@@ -45,7 +47,9 @@ def init(
     api_key_env: str | None,
     sheet: str | None,
     private: bool | None,
-    consent: bool | None,
+    consent: str | None,
+    refusal: str | None,
+    no_consent: bool,
     yes: bool,
     force: bool,
     debug: bool,
@@ -70,7 +74,9 @@ def init(
         api_key_env=api_key_env,
         sheet=sheet,
         is_private=private,
-        uses_consent=consent,
+        consent=consent or "",
+        refusal=refusal or "",
+        shows_all=no_consent,
     )
 
     def ask(question: str, proposal: str) -> str:

@@ -20,7 +20,7 @@ from optimizer.data.rows import SUFFIXES
 from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, UserError
 from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
-from optimizer.init.consent import columns_on_showing, refuse_none, refuse_several
+from optimizer.init.consent import with_showing
 from optimizer.init.even_split import lacking, most_even_seed
 from optimizer.init.naming import named, relative, study_name
 from optimizer.init.rows import (
@@ -197,7 +197,9 @@ class Dialogue:
         guesses = {column: guess_output(columns[column]) for column in outputs}
         n_bad = n_broken + sum(any(is_empty(row.get(column)) for column in [*inputs, *outputs]) for row in rows)
         metric, reason = pick_metric(columns[outputs[0]], guesses[outputs[0]])
-        others, (opt_out, consent) = other_outputs(columns, inputs, outputs), self._held_by(rows, [*inputs, *outputs])
+        asked = self._asked if self._ask else None
+        self.wishes = wishes = with_showing(wishes, rows, [*inputs, *outputs], asked)
+        others = other_outputs(columns, inputs, outputs)
         remarks = [] if self._names_inputs else left_out_remarks(columns, inputs, outputs)
         draft = Draft(
             name=name,
@@ -216,9 +218,8 @@ class Dialogue:
             sheet=wishes.sheet,
             n_bad=n_bad,
             is_private=bool(wishes.is_private),
-            opt_out_column=opt_out,
-            consent_column=consent,
-            uses_consent=bool(consent and self.wishes.uses_consent),
+            opt_out_column=wishes.refusal,
+            consent_column=wishes.consent,
             group_column=pick_group(columns, [*inputs, *outputs]),
             notes=tuple(self._notes(guesses, others=others if self._guesses_output else [], remarks=remarks)),
         )
@@ -234,18 +235,6 @@ class Dialogue:
             if self._ask is None or self.wishes.name or self.wishes.config:
                 raise ConfigError(f"--config: {str(path)!r} exists; give another name, or --force to overwrite it")
             question, proposed = f"{path} exists; another name", f"{name}-2"
-
-    def _held_by(self, rows: Sequence[Fields], used: Sequence[str]) -> tuple[str, str]:
-        """The columns of refusal and of consent; the latter is obeyed if somebody says so or rows are private."""
-        opt_out, consent = columns_on_showing(rows, used, is_strict=self.wishes.minds_consent)
-        if self.wishes.uses_consent:
-            refuse_none([*opt_out, *consent], rows, used)
-        if consent and self.wishes.uses_consent is None:
-            question = f"Rows shown as examples only with a yes in {consent[0]!r}, yes or no"
-            uses = self._asked(question, "yes" if self._ask or self.wishes.is_private else "no", yes_or_no)
-            self.wishes = replace(self.wishes, uses_consent=uses)
-        refuse_several([*opt_out, *(consent if self.wishes.uses_consent else [])])
-        return next(iter(opt_out), ""), next(iter(consent), "")
 
     def _notes(
         self, guesses: dict[str, OutputGuess], *, others: Sequence[str], remarks: Sequence[str]

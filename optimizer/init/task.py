@@ -25,13 +25,14 @@ from optimizer.init.column_words import (
     REMARK_ADJECTIVES,
     REMARK_NAMES,
 )
-from optimizer.init.consent import is_about_consent
+from optimizer.init.consent import is_about_consent, meaning_of
 
 MAX_LABELS = 200
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
 MAX_LABEL_CHARS = 60
 SHORT_ANSWER_WORDS, LONG_ANSWER_WORDS = 4, 30
 MAX_EMPTY_SHARE = 0.2
+TEXT_CHARS = 25  # on average; from here on a column holds texts
 MIN_ROWS = 40
 
 
@@ -105,22 +106,30 @@ def pick_output(columns: Mapping[str, Column], inputs: Sequence[str]) -> str:
     left = [column for name, column in columns.items() if name not in inputs]
     if not left:
         raise DataError("no column is left for the answer; name it with --output")
-    left = [column for column in left if not is_about_consent(column.name)] or left
-    named = [column for column in left if column.words & OUTPUT_NAMES]
+    clear = [column for column in left if not _is_on_showing(column)]
+    named = [column for column in clear if column.words & OUTPUT_NAMES]
     few = [column for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
-    return (named or few or left)[-1].name
+    return (named or [column for column in few if column in clear] or few or clear or left)[-1].name
 
 
 def other_outputs(columns: Mapping[str, Column], inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
     """Return columns that might be the answer as well."""
-    left = [column for name, column in columns.items() if name not in (*inputs, *outputs)]
-    return [column.name for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
+    return [column.name for column in _further_labels(columns, [*inputs, *outputs])]
 
 
 def pick_group(columns: Mapping[str, Column], used: Sequence[str]) -> str:
     """Return a column that divides the rows into a few groups, or an empty text."""
+    return next((column.name for column in _further_labels(columns, used) if column.n_different <= 12), "")
+
+
+def _further_labels(columns: Mapping[str, Column], used: Sequence[str]) -> list[Column]:
     left = [column for name, column in columns.items() if name not in used and not column.words & IGNORED_NAMES]
-    return next((column.name for column in left if is_label_like(column) and column.n_different <= 12), "")
+    return [column for column in left if is_label_like(column) and not _is_on_showing(column)]
+
+
+def _is_on_showing(column: Column) -> bool:
+    """Whether a column seems to say which rows may be shown; one of texts, such as `private notes`, does not."""
+    return is_about_consent(column.name) or bool(meaning_of(column.name) and column.mean_chars < TEXT_CHARS)
 
 
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:
@@ -132,9 +141,9 @@ def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[s
         DataError: there is no column left.
     """
     left = [column for name, column in columns.items() if name not in outputs]
-    left = [column for column in left if not is_about_consent(column.name)] or left
+    left = [column for column in left if not _is_on_showing(column)] or left
     usable = [column for column in left if not (column.words & IGNORED_NAMES) and not _is_id(column)]
-    text = [column for column in usable if column.words & INPUT_NAMES or column.mean_chars >= 25]
+    text = [column for column in usable if column.words & INPUT_NAMES or column.mean_chars >= TEXT_CHARS]
     remarks = {column.name for column in text if _is_remark(column)}
     chosen = [column for column in text if column.name not in remarks] or text or usable
     chosen = chosen or [column for column in left if not _is_id(column)]

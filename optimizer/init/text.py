@@ -24,8 +24,7 @@ class Draft:
         outputs: by field name.
         n_rows: usable rows in the source.
         opt_out_column: a column that seems to say which rows must not be shown; empty for none.
-        consent_column: a column that seems to say which rows may be shown; empty for none.
-        uses_consent: only rows with a yes there may be shown.
+        consent_column: only rows with a yes there may be shown; empty for none.
         group_column: a column that could divide the rows into groups; empty for none.
         split_seed: the seed that spreads the classes most evenly; None where none was looked for.
         split_notes: what no split seed could mend.
@@ -50,7 +49,6 @@ class Draft:
     is_private: bool = False
     opt_out_column: str = ""
     consent_column: str = ""
-    uses_consent: bool = False
     group_column: str = ""
     split_seed: int | None = None
     split_notes: tuple[str, ...] = ()
@@ -165,11 +163,8 @@ def _data(draft: Draft) -> list[str]:
     key = f"  no_demos: {_text(draft.opt_out_column)}" if draft.opt_out_column else "  # no_demos: COLUMN"
     lines += [f"{key} # rows with yes in this column are never shown in a prompt"]
     if draft.consent_column:
-        consent = f"demos_only: {_text(draft.consent_column)} #"
         lines += [
-            f"  {consent} only rows with yes in this column are shown in prompts"
-            if draft.uses_consent
-            else f"  # {consent} take the first # away: only rows with yes are shown"
+            f"  demos_only: {_text(draft.consent_column)} # only rows with yes in this column are shown in prompts"
         ]
     return lines
 

@@ -16,7 +16,9 @@ class Wishes:
     Attributes:
         goal: may be `@FILE` until it is used; so may `prompt`.
         api_base: empty for none, None while nobody was asked; so is `api_key_env`.
-        is_private: None while nobody was asked; so is `uses_consent`.
+        is_private: None while nobody was asked.
+        consent: column where a yes allows a row to be shown; empty for none. `refusal`: column where a yes forbids it.
+        shows_all: no column says which rows may be shown.
     """
 
     data: str | None = None
@@ -31,12 +33,9 @@ class Wishes:
     api_key_env: str | None = None
     sheet: str | None = None
     is_private: bool | None = None
-    uses_consent: bool | None = None
-
-    @property
-    def minds_consent(self) -> bool:
-        """Whether what may be shown must not be guessed."""
-        return bool(self.is_private if self.uses_consent is None else self.uses_consent)
+    consent: str = ""
+    refusal: str = ""
+    shows_all: bool = False
 
     def as_flags(self) -> str:
         """The command line that says the same, to go on from after a break."""
@@ -49,11 +48,13 @@ class Wishes:
             ("--model", self.model),
             ("--api-base", self.api_base),
             ("--api-key-env", self.api_key_env),
+            ("--consent", self.consent or None),
+            ("--refusal", self.refusal or None),
             ("--name", self.name),
             ("--config", None if self.config is None else str(self.config)),
         ]
         words = [*([self.data] if self.data else [])]
         words += [word for flag, value in flags if value is not None for word in (flag, value)]
         private = {True: ["--private"], False: ["--no-private"], None: []}[self.is_private]
-        consent = {True: ["--consent"], False: ["--no-consent"], None: []}[self.uses_consent]
+        consent = ["--no-consent"] if self.shows_all else []
         return f"{command_name()} {shlex.join(['init', *words, *private, *consent])}"

@@ -1,0 +1,53 @@
+"""Names of columns that say which rows may be shown, in the languages that we met: in lower case, words by spaces."""
+
+import re
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(name.strip() for line in text.strip().splitlines() for name in line.split(","))
+
+
+CONSENT = _names(  # a yes there allows
+    """
+    consent, consents, consented, consent given, consent obtained, consent signed, consent status, has consent
+    has consented, gave consent, given consent, informed consent, written consent, verbal consent, patient consent
+    patient consented, patient has consented, patient gave consent, patient consent given
+    opt in, opts in, opted in, optin, may show, may be shown
+    einwilligung, einwilligung erteilt, einwilligung liegt vor, einwilligung vorhanden, einwilligungserklärung
+    patienteneinwilligung, eingewilligt, einverständnis, einverstaendnis, einverständniserklärung, einverstanden
+    zustimmung, zustimmung erteilt, zugestimmt
+    consentement, consentement donné, consentement du patient, consentement éclairé, consentement eclaire
+    consentimiento, consentimiento informado, consentimento, consenso, consenso informato
+    toestemming, toestemming gegeven, 同意
+    """
+)
+REFUSAL = _names(  # a yes there forbids
+    """
+    no consent, not consented, consent refused, consent withdrawn, consent revoked, consent declined, consent denied
+    refused consent, declined consent, withdrew consent, withdrawn consent, revoked consent
+    opt out, opts out, opted out, optout, no demos, withheld
+    do not share, do not show, do not use, do not publish, do not disclose, dont share, don t share
+    refused, refusal, declined, withdrawn, withdrew, revoked, objected, dissent, private, confidential
+    keine einwilligung, einwilligung verweigert, einwilligung widerrufen, einwilligung nicht erteilt
+    kein einverständnis, kein einverstaendnis, nicht einverstanden, keine zustimmung
+    widerspruch, widersprochen, widerruf, widerrufen, abgelehnt, ablehnung, verweigert, sperrvermerk, vertraulich
+    refus, refusé, refus du patient, opposition, retrait, sans consentement
+    sin consentimiento, rechazo, rechazado, senza consenso, rifiuto, rifiutato, geen toestemming, bezwaar, geweigerd
+    不同意, 拒否, 同意なし, 同意撤回, オプトアウト
+    """
+)
+SURELY = re.compile(  # about what may be shown, but a person has to say which way
+    r"consent|einwillig|einverst|zustimm|zugestimmt|toestemming|consenso\b|\bopt(?:s|ed|ing)? ?(?:in|out)\b"
+    r"|\boptouts?\b"
+    r"|\b(?:do|does|must|may|can)(?: not|nt|n t)? (?:be )?(?:sh[ao]\w+|used?|publish\w*|process\w*|disclos\w*)\b"
+    r"|\bdont (?:share|show|use)\b"
+    r"|\bno demos?\b|\bwithh[eo]ld|widerspr[uo]|widerruf|sperrvermerk|同意|拒否|撤回|オプトアウト|オプトイン"
+)
+PERHAPS = re.compile(  # about that or about anything else; counts where somebody asked for privacy
+    r"withdr[ae]w|revo[ck]|refus|declin|\bden(?:y|ied|ial)|reject|\bobject(?:s|ed|ions?|ing)\b|oppos|dissent|\bagree[ds]?\b"
+    r"|permi(?:t|ssion)|authori[sz]|autori[sz]|akkoord|\baccord\b|freigabe|erlaub|sperr|ablehn|abgelehn|verweiger|geweiger"
+    r"|bezwaar|rechaz|rifiut|retrait|retir[eé]|\bshar(?:e|ed|ing)\b|private?\b|privat\b|confiden|vertraulich|geheim|sensiti"
+    r"|sensib|\bhidden\b|secret|gdpr|dsgvo|privacy|datenschutz|非公開|秘密"
+)
+LEGEND = re.compile(r" (?:yes no|y n|yn|ja nein|j n|oui non|o n|s[iíì] no)$")
+DATE_WORDS = frozenset(["date", "dated", "datum", "day", "time", "timestamp", "at", "on", "am", "le", "fecha", "data"])
