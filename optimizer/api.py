@@ -6,6 +6,7 @@ Both run the same loop as `optimizer run`; the study lies in a runs folder and i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias, cast
@@ -130,43 +131,39 @@ def optimize(
     module = program if isinstance(program, dspy.Module) else dspy.Predict(program)
     module = module.inner if isinstance(module, LaidOut) else module  # one that was compiled before
     task_lm = lm or dspy.settings.lm or "embedded"
-    task_backend = _backend(task_lm)
-    proposer_backend = task_backend if proposer is None else _backend(proposer)
-    program_ = ModuleProgram(module, max_tokens=_max_tokens(task_lm))
-    train_rows = list(train)
-    config = Config(
-        name=name,
-        task=_task(program_, train_rows, goal, outputs),
-        data=Data(source="rows"),
-        lm=LMs(
-            task=TaskLM(**dict(_settings(task_lm))),
-            proposer=_settings(task_lm if proposer is None else proposer, temperature=0.9),
-        ),
-        metric=MetricConfig(name=metric if isinstance(metric, str) else "python:function"),
-        search=section_of(Search, "search", {"formats": ("chat", "plain"), **(search or {})}, "optimize"),
-        budget=section_of(Budget, "budget", budget, "optimize"),
-        tracking=section_of(Tracking, "tracking", tracking, "optimize"),
-    )
-    splits = splits_from_rows(train_rows, dev, test, task=config.task, seed=config.search.seed)
-    job = Job(
-        config=config,
-        program=program_,
-        splits=splits,
-        metric=_metric(metric, config),
-        operators=open_operators(config.search.operators),
-        task_backend=task_backend,
-        proposer_backend=proposer_backend,
-        runs_dir=Path(runs_dir),
-        folder=Path.cwd(),
-        facts={**facts_of(splits), SHAPE: shape_of(program_, module)},
-        is_from_python=True,
-    )
-    try:
-        job = job if fork is None else forked(job, fork)
-        view = run(job, observer)
-    finally:
-        _close_own(task_lm, task_backend)
-        _close_own(proposer, proposer_backend)
+    with ExitStack() as stack:
+        task_backend = _backend(task_lm, stack)
+        proposer_backend = task_backend if proposer is None else _backend(proposer, stack)
+        program_ = ModuleProgram(module, max_tokens=_max_tokens(task_lm))
+        train_rows = list(train)
+        config = Config(
+            name=name,
+            task=_task(program_, train_rows, goal, outputs),
+            data=Data(source="rows"),
+            lm=LMs(
+                task=TaskLM(**dict(_settings(task_lm))),
+                proposer=_settings(task_lm if proposer is None else proposer, temperature=0.9),
+            ),
+            metric=MetricConfig(name=metric if isinstance(metric, str) else "python:function"),
+            search=section_of(Search, "search", {"formats": ("chat", "plain"), **(search or {})}, "optimize"),
+            budget=section_of(Budget, "budget", budget, "optimize"),
+            tracking=section_of(Tracking, "tracking", tracking, "optimize"),
+        )
+        splits = splits_from_rows(train_rows, dev, test, task=config.task, seed=config.search.seed)
+        job = Job(
+            config=config,
+            program=program_,
+            splits=splits,
+            metric=_metric(metric, config),
+            operators=open_operators(config.search.operators),
+            task_backend=task_backend,
+            proposer_backend=proposer_backend,
+            runs_dir=Path(runs_dir),
+            folder=Path.cwd(),
+            facts={**facts_of(splits), SHAPE: shape_of(program_, module)},
+            is_from_python=True,
+        )
+        view = run(job if fork is None else forked(job, fork), observer)
     return Result(program=program_.apply(view.chosen), view=view, _source=program_)
 
 
@@ -212,17 +209,14 @@ class PromptOptimizer(Teleprompter):
         return compiled
 
 
-def _backend(model: Model) -> Backend:
+def _backend(model: Model, stack: ExitStack) -> Backend:
+    """Open a model, to be closed with the stack; a `dspy.LM` stays its owner's."""
     if isinstance(model, str):
-        return open_backend(LM(model=model))
+        backend = open_backend(LM(model=model))
+        stack.callback(backend.close)
+        return backend
     engine = getattr(model, "_engine_spec", None)
     return engine.backend if isinstance(engine, Engine) and engine.backend else borrow_provider(model)
-
-
-def _close_own(model: Model | None, backend: Backend) -> None:
-    """Close a backend that was opened here; a `dspy.LM` stays its owner's."""
-    if isinstance(model, str):
-        backend.close()
 
 
 def _settings(model: Model, **changes: Any) -> LM:

@@ -6,15 +6,18 @@
     )
 
 MLflow evaluates: each row of a trial is one call of your predict function with the candidate's text as template. The
-model that your function asks is its own affair, so calls of it are counted and not priced.
+model that your function asks is its own affair: its calls are neither counted nor priced, so what limits a study is
+`search.trials` and `budget.wall_clock`.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import threading
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import dspy
@@ -36,10 +39,19 @@ class StudyPromptOptimizer(BasePromptOptimizer):
     Args:
         proposer: the model that writes mutations; default: the embedded model.
         options: whatever `optimizer.optimize` takes besides program, metric, rows and task model, for example
-            `search`, `budget`, `name`, `runs_dir`.
+            `search`, `budget`, `name`, `runs_dir`. Without a `name` each study gets a new one, since your function and
+            scorers may have changed; under one of its own a study is continued.
+
+    Raises:
+        ConfigError: a cap on calls, tokens or money, which nobody could hold here.
     """
 
     def __init__(self, *, proposer: Any = None, **options: Any) -> None:
+        if caps := sorted(set(options.get("budget") or {}) & {"task_calls", "tokens", "usd"}):
+            raise ConfigError(
+                f"optimize_prompts: budget.{caps[0]} cannot be held, because your predict_fn asks its model itself; "
+                "limit the study with search={'trials': N} or budget={'wall_clock': SECONDS}"
+            )
         self.proposer = proposer
         self.options = options
 
@@ -62,7 +74,8 @@ class StudyPromptOptimizer(BasePromptOptimizer):
         rows = [{ROW: canonical_json(row), ANSWER: _answer(row)} for row in train_data]
         program = _Evaluated(eval_fn, name, template)
         search = {"max_demos": 0, "formats": ("chat",), **self.options.get("search", {})}
-        options = {"name": _slug(name), "goal": "Improve this prompt.", **self.options}
+        fresh = _free_name(_slug(name), Path(self.options.get("runs_dir", "runs")))
+        options = {"name": fresh, "goal": "Improve this prompt.", **self.options}
         options["tracking"] = {"enabled": enable_tracking, **self.options.get("tracking", {})}
         result = optimize(
             program,
@@ -150,6 +163,11 @@ def _answer(row: Mapping[str, Any]) -> str:
 
 def _text(value: Any) -> str:
     return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str, sort_keys=True)
+
+
+def _free_name(slug: str, runs_dir: Path) -> str:
+    names = itertools.chain([slug], (f"{slug[:59]}-{i}" for i in itertools.count(2)))
+    return next(name for name in names if not (runs_dir / name).exists())
 
 
 def _slug(name: str) -> str:

@@ -74,6 +74,7 @@ def run(job: Job, observer: Observer | None = None, on_open: Callable[[], None] 
             raise
         except UserError as error:
             session.pause(REFUSED, str(error))
+            tell(url, session.view, reason=str(error))
             raise
         except KeyboardInterrupt:
             session.pause("user")
@@ -124,11 +125,23 @@ def search(session: Session) -> str:
                 session.budget_used_up(error, ticket)
 
     n_workers = session.job.config.search.in_flight
+    try_first_row(session)
     if n_workers == 1:
         work()
     else:
         _side_by_side(session, work, n_workers)
     return session.stop_reason() or "trials"
+
+
+def try_first_row(session: Session) -> None:
+    """Score the seed on one row, alone, before the first trial begins."""
+    if session.study.n_started() or session.stop_reason() is not None:
+        return
+    try:
+        with session.models.task.at_once():
+            check_baseline(session, session.seed)
+    except BudgetExhausted as error:
+        session.budget_used_up(error)
 
 
 def _side_by_side(session: Session, work: Callable[[], None], n_workers: int) -> None:
@@ -152,9 +165,6 @@ def run_trial(session: Session, ticket: Ticket) -> None:
     except Rejection as rejection:
         session.tell_rejected(ticket, rejection, time.monotonic() - started)
         return
-    if ticket.number == 0:
-        with session.models.task.at_once():
-            check_baseline(session, proposal.candidate)
     state, reason = race(session, ticket, proposal.candidate)
     session.tell(ticket, proposal, state=state, reason=reason, duration_s=time.monotonic() - started)
 

@@ -33,7 +33,7 @@ from optimizer.records import Role, Spend, Verdict
 from optimizer.search.evaluate import Evaluator
 from optimizer.storage.journal import Caps, Journal, open_engine
 from optimizer.study.chance import FINAL_TEST, generator_of
-from optimizer.study.job import LateJudge
+from optimizer.study.late_judge import LateJudge
 from optimizer.study.saved import SavedStudy, open_saved
 
 if TYPE_CHECKING:
@@ -94,8 +94,9 @@ def model_settings(known: LM, model: str | None, api_base: str | None) -> LM:
     if model is None:
         return known.model_copy(update={"api_base": api_base or known.api_base})
     is_same = model.partition("/")[0] == known.model.partition("/")[0]
-    kept = {"api_base": known.api_base, "api_key_env": known.api_key_env} if is_same else {}
-    changed = {"model": model, "api_base": None, "api_key_env": None, "price_in": None, "price_out": None, **kept}
+    fresh, provider = LM(model=model), ("api_base", "api_key_env", "api_key_file", "api_key_command", "guided")
+    names = ("model", "price_in", "price_out", *(() if is_same else provider))
+    changed = {name: getattr(fresh, name) for name in names}
     return known.model_copy(update={**changed, **({"api_base": api_base} if api_base else {})})
 
 
@@ -252,7 +253,7 @@ def _first_call(check: Check, task: Model) -> None:
 
 
 def _metric(check: Check, opened: Opened) -> Metric:
-    config, judge = check.saved.config, LateJudge()
+    config, judge = check.saved.config, LateJudge(check.saved.config.judge)
     if config.metric.asks_judge:
         judge.complete = opened(config.judge, "judge").call
     metric, slices = open_metric(config, judge=judge, folder=check.saved.folder), config.metric.slices

@@ -26,6 +26,7 @@ from optimizer.lm import open_backend
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.batch_endpoint import open_batch_endpoint
 from optimizer.lm.batch_model import BatchModel
+from optimizer.lm.batch_store import ClosedRow, PlannedRow
 from optimizer.lm.pricing import Pricing
 from optimizer.lm.retry import RetryPolicy
 from optimizer.prompts.spec import Message
@@ -243,6 +244,17 @@ def test_a_line_that_is_refused_is_blamed_and_the_others_go_up_again(bench: Benc
     found = bench.fetch(*TEXTS)
     assert isinstance(found["two"], CallError)
     assert said(found)[2:] == ["heard three", "heard four", "heard five"]
+
+
+def test_rows_keep_their_lines_when_a_batch_is_taken_up_again(bench: Bench) -> None:
+    """A complaint about line 4 is about the fourth row of the file, also when rows before it are closed already."""
+    store, requests = bench.model._store, asked(*TEXTS)
+    planned = [PlannedRow(bench.model.key(each), 10, 20, 0.0, None) for each in requests.values()]
+    batch, _ = store.plan(planned, Caps(calls={}, tokens=None, usd=None))
+    assert batch is not None
+    store.close_rows(batch, [ClosedRow(key=planned[0].key), ClosedRow(key=planned[2].key)])
+    (again,) = store.open_batches()
+    assert {key: row.line for key, row in again.rows.items()} == {planned[i].key: i + 1 for i in (1, 3, 4)}
 
 
 def test_too_much_at_once_goes_up_in_parts(bench: Bench) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -120,6 +121,23 @@ def test_later_entries_ride_along_or_wait_for_flush(table: Table) -> None:
     n_transactions = len(table.batches)
     table.commits.flush()
     assert len(table.batches) == n_transactions
+
+
+def test_a_late_entry_outlives_a_database_that_goes_away_between_two_tries(table: Table) -> None:
+    """One entry breaks the batch; where the database goes while each is tried by itself, the late one comes later."""
+    tries = itertools.count()
+
+    def away() -> None:
+        if next(tries) == 1:
+            raise sa.exc.OperationalError("INSERT", {}, Exception("the server has gone"))
+
+    table.before = away
+    table.commits.later(Row(1))
+    with pytest.raises(ZeroDivisionError):
+        table.commits.now(Row(0))
+    assert table.rows() == []
+    table.commits.flush()
+    assert table.rows() == [1]
 
 
 def test_a_soon_entry_is_committed_at_once_where_nobody_waits(table: Table) -> None:

@@ -16,9 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.candidate import Example, Fields, JsonValue
-from optimizer.config.keys import Config
+from optimizer.config.keys import LM, Config
 from optimizer.errors import CallError, ConfigError, MetricError, ProgramError
-from optimizer.lm.backend import Reply
+from optimizer.lm.backend import CallRequest, Reply
 from optimizer.metrics import (
     NAMES,
     Metric,
@@ -33,6 +33,7 @@ from optimizer.metrics import (
 )
 from optimizer.prompts.program import TaskProgram
 from optimizer.prompts.spec import spec_of_task
+from optimizer.study.late_judge import LateJudge
 from optimizer.user_code import load_function
 
 KINDS = {"macro_f1": "label", "number": "number", "json_fields": "json", "accuracy": "label"}
@@ -341,6 +342,22 @@ def test_version_follows_what_changes_scores() -> None:
     )
     judges = [open_metric(one, judge=str) for one in (base, other)]
     assert judges[0].version != judges[1].version
+
+
+def test_the_judge_is_asked_as_it_is_configured() -> None:
+    """Length and temperature of a grade are those of `lm.judge`; asked before its model is there, it says so."""
+    asked: list[CallRequest] = []
+
+    def complete(request: CallRequest) -> Reply:
+        asked.append(request)
+        return Reply(text="Score: 4", finish_reason="stop", tokens_in=1, tokens_out=1)
+
+    judge = LateJudge(LM(model="x/y", max_tokens=4000, temperature=0.3))
+    with pytest.raises(ProgramError, match="before its model was opened"):
+        judge("Grade this.")
+    judge.complete = complete
+    assert judge("Grade this.") == "Score: 4"
+    assert (asked[0].max_tokens, asked[0].temperature) == (4000, 0.3)
 
 
 def test_judge_prompt_keeps_the_answer_inside_its_marks() -> None:

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from optimizer.errors import UserError
+from optimizer.errors import ConfigError, UserError
 from optimizer.mlflow_optimizer import StudyPromptOptimizer
 from tests.fake_server import Body, FakeServer
 from tests.test_main_job import FRUIT, HINT, answer, labelled_rows
@@ -96,6 +97,37 @@ def test_what_cannot_be_searched_is_refused(prompts: dict[str, str], rows: list[
     """Several prompts, chat prompts and missing rows are one line each."""
     with pytest.raises(UserError, match=said):
         StudyPromptOptimizer().optimize(lambda *_: [], rows, prompts)
+
+
+def test_a_cap_that_nobody_could_hold_is_refused() -> None:
+    """The user's function asks its model itself, so calls and money cannot be counted: one line says what can limit."""
+    with pytest.raises(ConfigError, match=r"budget\.task_calls cannot be held.*search=\{'trials': N\}"):
+        StudyPromptOptimizer(budget={"task_calls": 300, "wall_clock": 60})
+
+
+def test_changed_scorers_begin_a_study_of_their_own(tmp_path: Path) -> None:
+    """The same prompt and rows are searched again, under the next free name: the scorers may be others."""
+
+    def rated_by(value: float) -> Any:
+        def evaluate(prompts: dict[str, str], rows: list[dict[str, Any]]) -> list[Any]:
+            del prompts
+            return [SimpleNamespace(outputs="x", score=value, individual_scores={}, rationales={}) for _ in rows]
+
+        return evaluate
+
+    rows = [
+        {
+            "inputs": {"note": f"Box {chr(97 + i // 26)}{chr(97 + i % 26)}"},
+            "expectations": {"expected_response": "xy"[i % 2]},
+        }
+        for i in range(60)
+    ]
+    optimizer = StudyPromptOptimizer(
+        search={"trials": 1, "operators": ("edit",)}, runs_dir=tmp_path, tracking={"enabled": False}
+    )
+    scores = [optimizer.optimize(rated_by(value), rows, {"boxes": "Who? {{note}}"}) for value in (0.25, 0.75)]
+    assert [found.initial_eval_score for found in scores] == [0.25, 0.75]
+    assert {path.name for path in tmp_path.iterdir()} >= {"boxes", "boxes-2"}
 
 
 AUTOLOG = """

@@ -13,6 +13,7 @@ from optimizer.budget.limits import TEST_SHARE
 from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
 from optimizer.errors import ConfigError
+from optimizer.probe.bill import estimate
 from optimizer.probe.check import concerns, probes
 from optimizer.records import StudyView
 from optimizer.run import run
@@ -98,6 +99,34 @@ def test_a_cap_that_check_lets_pass_ends_in_a_verdict(
     assert bill(server)[0 if cap == "tokens" else 1] <= amount
     said = "" if view.verdict.n == N_TEST else f"{view.verdict.n} of {N_TEST} test rows; the cap paid for no more"
     assert view.verdict.shortfall == said
+
+
+def test_the_bill_has_the_judge_and_the_proposer_in_it(tmp_path: Path, server: FakeServer) -> None:
+    """Each answer is judged by a call that reads more than the task's, and each trial asks for a prompt."""
+
+    def bill_of(**changes: Any) -> float:
+        job = opened(tmp_path, server, concurrency=1, **changes)
+        try:
+            found = estimate(job, next(iter(probes(job))))
+        finally:
+            job.close()
+        assert found.usd is not None
+        return found.usd
+
+    plain = bill_of()
+    judged = bill_of(metric={"name": "judge", "rubric": "Polite and right."})
+    assert plain > bill_of(search={"trials": 1}) > 0
+    assert judged > 2 * plain
+
+
+@pytest.mark.slow
+def test_a_row_is_measured_alone_when_many_candidates_race_at_once(tmp_path: Path, server: FakeServer) -> None:
+    """Calls of other trials under way, at their worst case, are not taken for the price of the first row."""
+    budget = {"tokens": WHOLE["tokens"]}
+    view = carried_out(tmp_path, server, concurrency=8, budget=budget, search={"in_flight": 5})
+    assert view.verdict is not None
+    assert view.verdict.n == N_TEST
+    assert bill(server)[0] <= WHOLE["tokens"]
 
 
 @pytest.mark.slow

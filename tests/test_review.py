@@ -18,7 +18,7 @@ from optimizer.cli.summary import summary_json
 from optimizer.cli.tables import trial_table
 from optimizer.config.keys import Config
 from optimizer.data.text_files import text_of
-from optimizer.errors import ConfigError, StudyError
+from optimizer.errors import ConfigError, Paused, StudyError
 from optimizer.records import StudyView, TrialRecord
 from optimizer.report import report_html
 from optimizer.review.finalists import differences, finalists
@@ -196,6 +196,25 @@ def test_a_veto_is_refused_once_the_final_test_has_begun(tmp_path: Path, server:
     observer = Late(first=suggested(tmp_path), at_finalists=lambda: None, at_test=too_late)
     view = study(tmp_path, server.url, observer)
     assert observer.n_tests == 1
+    assert view.best.parts[0].instructions == HINT
+
+
+@pytest.mark.slow
+def test_a_test_that_was_broken_off_does_not_keep_people_out(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the study is continued with more trials after an outage in its final test, suggestions count again."""
+
+    def outage(*_: object) -> None:
+        raise Paused("provider", "nobody answers")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("optimizer.run.final_test", outage)
+        with pytest.raises(Paused):
+            study(tmp_path, server.url)
+    search = {"trials": 6, "formats": ["chat"], "max_demos": 0, "operators": ["rewrite"]}
+    view = study(tmp_path, server.url, After(4, suggested(tmp_path)), search=search)
+    assert any(trial.recipe.operator == "person" for trial in view.trials)
     assert view.best.parts[0].instructions == HINT
 
 

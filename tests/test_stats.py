@@ -334,3 +334,14 @@ def test_perfect_scores_still_have_an_interval(value: float) -> None:
     estimate, low, high = shrunken_best(np.full((2, 30), value), 0)
     assert estimate == value
     assert high - low > 0.05
+
+
+def test_the_interval_of_a_winner_that_is_always_right_holds_its_estimate() -> None:
+    """Where the estimate is pushed against 100%, what is in doubt lies below it and not at the other end."""
+    rng = np.random.default_rng(0)
+    for _ in range(200):
+        values = (rng.random((12, 100)) < rng.uniform(0.85, 0.99, size=(12, 1))).astype(np.float64)
+        values[0] = 1.0
+        estimate, low, high = shrunken_best(values, 0)
+        assert 0.5 < low <= estimate <= high <= 1.0
+        assert high > low

@@ -20,7 +20,7 @@ import pytest
 from optimizer.budget.limits import earlier_end_s, expected_left_s
 from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
-from optimizer.errors import Paused, StudyError
+from optimizer.errors import ConfigError, Paused, StudyError
 from optimizer.records import Recipe, StudyView, TrialRecord
 from optimizer.run import run
 from optimizer.storage.files import is_claimed
@@ -308,6 +308,20 @@ def test_a_message_is_sent_when_a_study_pauses_and_when_it_ends(
     assert "secret-part" not in "".join(
         path.read_text(errors="replace") for path in (folder / "runs").rglob("*") if path.is_file()
     )
+
+
+@pytest.mark.parametrize("hook", [True], indirect=True)
+def test_a_message_is_sent_when_a_study_is_refused_on_its_way(
+    hook: Hook, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A request that the model refuses ends the run with exit code 2; who waits for the morning is told as well."""
+    monkeypatch.setenv("FRUIT_HOOK", hook.url)
+    with FakeServer(lambda _: error(400, "no such parameter")) as server:
+        write(folder, small(server.url, notify={"webhook_env": "FRUIT_HOOK"}))
+        with pytest.raises(ConfigError, match="the first example could not be scored"):
+            study(folder)
+    assert [body["state"] for body in hook.bodies] == ["paused"]
+    assert "the first example could not be scored" in hook.bodies[0]["text"]
 
 
 def test_an_address_that_is_not_set_is_one_clear_line(folder: Path) -> None:

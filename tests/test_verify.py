@@ -164,11 +164,14 @@ def test_exit_codes_tell_verdicts_apart_from_mistakes() -> None:
 
 def test_endpoint_and_key_stay_with_their_provider() -> None:
     """Another model of the same provider keeps both; a model of another one gets neither, nor old prices."""
-    known = LM(model="openai/a", api_base="http://x/v1", api_key_env="KEY", price_in=1.0)
+    known = LM(model="openai/a", api_base="http://x/v1", api_key_env="KEY", price_in=1.0, guided="vllm")
     same = model_settings(known, "openai/b", None)
     assert (same.model, same.api_base, same.api_key_env, same.price_in) == ("openai/b", "http://x/v1", "KEY", None)
     other = model_settings(known, "embedded", None)
-    assert (other.api_base, other.api_key_env) == (None, None)
+    assert (other.api_base, other.api_key_env, other.guided) == (None, None, "off")
+    by_file = LM(model="openai/a", api_key_file="~/.openai", api_key_command="pass openai")
+    other = model_settings(by_file, "anthropic/b", None)
+    assert (other.api_key_file, other.api_key_command) == (None, None)
     assert model_settings(known, None, None) == known
     assert model_settings(known, "openai/b", "http://y/v1").api_base == "http://y/v1"
 

@@ -13,21 +13,28 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import sqlalchemy as sa
 
+from optimizer.config.file import load_config
 from optimizer.errors import ConfigError
 from optimizer.machines import sign_of_life
 from optimizer.machines.crew import Crew
 from optimizer.machines.roster import lines, workers
+from optimizer.propose import Rejection
 from optimizer.records import StudyView
 from optimizer.storage.database import worker_table
 from optimizer.storage.file_systems import file_system_of
 from optimizer.storage.journal import Journal, open_engine
+from optimizer.study import closing
+from optimizer.study.job import open_job
+from optimizer.study.observe import Observer
 from optimizer.study.saved import open_saved
+from optimizer.study.session import Session
 from optimizer.workers import require_server
 from tests.fake_server import Body, FakeServer
 from tests.faults import write_study
@@ -168,6 +175,29 @@ def test_two_workers_start_at_once_on_an_empty_database_and_share_one_study(
         for machine in ("one", "two"):
             best = json.loads((tmp_path / machine / "fruit/best_prompt.json").read_text())
             assert best["candidate_id"] == view.best.id
+
+
+@pytest.mark.slow
+def test_nobody_searches_on_once_a_worker_makes_the_final_test(tmp_path: Path, database: str) -> None:
+    """A worker that comes back from its last rows then begins no trial; one that the leader closed is left at that."""
+    with FakeServer(answer) as server, ExitStack() as stack:
+        path = write_study(tmp_path, server.url, concurrency=2, trials=12, storage=database)
+        sessions = []
+        for machine in ("one", "two"):
+            job = open_job(load_config(path), folder=tmp_path, runs_dir=tmp_path / machine)
+            stack.callback(job.close)
+            sessions.append(session := Session(job, Observer()))
+            stack.callback(session.close)
+            session.restore()
+        leader, other = sessions
+        ticket = other.ask()
+        assert ticket is not None
+        assert closing.begin_test(leader, leader.seed)
+        assert other.stop_reason() == "trials"
+        assert other.ask() is None
+        closing.close_trials(leader)
+        other.tell_rejected(ticket, Rejection("too late"), 0.1)
+        assert [trial.state for trial in other.view().trials] == ["unfinished"]
 
 
 @pytest.mark.slow

@@ -38,7 +38,8 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     from optimizer.cli.privacy import print_privacy
     from optimizer.cli.probe import bill_words
     from optimizer.privacy.local import unused_notes
-    from optimizer.probe.check import concerns, estimate, metric_notes, must_mend, probes
+    from optimizer.probe.bill import estimate
+    from optimizer.probe.check import concerns, metric_notes, must_mend, probes
     from optimizer.study.job import open_job
     from optimizer.unattended.notify import webhook_url
 

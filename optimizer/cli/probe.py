@@ -19,7 +19,8 @@ from optimizer.data.report import provable_gain, unquoted
 from optimizer.privacy.local import unused_notes
 from optimizer.privacy.personal_data import count_findings
 from optimizer.probe.advice import Advice, Decision, ProbeFacts, advise
-from optimizer.probe.check import Estimate, Probe, concerns, estimate, metric_notes, must_mend, probes
+from optimizer.probe.bill import Estimate, estimate
+from optimizer.probe.check import Probe, concerns, metric_notes, must_mend, probes
 from optimizer.probe.probe import Spent, plan, probe, questions
 from optimizer.study.job import Job, open_job
 from optimizer.unattended.notify import webhook_url

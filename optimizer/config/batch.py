@@ -27,8 +27,9 @@ class Batch(Model):
     )
 
 
-def with_room_for_batches(config: object) -> object:
-    """Where a round of calls takes an hour, let more candidates go into each, in larger blocks, unless it is set.
+def fitted_to_task_model(config: object) -> object:
+    """Set what the search takes over from the task model, unless it is set: the model's temperature is the seed's, and
+    where a round of calls takes an hour, more candidates go into each, in larger blocks.
 
     Args:
         config: as it was read; what is no mapping is left to the validation of types.
@@ -36,6 +37,9 @@ def with_room_for_batches(config: object) -> object:
     if not isinstance(config, dict) or not isinstance(config.get("lm"), dict):
         return config
     task, search = config["lm"].get("task"), config.get("search") or {}
-    if not isinstance(task, dict) or task.get("mode") != "batch" or not isinstance(search, dict):
+    if not isinstance(task, dict) or not isinstance(search, dict):
         return config
-    return {**config, "search": {**SEARCH, **search}}
+    fitted: dict[str, object] = dict(SEARCH) if task.get("mode") == "batch" else {}
+    if isinstance(temperature := task.get("temperature"), int | float) and 0 <= temperature <= 2:
+        fitted["temperatures"] = [temperature]
+    return {**config, "search": {**fitted, **search}} if fitted else config

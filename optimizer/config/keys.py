@@ -7,14 +7,12 @@ Decides what is allowed; deliberately does not read data, open models or touch t
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from optimizer.candidate import JsonValue, content_hash
-from optimizer.config.batch import BATCHED, Batch, with_room_for_batches
+from optimizer.config.batch import BATCHED, Batch, fitted_to_task_model
 from optimizer.config.data import Data, Files, MaxRows, Model, Split
 from optimizer.config.metric import Constraints, Measure, Metric, metric_shorthand
 
@@ -110,7 +108,9 @@ class LM(Model):
     api_key_command: str | None = Field(
         None, description="Command that prints the key, for example of a password manager; run without a shell."
     )
-    temperature: float = Field(0.0, ge=0, le=2, description="Sampling temperature.")
+    temperature: float = Field(
+        0.0, ge=0, le=2, description="Sampling temperature; of the task model the default of `search.temperatures`."
+    )
     max_tokens: int = Field(512, ge=1, description="Longest reply, in tokens.")
     concurrency: int = Field(
         8, ge=1, le=512, description="Calls in flight at once. A small model in this process takes one for each core."
@@ -148,7 +148,8 @@ class LMs(Model):
     task: TaskLM = Field(TaskLM(), description="The model whose prompt is optimized.")
     proposer: LM | None = Field(
         None,
-        description="The model that writes mutations; what is not set comes from the task model, at temperature 0.9.",
+        description="The model that writes mutations, at temperature 0.9 unless it is set; what else is not set comes "
+        "from the task model.",
     )
     judge: LM | None = Field(
         None, description="The model behind `metric: judge`; default: the proposer at temperature 0."
@@ -167,8 +168,8 @@ class LMs(Model):
         for role, base, temperature in (("proposer", task, 0.9), ("judge", None, 0.0)):
             given = filled.get(role)
             base = filled.get("proposer") or task if base is None else base
-            if isinstance(given, dict) and "model" not in given and isinstance(base, dict):
-                filled[role] = {**base, "temperature": temperature, **given}
+            if isinstance(given, dict) and isinstance(base, dict):
+                filled[role] = {**({} if "model" in given else base), "temperature": temperature, **given}
         return filled
 
 
@@ -188,7 +189,7 @@ class Search(Model):
     )
     temperatures: tuple[Annotated[float, Field(ge=0, le=2)], ...] = Field(
         (0.0,),
-        description="Temperatures of the task model to try; the first is the seed's.",
+        description="Temperatures of the task model to try; the first is the seed's. Default: `lm.task.temperature`.",
         min_length=1,
         strict=False,
     )
@@ -311,8 +312,8 @@ class Config(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def _fit_batches(cls, value: object) -> object:
-        return with_room_for_batches(value)
+    def _fit_search(cls, value: object) -> object:
+        return fitted_to_task_model(value)
 
     @model_validator(mode="after")
     def _references_hold(self) -> Config:
@@ -341,13 +342,6 @@ class Config(Model):
     def judge(self) -> LM:
         """The judge's settings, defaulted from the proposer at temperature 0."""
         return self.lm.judge or self.proposer.model_copy(update={"temperature": 0.0})
-
-    def fingerprint(self) -> str:
-        """Hash of everything that changes results: not budgets, tracking, storage, or how fast calls are made."""
-        dump: Mapping[str, JsonValue] = self.model_dump(
-            mode="json", exclude={"budget", "tracking", "storage", "notify", "name"}
-        )
-        return content_hash(dump, n_chars=16)
 
 
 def schema() -> dict[str, object]:

@@ -216,8 +216,8 @@ class Carrier:
 
     def _blame(self, batch: OpenBatch, state: BatchState) -> Exception | None:
         """Close the rows for which a batch was refused as a whole, or return what to raise if it was none of them."""
-        keys = list(batch.rows)
-        blamed = {keys[flaw.line - 1]: flaw for flaw in state.flaws if flaw.line and flaw.line <= len(keys)}
+        by_line = {row.line: key for key, row in batch.rows.items()}
+        blamed = {by_line[flaw.line]: flaw for flaw in state.flaws if flaw.line in by_line}
         self._close_rows(batch, {key: AttemptError("invalid_request", flaw.message) for key, flaw in blamed.items()})
         if blamed:
             return None

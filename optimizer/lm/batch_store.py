@@ -52,10 +52,11 @@ row_table = sa.Table(
 
 
 class SentRow(NamedTuple):
-    """One row of a batch: its call in the ledger, and its input tokens at most."""
+    """One row of a batch: its call in the ledger, its input tokens at most, and its line in the file, from 1."""
 
     call_id: int
     tokens_in: int
+    line: int
 
 
 class PlannedRow(NamedTuple):
@@ -124,9 +125,10 @@ class BatchStore:
         with storage_errors(), self._engine.begin() as connection:
             self._journal.ledger.carry_out(connection, entries)
             fitting = {
-                row.key: SentRow(cast(int, entry.result), row.tokens_in)
-                for row, entry in zip(rows, entries, strict=True)
-                if entry.error is None
+                row.key: SentRow(cast(int, entry.result), row.tokens_in, line)
+                for line, (row, entry) in enumerate(
+                    ((row, entry) for row, entry in zip(rows, entries, strict=True) if entry.error is None), start=1
+                )
             }
             refusal = _refusal(entries)
             if not fitting:
@@ -184,9 +186,11 @@ class BatchStore:
         with self._reading() as connection:
             found = [_batch(row) for row in connection.execute(query.order_by(batch_table.c.id)).mappings()]
             for batch in found:
-                rows = sa.select(row_table).where(row_table.c.batch == batch.id, row_table.c.state == RUNNING)
-                sent = connection.execute(rows.order_by(row_table.c.id))
-                batch.rows = {row.key: SentRow(row.call, row.tokens_in) for row in sent}
+                rows = sa.select(row_table).where(row_table.c.batch == batch.id).order_by(row_table.c.id)
+                sent = enumerate(connection.execute(rows), start=1)
+                batch.rows = {
+                    row.key: SentRow(row.call, row.tokens_in, line) for line, row in sent if row.state == RUNNING
+                }
         return [batch for batch in found if keys is None or not batch.rows.keys().isdisjoint(keys)]
 
     @patient

@@ -1,8 +1,7 @@
-"""What `optimizer check` finds out before anything is spent: the metric tried, one call to each model, and the bill."""
+"""What `optimizer check` finds out before anything is spent: the metric tried, and one call to each model."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from optimizer.data.balance import imbalance
 from optimizer.errors import ConfigError, MetricError
 from optimizer.lm.backend import AttemptError, Backend, CallRequest, Reply
 from optimizer.metrics import score
+from optimizer.probe.bill import RACED_SHARE
 from optimizer.prompts.formats import UnreadableReply
 from optimizer.prompts.program import Refused
 from optimizer.prompts.spec import Message
@@ -22,9 +22,6 @@ from optimizer.study import reserve
 from optimizer.study.job import Job
 from optimizer.words import percent, visible
 
-RACED_SHARE = (
-    0.32  # (task calls - 2 x test rows) / (trials x dev rows), mean of experiments/results/quickstart_seeds.json
-)
 FEW_CANDIDATES = 5  # a search of fewer hardly ever finds anything
 N_TRIED = 3  # rows on which the metric is tried
 CHAT_TOKENS = 200  # fewer cut most of the instructions that a chat model writes
@@ -43,23 +40,6 @@ class Probe:
     reply: str
     note: str = ""
     usd: float = 0.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Estimate:
-    """What a study will take. `usd` is None when a price is unknown.
-
-    Attributes:
-        limited_by: the cap without which it would take more, None where none is in its way.
-        n_calls_wanted: how many calls it would take without any cap.
-    """
-
-    n_calls_max: int
-    n_calls: int
-    seconds: float
-    usd: float | None
-    limited_by: str | None = None
-    n_calls_wanted: int
 
 
 def probes(job: Job) -> Iterator[Probe]:
@@ -190,41 +170,6 @@ def _measured_need(job: Job, found: Probe) -> Need:
 
 def _n_chars(row: Example) -> int:
     return sum(len(str(value)) for value in row.inputs.values())
-
-
-def estimate(job: Job, probe: Probe) -> Estimate:
-    """Estimate calls, time and money of the whole study from one task call; caps of calls, tokens and money hold."""
-    config, n_predictors = job.config, len(job.program.specs)
-    final, (cap, n_paid) = 2 * job.n_test * n_predictors, _calls_paid(job, probe)
-    n_wanted_max = config.search.trials * len(job.splits.dev) * n_predictors + final
-    n_wanted = int(config.search.trials * len(job.splits.dev) * n_predictors * RACED_SHARE) + final
-    n_calls = min(n_wanted, n_paid)
-    n_at_once = job.task_backend.n_lanes if job.task_backend.is_local else config.lm.task.concurrency
-    seconds = n_calls * probe.seconds / n_at_once
-    if config.budget.wall_clock is not None:
-        seconds = min(seconds, config.budget.wall_clock)
-    return Estimate(
-        n_calls_max=min(n_wanted_max, n_paid),
-        n_calls=n_calls,
-        seconds=seconds,
-        usd=_usd(job, probe, n_calls),
-        limited_by=cap if n_calls < n_wanted else None,
-        n_calls_wanted=n_wanted,
-    )
-
-
-def _calls_paid(job: Job, probe: Probe) -> tuple[str | None, int]:
-    """Return the cap that ends first if all task calls are like one, and for how many of them it pays."""
-    budget, usd = job.config.budget, job.task_price * probe.usd
-    caps = (("task_calls", budget.task_calls, 1), ("tokens", budget.tokens, probe.tokens), ("usd", budget.usd, usd))
-    paid = [(int(cap / each), f"budget.{key}") for key, cap, each in caps if cap is not None and each]
-    n_paid, key = min(paid, default=(sys.maxsize, None))
-    return key, n_paid
-
-
-def _usd(job: Job, probe: Probe, n_calls: int) -> float | None:
-    known = job.prices["task"].per_million is not None
-    return job.task_price * n_calls * probe.usd if known else None
 
 
 def _probe_task(job: Job) -> Probe:

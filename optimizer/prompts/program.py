@@ -168,7 +168,7 @@ class ModuleProgram:
 
     What a candidate means here: a part without demonstrations keeps those that the module came with. `predict` leaves
     the module as it was written, `chain_of_thought` makes every predictor reason first that does not do so already.
-    The temperature is the model's default, which a predictor's own setting overrides; `apply` cannot carry it.
+    The temperature is the model's default, which a predictor's own setting overrides.
 
     Raises:
         ProgramError: the module cannot be optimized; see `optimizer.prompts.user_module`.

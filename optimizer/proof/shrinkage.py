@@ -65,8 +65,10 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     estimate = min(1.0, max(0.0, float(levels.mean() + shrunk[place])))
     variance = float(variances[place]) + (float(levels.var(ddof=1)) / n if n > 1 else 0.0)
     # Wilson's interval with the number of 0/1 rows that would be as uncertain: stays in [0, 1], is never of zero width.
-    n_like = estimate * (1 - estimate) / variance if variance > _ROUNDING else n
-    return estimate, *wilson(estimate * n_like, n_like or n, confidence)
+    # Laplace's rule keeps that number from going to 0 with an estimate that is pushed against 0 or 1.
+    inner = (estimate * n + 1) / (n + 2)
+    n_like = inner * (1 - inner) / variance if variance > _ROUNDING else n
+    return estimate, *wilson(estimate * n_like, n_like, confidence)
 
 
 def _own_noise(values: FloatArray) -> FloatArray:

@@ -59,10 +59,10 @@ class Known:
         return best is not None and float(self.elite.values(best).min()) == 1.0
 
     def n_since_best(self) -> int:
-        """Trials since the one that made the incumbent."""
+        """How many trials were told after the one that made the incumbent."""
         trials = self.memory.trials
-        best = next((trial.number for trial in trials if trial.candidate == self.elite.incumbent), 0)
-        return (trials[-1].number - best) if trials else 0
+        best = next((i for i, trial in enumerate(trials) if trial.candidate == self.elite.incumbent), 0)
+        return len(trials) - 1 - best if trials else 0
 
     def gains(self) -> list[float]:
         """By how much each raced trial after the baseline took the lead; 0 for those that did not."""

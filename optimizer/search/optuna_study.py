@@ -173,6 +173,10 @@ class Study:
         self._study.tell(ticket.number, value if state == TrialState.COMPLETE else None, state=state)
         self._share()
 
+    def has_ended(self, ticket: Ticket) -> bool:
+        """Whether somebody else has ended the trial: the leader of the workers, when it closed the search."""
+        return self._crew.is_shared and self.trials()[ticket.number].state.is_finished()
+
     def abandon(self, number: int, facts: Mapping[str, JsonValue]) -> None:
         """End a trial that nobody carries out any more; `facts` are kept with it."""
         trial_id = self.trials()[number]._trial_id

@@ -141,12 +141,14 @@ class Commits:
         except sa.exc.SQLAlchemyError as error:
             if not isinstance(error, OF_ONE_ROW):
                 return self._put_off(batch, error)
-            for entry in batch:
-                self._alone(entry)
+            return self._one_by_one(batch)
         except Exception:  # one of them cannot be written: each by itself, so that it does no harm to the others
-            for entry in batch:
-                self._alone(entry)
+            return self._one_by_one(batch)
         return []
+
+    def _one_by_one(self, batch: Sequence[Entry]) -> list[Entry]:
+        """Commit each by itself; return what is to be tried again, because the database went away meanwhile."""
+        return [entry for entry in batch if not self._is_over(entry)]
 
     def _transact(self, batch: Sequence[Entry]) -> None:
         for entry in batch:
@@ -154,13 +156,17 @@ class Commits:
         with self._engine.begin() as connection:
             self._carry_out(connection, batch)
 
-    def _alone(self, entry: Entry) -> None:
+    def _is_over(self, entry: Entry) -> bool:
         try:
             self._transact([entry])
         except Exception as error:  # border: told to the one who waits for it, or to the next flush
+            is_away = isinstance(error, sa.exc.SQLAlchemyError) and not isinstance(error, OF_ONE_ROW)
+            if entry.is_late and is_away:
+                return False
             entry.error = error
             if entry.is_late:
                 self._lost = self._lost or error
+        return True
 
     def _put_off(self, batch: list[Entry], error: BaseException) -> list[Entry]:
         """Tell those who wait that the database cannot be written; the others stay in the queue."""

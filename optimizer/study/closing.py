@@ -7,6 +7,7 @@ after a look at the same record within one transaction, so that a wish that was 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -20,13 +21,15 @@ if TYPE_CHECKING:
 
 NOT_TRIED = "not tried: the search had ended"
 CUT_SHORT = "cut short: the search had ended"
+CLOSED: Mapping[str, JsonValue] = {SEARCH_OVER: "", TESTED: "", "verdict": None, "dev": None}  # and what is left of it
 
 
 def begin_search(session: Session) -> None:
-    """Let people suggest prompts again, where a study is continued with something left to spend."""
-    record = session.journal.load_study()
-    if record is not None and record.get(SEARCH_OVER) and session.stop_reason() is None:
-        session.journal.update_study(records={SEARCH_OVER: ""})
+    """Open a search that was closed, where a study is continued with something left to spend: people may suggest
+    prompts again, and what a final test that was broken off has left is void."""
+    record = session.journal.load_study() or {}
+    if any(record.get(key) for key in CLOSED) and session.stop_reason() is None:
+        session.journal.update_study(records=CLOSED)
 
 
 def end_search(session: Session, reason: str) -> bool:

@@ -21,33 +21,22 @@ from optimizer.data.loading import load_splits
 from optimizer.data.report import Splits
 from optimizer.errors import ConfigError, ProgramError
 from optimizer.lm import open_backend
-from optimizer.lm.backend import Backend, CallRequest
+from optimizer.lm.backend import Backend
 from optimizer.lm.model import Pricing, require_prices
 from optimizer.metrics import Metric, open_metric
 from optimizer.privacy.local import places, require_local
-from optimizer.prompts.program import Complete, ModuleProgram, Program, TaskProgram
-from optimizer.prompts.spec import Message, spec_of_task
+from optimizer.prompts.program import ModuleProgram, Program, TaskProgram
+from optimizer.prompts.spec import spec_of_task
 from optimizer.proof.earlier import seen_before
 from optimizer.proof.slices import Groups, grouped
 from optimizer.propose import Operator, open_operators
 from optimizer.records import Role, SeenBefore, StudyView
 from optimizer.study import reserve
+from optimizer.study.late_judge import LateJudge
 from optimizer.user_code import load, user_code
 
 SHAPE = "predictors"  # the fact that says what a program from Python is like
 PACKAGES = ("dspy", "optuna", "mlflow", "datasets", "numpy")
-
-
-class LateJudge:
-    """The judge of a metric. Metrics are opened before models are metered; the session puts the model in."""
-
-    def __init__(self) -> None:
-        self.complete: Complete | None = None
-
-    def __call__(self, prompt: str) -> str:
-        if self.complete is None:
-            raise ProgramError("metric: the judge was asked before its model was opened")
-        return self.complete(CallRequest(messages=(Message("user", prompt),), max_tokens=256)).text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,7 +206,7 @@ def open_job(config: Config, *, folder: Path, runs_dir: Path) -> Job:
     program = open_program(config, folder=folder)
     task_backend = open_backend(config.lm.task)
     proposer_backend = _shared(task_backend, config.lm.task, config.proposer) or open_backend(config.proposer)
-    judge, judge_backend = LateJudge(), None
+    judge, judge_backend = LateJudge(config.judge), None
     if config.metric.asks_judge:
         judge_backend = _shared(proposer_backend, config.proposer, config.judge) or open_backend(config.judge)
     n_calls = len(program.specs)

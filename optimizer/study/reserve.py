@@ -49,7 +49,8 @@ def least(job: Job, row: Amount) -> Need:
 
 def worst_call(job: Job, candidate: Candidate) -> Amount:
     """Return what is reserved for the longest call of a candidate on a test row, or more."""
-    longest = max(("".join(map(str, row.inputs.values())) for row in job.splits.test), key=len, default="")
+    texts = ("".join(map(str, row.inputs.values())) for row in job.splits.test)
+    longest = max(texts, key=lambda text: len(text.encode("utf-8", "replace")), default="")
     max_tokens, n_steps = job.config.lm.task.max_tokens, len(candidate.parts)
     n_messages = 2 + 2 * candidate.n_demos
     between = (n_steps - 1) * max_tokens  # what a step is handed by those before it

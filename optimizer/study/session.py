@@ -39,10 +39,11 @@ from optimizer.study.job import Job
 from optimizer.study.observe import Observer
 from optimizer.study.opening import generator, open_all
 from optimizer.study.rounds import next_size
-from optimizer.study.sharing import IS_BEST, TOLD, keep_made, made_before, take_in, verdict_of
+from optimizer.study.sharing import IS_BEST, ended_elsewhere, keep_made, made_before, take_in, verdict_of
 from optimizer.study.stops import stop_reason
 from optimizer.study.tracking import open_tracker
-from optimizer.study.view import Records, read_view
+from optimizer.study.view import TOLD, Records, order_told, read_view
+from optimizer.track import NoTracker, Tracker
 
 logger = logging.getLogger(__name__)
 
@@ -63,15 +64,18 @@ class Session:
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
         self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
-        self._records = Records(opened.journal, job.metric.version)
-        self.known = Known([example.id for example in self.splits.dev])
+        self._records, self.known = (
+            Records(opened.journal, job.metric.version),
+            Known([row.id for row in self.splits.dev]),
+        )
         self.elite = self.known.elite
+        self.tracker: Tracker | NoTracker = NoTracker()
         try:
             with self.crew.deciding():
                 self.tracker = open_tracker(job, self.journal, self.view, self.crew, is_finished=self.is_finished)
             observer.opened(self)
         except BaseException:
-            opened.close()
+            self.close()
             raise
 
     def restore(self) -> None:
@@ -84,16 +88,18 @@ class Session:
             with self.deciding():
                 self.is_restored = True
                 return
-        for trial in self._records.of(self.study.trials()):
-            if trial.state == "running":
-                continue
+        ended = [trial for trial in self.study.trials() if trial.state.is_finished()]
+        for trial in self._records.of(sorted(ended, key=order_told)):
             crash_point("resume")
             self.known.learn(trial)
             if trial.candidate is not None and trial.outcomes:
                 if trial.state == "complete":
                     self.elite.challenge(trial.candidate)
                 if trial.state in RACED:
-                    self._deepen_again()
+                    try:  # what it cost is in the journal, unless the budget ended there
+                        self.deepen(n_races=self.known.n_races())
+                    except BudgetExhausted as error:
+                        self.budget_used_up(error)
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
@@ -113,7 +119,7 @@ class Session:
     def stop_reason(self) -> str | None:
         """Return why no further trial should begin, or None."""
         self._take_suggestions()
-        return stop_reason(self)
+        return ended_elsewhere(self) or stop_reason(self)
 
     def ask(self) -> Ticket | None:
         """Return the next trial, or None when there is a reason to stop. While the proposer fails it needs no model."""
@@ -212,6 +218,8 @@ class Session:
         """Finish a trial, and keep the best prompt on disk when it changed."""
         candidate = proposal.candidate
         with self.deciding():
+            if self.study.has_ended(ticket):
+                return  # another worker has closed the search
             difference, gain = self.elite.difference(candidate), self.elite.gain(candidate)
             is_best = state == "complete" and self.elite.challenge(candidate)
             facts: dict[str, JsonValue] = {
@@ -233,15 +241,14 @@ class Session:
             self.deepen(n_races=n_races)
 
     def tell_rejected(self, ticket: Ticket, rejection: Rejection, duration_s: float) -> None:
-        facts: dict[str, JsonValue] = {
-            "state": "rejected",
-            "reason": redact(rejection.reason),
-            "duration_s": duration_s,
-        }
+        reason = redact(rejection.reason)
+        facts: dict[str, JsonValue] = {"state": "rejected", "reason": reason, "duration_s": duration_s}
         if isinstance(rejection, RejectedProposal):
             self.journal.put_candidate(rejection.proposal.candidate)
             facts |= {"candidate": rejection.proposal.candidate.id, "parents": list(rejection.proposal.parents)}
         with self.deciding():
+            if self.study.has_ended(ticket):
+                return
             facts[TOLD] = len(self.known.trials)
             # To Optuna, pruned before the first step: the sampler learns from it, where it would forget a failure.
             self.study.tell(ticket, TrialState.PRUNED, None, facts)
@@ -341,13 +348,6 @@ class Session:
         return read_view(self.journal, self.study.trials(), self._records)
 
     # -- bookkeeping ----------------------------------------------------------------------------------
-
-    def _deepen_again(self) -> None:
-        """Deepen as after the restored trial; what that cost is in the journal, unless the budget ended there."""
-        try:
-            self.deepen(n_races=self.known.n_races())
-        except BudgetExhausted as error:
-            self.budget_used_up(error)
 
     def _plain_operators(self) -> list[str]:
         """Operators that need no model, while the proposer is given a rest; else none."""

@@ -15,13 +15,13 @@ from optimizer.candidate import Fields
 from optimizer.machines.crew import LOOK_S
 from optimizer.propose.proposer import Proposal
 from optimizer.records import Verdict
-from optimizer.study.view import trial_records, verdict_from_json
+from optimizer.review.wishes import SEARCH_OVER, TESTED
+from optimizer.study.view import order_told, trial_records, verdict_from_json
 
 if TYPE_CHECKING:
     from optimizer.search.optuna_study import Ticket
     from optimizer.study.session import Session
 
-TOLD = "told"  # how many trials had ended before this one
 IS_BEST = "is_best"
 MADE = "made"  # the candidate that a trial is about, so that who takes it up scores the same one
 
@@ -36,7 +36,7 @@ def take_in(session: Session) -> None:
     if not new:
         return
     before = session.elite.incumbent
-    new.sort(key=lambda trial: (cast(int, trial.user_attrs.get(TOLD, 0)), trial.number))
+    new.sort(key=order_told)
     for trial in trial_records(session.journal, new, metric=session.job.metric.version):
         session.known.learn(trial)
         is_best = bool(facts[trial.number].get(IS_BEST))
@@ -69,6 +69,16 @@ def wait_turn(session: Session) -> Turn:
                 return "lead"
         session.models.task.raise_if_stopped()
         time.sleep(LOOK_S)
+
+
+def ended_elsewhere(session: Session) -> str | None:
+    """Return why the search is over where another worker makes the final test or has made it, else None."""
+    if not session.crew.is_shared or session.crew.n_workers() == 1:
+        return None
+    record = session.journal.load_study() or {}
+    if record.get("state") == "finished" or record.get(TESTED):
+        return str(record.get(SEARCH_OVER) or record.get("stop_reason") or "trials")
+    return None
 
 
 def verdict_of(session: Session) -> Verdict | None:

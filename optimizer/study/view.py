@@ -28,12 +28,18 @@ from optimizer.records import (
 from optimizer.records import TrialState as OurState
 from optimizer.storage.journal import Journal
 
+TOLD = "told"  # a fact of a trial: how many had ended before it
 STATES: Mapping[TrialState, OurState] = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
 }
+
+
+def order_told(trial: FrozenTrial) -> tuple[int, int]:
+    """Sort key of trials that have ended: the order in which they were told, which is not that of their numbers."""
+    return cast(int, trial.user_attrs.get(TOLD, 0)), trial.number
 
 
 class Records:
@@ -117,6 +123,7 @@ def trial_records(journal: Journal, trials: list[FrozenTrial], *, metric: str) -
     ids = {str(trial.user_attrs["candidate"]) for trial in started if "candidate" in trial.user_attrs}
     if not started:
         return ()
+    journal.flush()  # what a trial cost may be on its way, and one that has ended is read once
     candidates, spends = journal.candidates(ids), journal.spend_of_trials([trial.number for trial in started])
     scored = {str(trial.user_attrs["candidate"]) for trial in started if trial.user_attrs.get("scored")}
     known = journal.outcomes_of(scored & set(candidates), metric)
