@@ -74,7 +74,7 @@ def in_the_browser(n_trials: int, *, repeats: int) -> dict[str, Any]:
 
     view = sample_view(n_trials)
     best = max((t for t in view.trials if t.score is not None), key=lambda t: (t.score or 0.0, t.number))
-    best_names = {trial_name(t, width=number_width(view)) for t in view.trials if t.score == best.score}
+    best_names = {trial_name(t, t.score, width=number_width(view)) for t in view.trials if t.score == best.score}
     with tempfile.TemporaryDirectory() as folder:
         projection = projection_in(Path(folder))
         started = time.process_time()

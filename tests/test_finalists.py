@@ -17,7 +17,7 @@ from rich.console import Console
 from optimizer.candidate import Candidate, Example, Part
 from optimizer.cli.comparison import _name, compare_trials
 from optimizer.cli.review import review_study
-from optimizer.cli.tables import lineage_tree
+from optimizer.cli.tables import lineage_tree, trial_table
 from optimizer.config.keys import Config
 from optimizer.metrics import open_metric
 from optimizer.proof.slices import Groups
@@ -29,7 +29,8 @@ from optimizer.search.elite import Elite
 from optimizer.study.held import by_aim
 from optimizer.study.job import open_job
 from optimizer.study.observe import Observer
-from optimizer.study.showing import picked
+from optimizer.study.saved import open_saved
+from optimizer.study.showing import material_of, picked
 from tests.fake_server import Body, FakeServer
 from tests.sample_study import SEED, sample_view
 from tests.test_review import config
@@ -196,6 +197,12 @@ def test_a_candidate_that_gives_one_label_makes_room_for_another(tmp_path: Path)
     assert view.verdict is not None
     assert view.verdict.constant is not None
     assert view.verdict.constant.label == "red"
+    material = material_of(open_saved(tmp_path / "runs", "fruit"))
+    table = trial_table(view, material.n_chars, material.marks)
+    marked = zip(table.columns[0].cells, table.columns[-1].cells, strict=True)
+    left_out = {str(number) for number, why in marked if "one label" in str(why)}
+    words = {str(trial.number + 1): trial.candidate.parts[0].instructions for trial in view.trials if trial.candidate}
+    assert {words[number][:4] for number in left_out} == {"Just"}
 
 
 def test_a_candidate_without_a_trial_is_not_called_yours() -> None:

@@ -731,10 +731,12 @@ def test_memory_knows_what_was_tried_but_lets_failures_be_tried_again() -> None:
 
 
 def test_memory_grows_like_one_that_is_rebuilt() -> None:
-    """Adding trials one by one, a running one finished later, equals rebuilding from all records."""
-    running = trial(1, "b", score=None, state="running")
-    grown = Memory().with_trial(trial(0, "a", score=0.5)).with_trial(running).with_trial(trial(1, "b", score=0.7))
-    assert grown == Memory.from_trials([trial(0, "a", score=0.5), trial(1, "b", score=0.7)])
+    """Adding trials one by one equals rebuilding from all records; a failed one is left out in both."""
+    trials = [trial(0, "a", score=0.5), trial(1, "c", score=None, state="failed"), trial(2, "b", score=0.7)]
+    grown = Memory()
+    for each in trials:
+        grown = grown.with_trial(each)
+    assert grown == Memory.from_trials(trials)
 
 
 def starts(seed: Candidate, **changes: object) -> list[tuple[str, Candidate]]:

@@ -136,7 +136,7 @@ def test_a_vetoed_candidate_does_not_win(
     assert f"trial {number} cannot win any more" in said
     assert f"trial {number} was vetoed before: it cannot win" in said
     material = material_of(open_saved(tmp_path / "runs", "fruit"))
-    table = trial_table(material.view, material.n_chars, material.vetoed)
+    table = trial_table(material.view, material.n_chars, material.marks)
     whys = list(table.columns[-1].cells)
     assert [i for i, why in enumerate(whys) if "vetoed" in str(why)] == [person.number]
     assert report_html(material).count("<td>vetoed ") == 1

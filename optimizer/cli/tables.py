@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import cast
 
 from rich.console import Console
@@ -104,14 +104,14 @@ def _best(view: StudyView, trial: TrialRecord) -> str:
     return f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.outcomes else "-"
 
 
-def trial_table(view: StudyView, n_chars: Mapping[str, int], vetoed: Collection[str] = ()) -> Table:
+def trial_table(view: StudyView, n_chars: Mapping[str, int], marks: Mapping[str, str] | None = None) -> Table:
     """One line a trial, with its score on all dev rows that it has.
 
     A star marks the front of score against length, among trials that ran their whole race.
 
     Args:
         n_chars: candidate id to prompt length.
-        vetoed: ids of candidates that must not win.
+        marks: by candidate id, why a prompt could not win, in one or two words.
     """
     starred = {trial.number for trial in insight.front_of(view, n_chars)}
     lengths = {trial.number: n_chars[trial.candidate.id] for trial in view.trials if trial.candidate}
@@ -123,8 +123,8 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int], vetoed: Collection[
         table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
     table.add_column("why", overflow="fold")
     for trial, (*row, why) in zip(view.trials, cells, strict=True):
-        if trial.candidate and trial.candidate.id in vetoed:
-            why = f"vetoed; {why}" if why else "vetoed"
+        if marks and trial.candidate and (mark := marks.get(trial.candidate.id)):
+            why = f"{mark}; {why}" if why else mark
         table.add_row(*row, why, style="green" if trial.candidate == view.best else None)
     return table
 

@@ -132,7 +132,8 @@ class Tally:
         shown = ", ".join(f"{word} ({n})" for word, n in self.unclear.most_common(MAX_KINDS_LISTED))
         more = ", and others" if len(self.unclear) > MAX_KINDS_LISTED else ""
         n = "1 row of" if self.n_unclear == 1 else f"{self.n_unclear} rows of"
-        return f"{n} {self.withheld_by!r} say neither yes nor no; rows are held back for that: {shown}{more}"
+        held = "rows are held back for that, yes or no there changes it"
+        return f"{n} {self.withheld_by!r} say neither yes nor no; {held}: {shown}{more}"
 
     def added_to(self, report: DataReport) -> DataReport:
         warnings = [words] if (words := self.unclear_words()) else []

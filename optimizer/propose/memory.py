@@ -29,9 +29,10 @@ class Memory:
         return cls(trials=kept, ids=frozenset(trial.candidate.id for trial in kept if trial.candidate))
 
     def with_trial(self, trial: TrialRecord) -> Memory:
-        """Return a memory that knows `trial` too, in place of an earlier record of the same number."""
-        others = [old for old in self.trials if old.number != trial.number]
-        return Memory.from_trials([*others, trial])
+        """Return a memory that knows `trial`, too."""
+        if trial.candidate is None or trial.state in LOST:
+            return self
+        return Memory(trials=(*self.trials, trial), ids=self.ids | {trial.candidate.id})
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection, Sequence
 
 from optimizer.records import TrialRecord
@@ -21,9 +22,12 @@ def is_resting(trials: Sequence[TrialRecord], *, asking: Collection[str]) -> boo
         trials: finished ones, in the order in which they ended.
         asking: names of the operators that need the proposer.
     """
-    asked = [i for i, trial in enumerate(trials) if trial.recipe.operator in asking][-MAX_REJECTED:]
+    if not asking:
+        return False
+    latest = (i for i in range(len(trials) - 1, -1, -1) if trials[i].recipe.operator in asking)
+    asked = list(itertools.islice(latest, MAX_REJECTED))
     is_failing = len(asked) == MAX_REJECTED and all(trials[i].state == "rejected" for i in asked)
-    return is_failing and len(trials) - asked[-1] <= REST_TRIALS
+    return is_failing and len(trials) - asked[0] <= REST_TRIALS
 
 
 def rest_note(n_trials: int) -> str:

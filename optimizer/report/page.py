@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, cast
@@ -59,7 +59,7 @@ class Material:
         hides: tells of a row's id whether nothing but the id may be shown.
         shown: a candidate as its prompt may be shown.
         is_guarded: some rows are hidden, so remarks that may quote one are left out.
-        vetoed: ids of candidates that must not win.
+        marks: by candidate id, why a prompt could not win, in one or two words.
     """
 
     view: StudyView
@@ -69,7 +69,7 @@ class Material:
     hides: Callable[[str], bool] = _hides_nothing
     shown: Callable[[Candidate], Candidate] = _as_it_is
     is_guarded: bool = False
-    vetoed: Collection[str] = frozenset()
+    marks: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def n_chars(self) -> Mapping[str, int]:
@@ -158,7 +158,7 @@ def _content(material: Material) -> dict[str, Any]:
         "trials": view.trials[:MAX_TRIALS],
         "why_not_highest": "" if worst_of(view) else insight.why_not_highest(view),
         "n_chars": material.n_chars,
-        "vetoed": material.vetoed,
+        "marks": material.marks,
         "states": trials_words(trial_counts(trial.state for trial in view.trials)),
         "stopped": " ".join([f"{stopped_words(view)}.", *time_notes(view)]) if view.stop_reason else "",
         "split": _split(view, is_guarded=material.is_guarded),

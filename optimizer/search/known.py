@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -28,11 +29,14 @@ class Known:
         self.memory = Memory()
         self.elite = Elite(dev_ids)
         self._dev_ids = tuple(dev_ids)
+        self._raced: list[TrialRecord] = []
 
     def learn(self, trial: TrialRecord) -> None:
         """Know of a trial that has ended."""
         self.trials.append(trial)
         self.memory = self.memory.with_trial(trial)
+        if trial.state in RACED and trial.candidate is not None:
+            self._raced.append(trial)
         if trial.candidate is not None and trial.outcomes:
             self.enter(trial.candidate, trial.outcomes)
 
@@ -51,7 +55,7 @@ class Known:
         return len(self.scored_ids(candidate))
 
     def n_races(self) -> int:
-        return len(self._raced())
+        return len(self._raced)
 
     def is_perfect(self) -> bool:
         """Whether the incumbent is right on all of dev; a row that is not scored yet is NaN."""
@@ -66,15 +70,12 @@ class Known:
 
     def gains(self) -> list[float]:
         """By how much each raced trial after the baseline took the lead; 0 for those that did not."""
-        raced = self._raced()[1:]
+        raced = itertools.islice(self._raced, 1, None)
         return [max(0.0, trial.difference or 0.0) if trial.state == "complete" else 0.0 for trial in raced]
 
     def last_reason(self) -> str | None:
         """Return why the last trial that was not completed was not."""
         return next((trial.reason for trial in reversed(self.trials) if trial.reason), None)
-
-    def _raced(self) -> list[TrialRecord]:
-        return [trial for trial in self.memory.trials if trial.state in RACED]
 
 
 def values_of(outcomes: Sequence[Outcome], *, among: Sequence[str]) -> Mapping[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import cast
 
@@ -106,6 +106,7 @@ class Study:
         plain = optuna.create_study(storage=self._backend, study_name=name, direction="maximize", load_if_exists=True)
         self._storage = storage_of(self._backend, journal, study_id=plain._study_id)
         self._study = optuna.Study(name, self._storage, pruner=pruner)
+        self._n_settled = 0  # so many trials from the first on have ended
 
     def enqueue_starts(self, names: Sequence[str], *, induced: bool = False) -> None:
         """Queue the first candidates, each once, also when a kill came between two of them.
@@ -141,7 +142,7 @@ class Study:
 
     def enqueue_operator(self, name: str) -> None:
         """Let the next recipe have this operator."""
-        if not any(trial.state == TrialState.WAITING for trial in self.trials()):
+        if not any(trial.state == TrialState.WAITING for trial in self._open(self.trials())):
             self._study.enqueue_trial(self._fixed(name))
             self._share()
 
@@ -151,7 +152,7 @@ class Study:
 
     def ask(self) -> Ticket:
         """Return the next trial: one left running by a dead process, a queued start, or a new recipe."""
-        orphan = next(iter(self._orphans()), None)
+        orphan = next(iter(self.orphans()), None)
         number = orphan.number if orphan else self.n_started()
         self._study.sampler = self._sampler(number)
         if orphan:
@@ -205,30 +206,29 @@ class Study:
             self._journal.flush()
 
     def n_started(self) -> int:
-        return sum(trial.state != TrialState.WAITING for trial in self.trials())
+        trials = self.trials()
+        return len(trials) - sum(trial.state == TrialState.WAITING for trial in self._open(trials))
 
     def n_finished(self) -> int:
         return sum(trial.state in FINISHED for trial in self.trials())
 
-    def has_orphans(self) -> bool:
-        """Whether a trial that a dead process left running waits to be taken up."""
-        return bool(self._orphans())
+    def running(self) -> list[FrozenTrial]:
+        """Return the trials that have begun and not ended."""
+        return [trial for trial in self._open(self.trials()) if trial.state == TrialState.RUNNING]
 
-    def n_orphans(self) -> int:
-        return len(self._orphans())
-
-    def n_running(self) -> int:
-        """Return how many trials have begun and not ended."""
-        return len(self.running())
-
-    def running(self) -> dict[int, Mapping[str, JsonValue]]:
-        """Return the facts by number of trials that have begun and not ended."""
-        return {trial.number: trial.user_attrs for trial in self.trials() if trial.state == TrialState.RUNNING}
-
-    def _orphans(self) -> list[FrozenTrial]:
-        running = [trial for trial in self.trials() if trial.state == TrialState.RUNNING]
+    def orphans(self) -> list[FrozenTrial]:
+        """Return the running trials that nobody has in hand: a dead process left them, or a person suggested them."""
+        running = self.running()
         held = self._crew.held() if running else ()
         return [trial for trial in running if trial.number not in held]
+
+    def _open(self, trials: Sequence[FrozenTrial]) -> Iterator[FrozenTrial]:
+        """Yield the trials that have not ended, without a look at all that have."""
+        n = self._n_settled
+        while n < len(trials) and trials[n].state.is_finished():
+            n += 1
+        self._n_settled = n
+        return (trial for trial in trials[n:] if not trial.state.is_finished())
 
     def _sampler(self, number: int) -> optuna.samplers.BaseSampler:
         """A fresh sampler for each trial, seeded by its number, so that a resumed study draws the same."""

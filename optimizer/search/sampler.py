@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Container, Sequence
 from typing import Any
@@ -54,4 +55,5 @@ class LatestTrials(optuna.Study):
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         del deepcopy, use_cache
-        return [trial for trial in self._trials if states is None or trial.state in states][-MEMORY:]
+        wanted = (trial for trial in reversed(self._trials) if states is None or trial.state in states)
+        return list(itertools.islice(wanted, MEMORY))[::-1]

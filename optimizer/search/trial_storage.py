@@ -160,7 +160,9 @@ class TrialStorage(PlainStorage):
     ) -> list[FrozenTrial]:
         del study_id
         with self._lock:
-            trials = [trial for trial in self._trials if states is None or trial.state in states]
+            trials = self._trials.copy()
+        if states is not None:
+            trials = [trial for trial in trials if trial.state in states]
         return copy.deepcopy(trials) if deepcopy else trials
 
     # -- below ----------------------------------------------------------------------------------

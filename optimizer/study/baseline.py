@@ -69,9 +69,11 @@ def require_readable(session: Session) -> None:
         Paused: it is so after `MANY_UNREAD` replies to `MANY_PROMPTS` prompts.
     """
     trials = session.known.trials
+    if any(not _is_unread(outcome) for trial in trials for outcome in trial.outcomes):
+        return  # as a rule the first one
     outcomes = [outcome for trial in trials for outcome in trial.outcomes]
     n = len({trial.candidate.id for trial in trials if trial.candidate and trial.outcomes})
-    if len(outcomes) < MANY_UNREAD or n < MANY_PROMPTS or not all(map(_is_unread, outcomes)):
+    if len(outcomes) < MANY_UNREAD or n < MANY_PROMPTS:
         return
     waiting = (trial for trial in session.study.trials() if trial.state.name == "WAITING")
     if any("start" in trial.user_attrs for trial in waiting):

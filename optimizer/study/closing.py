@@ -61,10 +61,10 @@ def close_trials(session: Session) -> None:
     """End what has begun and will not be carried out: a finished study has no running trial."""
     wanted = {f"{PERSON} {wish_id}": candidate for wish_id, candidate in suggestions(session.journal)}
     with session.deciding():
-        for number, known in session.study.running().items():
-            suggested = wanted.get(str(known.get("start")))
-            session.study.abandon(number, _facts(suggested, has_begun="recipe" in known))
-            session.tracker.trial_finished(number)
+        for trial in session.study.running():
+            suggested = wanted.get(str(trial.user_attrs.get("start")))
+            session.study.abandon(trial.number, _facts(suggested, has_begun="recipe" in trial.user_attrs))
+            session.tracker.trial_finished(trial.number)
 
 
 def _facts(suggested: Candidate | None, *, has_begun: bool) -> dict[str, JsonValue]:

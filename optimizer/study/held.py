@@ -111,6 +111,14 @@ def fit(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:
     return kept if any(each != session.seed for each in kept) else list(candidates)
 
 
+def one_label(session: Session) -> list[str]:
+    """Return the ids of the best candidates that could not win because they give one label to nearly all rows."""
+    if (output := label_output(session)) is None:
+        return []
+    best = session.elite.ranked()[: WIDER * session.job.config.search.finalists]
+    return [each.id for each in best if each != session.seed and _gives_one_label(session, output, each)]
+
+
 def _gives_one_label(session: Session, output: str, candidate: Candidate) -> bool:
     known = session.journal.outcomes(candidate.id, session.job.metric.version)
     scored = [(row, known[row.id]) for row in session.splits.dev if row.id in known and known[row.id].value is not None]

@@ -65,7 +65,7 @@ def wait_turn(session: Session) -> Turn:
                 return "finished"
             if session.stop_reason() is None:
                 return "search"
-            if session.crew.leads() and not session.study.n_running() - session.study.n_orphans():
+            if session.crew.leads() and len(session.study.running()) == len(session.study.orphans()):
                 return "lead"
         session.models.task.raise_if_stopped()
         time.sleep(LOOK_S)

@@ -15,6 +15,7 @@ from optimizer.records import StudyView
 from optimizer.report import Material
 from optimizer.review.wishes import vetoes
 from optimizer.study.saved import SavedStudy
+from optimizer.study.view import one_label
 from optimizer.track.projection import shown_uri, without_rows
 
 
@@ -31,8 +32,8 @@ def report_material(saved: SavedStudy) -> Material:
 
 
 def _material(saved: SavedStudy, rows: Mapping[str, Example]) -> Material:
-    said = vetoes(saved.journal)
-    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, vetoed=said)
+    marks = dict.fromkeys(one_label(saved.journal), "one label") | dict.fromkeys(vetoes(saved.journal), "vetoed")
+    return Material(view=saved.view(), render=texts(saved.program()), rows=rows, clean=clean, marks=marks)
 
 
 def as_file(material: Material, config: Config, withheld: Collection[str]) -> Material:

@@ -13,6 +13,8 @@ from optimizer.candidate import JsonValue
 from optimizer.errors import OutOfTime
 from optimizer.records import Timing, TrialRecord
 from optimizer.search.patience import is_unlikely_to_pay
+from optimizer.study import held
+from optimizer.study.view import ONE_LABEL
 
 if TYPE_CHECKING:
     from optimizer.candidate import Candidate
@@ -33,7 +35,7 @@ def stop_reason(session: Session) -> str | None:
         return "stopped"
     if session.budget_note is not None:
         return "time" if isinstance(session.budget_note, OutOfTime) else "budget"
-    if started >= search.trials and not session.study.has_orphans():
+    if started >= search.trials and not session.study.orphans():
         return "trials"
     if started > MIN_TRIALS and not has_time(session, n_trials=1):
         return "time"
@@ -137,6 +139,7 @@ def keep_ending(session: Session, kept: Timing | None) -> None:
     records: dict[str, JsonValue] = {
         "dev_scores": cast(JsonValue, session.elite.scores()),
         "dev_rows": [row.id for row in session.splits.dev],
+        ONE_LABEL: cast(JsonValue, held.one_label(session)),
     }
     if kept is not None and (end := session.deadline.first_end()) is not None:
         late = replace(kept, kept_s=max(0.0, kept.kept_s), over_s=max(0.0, -end.left_s))

@@ -28,6 +28,7 @@ from optimizer.records import (
 from optimizer.records import TrialState as OurState
 from optimizer.storage.journal import Journal
 
+ONE_LABEL = "one_label"  # in a study's record: candidates that could not win for it
 TOLD = "told"  # a fact of a trial: how many had ended before it
 STATES: Mapping[TrialState, OurState] = {
     TrialState.COMPLETE: "complete",
@@ -35,6 +36,11 @@ STATES: Mapping[TrialState, OurState] = {
     TrialState.FAIL: "failed",
     TrialState.RUNNING: "running",
 }
+
+
+def one_label(journal: Journal) -> list[str]:
+    """Return the ids of candidates that a finished study left out because they gave one label to nearly all rows."""
+    return cast("list[str]", (journal.load_study() or {}).get(ONE_LABEL) or [])
 
 
 def order_told(trial: FrozenTrial) -> tuple[int, int]:
@@ -101,8 +107,10 @@ def _dev_outcomes(
     journal: Journal, record: Mapping[str, JsonValue], trials: Sequence[TrialRecord]
 ) -> dict[str, tuple[Outcome, ...]]:
     """Return all dev outcomes of the candidates that were scored on further rows after their race."""
-    n_raced = {trial.candidate.id: trial.n_scored for trial in trials if trial.candidate}
     scores = cast("dict[str, tuple[float, int]]", record.get("dev_scores") or {})
+    if not scores:
+        return {}
+    n_raced = {trial.candidate.id: trial.n_scored for trial in trials if trial.candidate}
     later = {key for key, (_, n) in scores.items() if n > n_raced.get(key, 0)}
     known = journal.outcomes_of(later, str(record["metric_version"]))
     rows = cast("list[str]", record.get("dev_rows") or [])
