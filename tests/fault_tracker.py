@@ -21,7 +21,7 @@ from optimizer.study.saved import open_saved
 from optimizer.study.tracking import saved_projection
 from optimizer.track import Tracker, free_port, ui_command
 from optimizer.track.content import Lineage, trial_content
-from optimizer.track.points import final_points, study_points
+from optimizer.track.points import Charts, final_points
 from tests.fake_server import Body, FakeServer
 from tests.faults import Figures, answer, outline, run_here, write_study
 from tests.servers import wait_until_up
@@ -100,7 +100,7 @@ def shown_once(runs_dir: Path, store: Path) -> Figures:
     saved = open_saved(runs_dir, "fruit")
     view, projection = saved.view(), saved_projection(saved)
     lineage = Lineage(view)
-    charts = [point for _, points in study_points(view) for point in points]
+    charts = [point for _, points in Charts().points(view) for point in points]
     wanted = Counter(("", point.key, point.step) for point in [*final_points(view), *charts])
     for trial in view.trials:
         points = trial_content(view, trial, projection, lineage).points

@@ -41,7 +41,7 @@ from optimizer.track.content import Lineage, trial_content
 from optimizer.track.mlflow_view import MlflowView
 from optimizer.track.note import fenced, study_note
 from optimizer.track.outbox import WAITING, Entry, EntryKind, is_settled
-from optimizer.track.points import final_points, study_points, trial_points
+from optimizer.track.points import Charts, final_points, trial_points
 from optimizer.track.traces import sampled
 from optimizer.track.tracker import grouped, show
 
@@ -390,7 +390,7 @@ def test_a_finalists_run_has_the_rows_after_its_race_too(projection: Projection)
 def test_the_interval_of_graded_scores_is_no_interval_of_shares() -> None:
     """Scores that are all alike near the middle leave little doubt, where answers right or wrong leave much."""
     graded = trial(0, "seed", state="complete", candidate=SEED, outcomes=outcomes([0.5, 0.6] * 10))
-    (_, points), *_ = study_points(replace(make_view(), trials=(graded,)))
+    (_, points), *_ = Charts().points(replace(make_view(), trials=(graded,)))
     chart = {point.key: point.value for point in points}
 
     assert 0.5 < chart["best_dev_low"] < 0.55 < chart["best_dev_high"] < 0.6
@@ -398,7 +398,7 @@ def test_the_interval_of_graded_scores_is_no_interval_of_shares() -> None:
 
 def test_charts_run_over_trials_and_over_calls() -> None:
     """Best so far never falls, calls add up, and a trial without calls has no point on the axis of calls."""
-    charts = {number: {point.key: point for point in points} for number, points in study_points(make_view())}
+    charts = {number: {point.key: point for point in points} for number, points in Charts().points(make_view())}
 
     assert [round(charts[number]["best_dev"].value, 2) for number in range(7)] == [0.46] + [0.69] * 5 + [0.85]
     assert [charts[number]["calls"].value for number in range(7)] == [13, 26, 32, 33, 36, 36, 50]
@@ -407,13 +407,13 @@ def test_charts_run_over_trials_and_over_calls() -> None:
     assert "trial_dev" not in charts[3]
 
 
-def test_charts_that_stand_are_left_out_and_change_nothing() -> None:
-    """The points of the other trials are the same, whatever is charted already."""
-    view = make_view()
-    every = dict(study_points(view))
+def test_charts_go_on_from_where_they_were() -> None:
+    """Looked at as the study grows they are the same as at its end; what was seen is not given again."""
+    view, charts = make_view(), Charts()
+    grown = [each for n in (2, 5, 7) for each in charts.points(replace(view, trials=view.trials[:n]))]
 
-    assert dict(study_points(view, without={0, 1, 4})) == {number: every[number] for number in (2, 3, 5, 6)}
-    assert not list(study_points(view, without=set(every)))
+    assert grown == list(Charts().points(view))
+    assert not list(charts.points(view))
 
 
 def test_charts_wait_for_a_trial_that_still_runs() -> None:
@@ -421,9 +421,9 @@ def test_charts_wait_for_a_trial_that_still_runs() -> None:
     view = make_view(state="running", verdict=None)
     trials = tuple(replace(row, state="running") if row.number == 2 else row for row in view.trials)
 
-    assert [number for number, _ in study_points(replace(view, trials=trials))] == [0, 1]
+    assert [number for number, _ in Charts().points(replace(view, trials=trials))] == [0, 1]
     finished = replace(view, trials=trials, state="finished")
-    assert [number for number, _ in study_points(finished)] == [0, 1, 3, 4, 5, 6]
+    assert [number for number, _ in Charts().points(finished)] == [0, 1, 3, 4, 5, 6]
 
 
 @given(st.lists(st.one_of(st.none(), st.floats(0, 1)), max_size=30), st.integers(2, 7), st.integers(0, 30))

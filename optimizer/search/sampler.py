@@ -29,7 +29,7 @@ class LatestTPE(optuna.samplers.TPESampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         del study
-        return super().infer_relative_search_space(self._latest, trial)
+        return super().infer_relative_search_space(Kinds(self._latest, self._latest.trials_now), trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
@@ -49,11 +49,23 @@ class LatestTrials(optuna.Study):
 
     def __init__(self, study: optuna.Study, trials: Sequence[FrozenTrial]) -> None:
         super().__init__(study.study_name, study._storage)
-        self._trials = trials
+        self.trials_now = trials
 
     def _get_trials(
         self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
     ) -> list[FrozenTrial]:
         del deepcopy, use_cache
-        wanted = (trial for trial in reversed(self._trials) if states is None or trial.state in states)
+        wanted = (trial for trial in reversed(self.trials_now) if states is None or trial.state in states)
         return list(itertools.islice(wanted, MEMORY))[::-1]
+
+
+class Kinds(LatestTrials):
+    """The same with one trial for each set of parameters: which of them are drawn together needs no more than that."""
+
+    def _get_trials(
+        self, deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        kinds: dict[frozenset[str], FrozenTrial] = {}
+        for trial in super()._get_trials(deepcopy, states, use_cache):
+            kinds.setdefault(frozenset(trial.distributions), trial)
+        return list(kinds.values())

@@ -21,7 +21,7 @@ from optimizer.track.content import Lineage, RunContent
 from optimizer.track.entities import DIGEST_TAG, KnownRun, dataset_inputs, known_run, metric_of
 from optimizer.track.environment import prepare_environment
 from optimizer.track.note import study_note
-from optimizer.track.points import Point, elapsed_s, final_points, start_s, study_points
+from optimizer.track.points import Charts, Point, elapsed_s, final_points, start_s
 from optimizer.track.projection import Projection, absolute_uri, is_server
 from optimizer.track.registry import all_pages, register_winner
 from optimizer.track.traces import write_traces
@@ -70,6 +70,7 @@ class MlflowView:
         self._experiment_id: str | None = None
         self._parent: KnownRun | None = None
         self._trials: dict[int, KnownRun] = {}
+        self._charts = Charts()
         self._charted: set[int] = set()
 
     def ensure_study(self, view: StudyView) -> str:
@@ -237,11 +238,10 @@ class MlflowView:
         Trials are written whole, so that one of their points tells that all are there.
         """
         parent = self._parent_run()
-        new = list(study_points(view, without=self._charted))
+        new = [(number, points) for number, points in self._charts.points(view) if number not in self._charted]
         for start in range(0, len(new), TRIALS_PER_BATCH):
             batch = new[start : start + TRIALS_PER_BATCH]
             self._batch(parent, points=[point for _, points in batch for point in points])
-            self._charted.update(number for number, _ in batch)
         if new:
             self._batch(parent, tags={"mlflow.note.content": study_note(view, self._projection)})
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -57,41 +57,51 @@ def _running_scores(outcomes: Sequence[Outcome], *, block: int) -> dict[int, flo
     return steps
 
 
-def study_points(view: StudyView, *, without: Collection[int] = ()) -> Iterator[tuple[int, tuple[Point, ...]]]:
-    """Yield (trial number, points of the study's charts after that trial), in trial order, but for some trials.
+class Charts:
+    """The points of a study's charts after each trial, in trial order, as far as they cannot change any more.
 
-    Stops at the first trial that still runs: what came before it may not change any more, what follows may.
-    `over_calls/` repeats the charts with calls instead of trials on the axis.
+    `over_calls/` repeats the charts with calls instead of trials on the axis. Each look goes on from where the last one
+    was; what was seen of a study is never looked at again.
     """
-    incumbent: Mapping[str, float] = {}
-    best_score = -math.inf
-    calls, began_s = 0, start_s(view)
-    cost_usd: float | None = 0.0
-    for trial in sorted(view.trials, key=lambda trial: trial.number):
-        if trial.state == "running":
-            if view.state == "finished":
+
+    def __init__(self) -> None:
+        self._seen: set[int] = set()
+        self._incumbent: Mapping[str, float] = {}
+        self._best_score, self._calls = -math.inf, 0
+        self._cost_usd: float | None = 0.0
+
+    def points(self, view: StudyView) -> Iterator[tuple[int, tuple[Point, ...]]]:
+        """Yield (trial number, points) of the trials that are new.
+
+        Stops at the first trial that still runs: what came before it may not change any more, what follows may.
+        """
+        began_s = start_s(view)
+        for trial in view.trials:
+            if trial.number in self._seen:
                 continue
-            return
-        calls += trial.task_calls + trial.proposer_calls
-        cost_usd = None if cost_usd is None or trial.cost_usd is None else cost_usd + trial.cost_usd
-        if trial.state == "complete" and (score := trial.score) is not None and score > best_score:
-            incumbent, best_score = _incumbent(trial), score
-        if trial.number in without:
-            continue
-        known = {**incumbent, "trial_dev": trial.score, "calls": float(calls), "cost_usd": cost_usd}
+            if trial.state != "running":
+                self._seen.add(trial.number)
+                yield trial.number, self._after(trial, began_s)
+            elif view.state != "finished":
+                return
+
+    def _after(self, trial: TrialRecord, began_s: float) -> tuple[Point, ...]:
+        n_calls, score = trial.task_calls + trial.proposer_calls, trial.score
+        self._calls += n_calls
+        is_known = self._cost_usd is not None and trial.cost_usd is not None
+        self._cost_usd = (self._cost_usd or 0.0) + (trial.cost_usd or 0.0) if is_known else None
+        if trial.state == "complete" and score is not None and score > self._best_score:
+            self._incumbent, self._best_score = _incumbent(trial), score
+        known = {**self._incumbent, "trial_dev": score, "calls": float(self._calls), "cost_usd": self._cost_usd}
         end_ms = max(0, round((trial.started_s + trial.duration_s - began_s) * 1000))
-        over_calls = known if trial.task_calls + trial.proposer_calls else {}  # a free trial would share its step
-        yield (
-            trial.number,
-            finite(
-                [Point(key=key, value=value, step=trial.number, offset_ms=end_ms) for key, value in _some(known)]
-                + [
-                    Point(key=f"over_calls/{key}", value=value, step=calls, offset_ms=end_ms)
-                    for key, value in _some(over_calls)
-                    if key != "calls"
-                ]
-            ),
-        )
+        points = [Point(key=key, value=value, step=trial.number, offset_ms=end_ms) for key, value in _some(known)]
+        if n_calls:  # a free trial would share its step
+            points += [
+                Point(key=f"over_calls/{key}", value=value, step=self._calls, offset_ms=end_ms)
+                for key, value in _some(known)
+                if key != "calls"
+            ]
+        return finite(points)
 
 
 def _incumbent(best: TrialRecord) -> dict[str, float]:
