@@ -5,7 +5,8 @@ Both run the same loop as `optimizer run`; the study lies in a runs folder and i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -138,7 +139,7 @@ def optimize(
         train_rows = list(train)
         config = Config(
             name=name,
-            task=_task(program_, train_rows, goal, outputs),
+            task=_task(program_, train_rows, goal, outputs, _taken(module, program_)),
             data=Data(source="rows"),
             lm=LMs(
                 task=TaskLM(**dict(_settings(task_lm))),
@@ -235,8 +236,24 @@ def _metric(metric: str | Callable[..., Any], config: Config) -> Metric:
     return open_metric(config) if isinstance(metric, str) else from_function(metric)
 
 
-def _task(program: Program, rows: Sequence[Any], goal: str, named: Sequence[str] = ()) -> Task:
-    """Read the fields of the task off the rows, their kinds off the program's signatures where it has them."""
+def _taken(module: dspy.Module, program: Program) -> frozenset[str] | None:
+    """Return the names of what a program can be called with, None where it takes anything."""
+    if type(module).__module__.startswith("dspy."):
+        return frozenset(field.name for spec in program.specs.values() for field in spec.inputs)
+    parameters = inspect.signature(module.forward).parameters
+    takes_any = any(each.kind is inspect.Parameter.VAR_KEYWORD for each in parameters.values())
+    return None if takes_any else frozenset(parameters)
+
+
+def _task(
+    program: Program, rows: Sequence[Any], goal: str, named: Sequence[str] = (), taken: Collection[str] | None = None
+) -> Task:
+    """Read the fields of the task off the rows, their kinds off the program's signatures where it has them.
+
+    Args:
+        named: columns of labels, where the program does not write them.
+        taken: what the program can be called with; a further column of plain mappings is no part of the task.
+    """
     if not rows:
         raise DataError("train: no rows; give labelled examples")
     first = rows[0]
@@ -246,12 +263,22 @@ def _task(program: Program, rows: Sequence[Any], goal: str, named: Sequence[str]
     if missing := [name for name in named if name not in columns]:
         raise DataError(f"outputs: {', '.join(missing)} is no column; columns: {', '.join(columns)}")
     labels = named or answers
-    inputs = list(first.inputs().keys()) if is_marked and not named else [key for key in columns if key not in labels]
-    outputs = [key for key in columns if key not in inputs]
+    if is_marked and not named:
+        inputs = list(first.inputs().keys())
+        outputs = [key for key in columns if key not in inputs]
+    else:
+        inputs = [key for key in columns if key not in labels and (taken is None or key in taken)]
+        outputs = [key for key in columns if key in labels]
     if not outputs:
         raise DataError(
             f"train: none of the columns {', '.join(columns)} is an output of the program ({', '.join(answers)}); "
             "name the label column like the output field, or name it in `outputs`"
+        )
+    if not inputs:
+        takes = ", ".join(taken or ()) or "nothing"
+        raise DataError(
+            f"train: none of the columns {', '.join(columns)} is an input of the program, which takes {takes}; name "
+            "the columns like its inputs"
         )
     seed = program.seed("").parts[-1].instructions
     return Task(

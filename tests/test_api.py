@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import dspy
 import pytest
@@ -191,6 +191,18 @@ def test_a_mistaken_setting_is_one_line(tmp_path: Path, server: FakeServer) -> N
                 Pack, metric="accuracy", train=labelled_rows(), **{**settings(tmp_path, server), **given}
             )
     assert not server.calls
+
+
+@pytest.mark.parametrize("program", [Pack, TwoSteps()], ids=["signature", "module"])
+def test_a_further_column_is_no_part_of_the_task(program: Any, tmp_path: Path, server: FakeServer) -> None:
+    """Rows off a table have more columns than the program takes; nothing is called with them."""
+    rows = [{**row, "ward": "a"} for row in labelled_rows()]
+    options = settings(tmp_path, server) | {"search": {"trials": 1}, "budget": {"task_calls": 90}}
+    result = optimizer.optimize(program, metric="accuracy", train=rows, **options)
+    assert list(cast("dict[str, Any]", result.view.config["task"])["inputs"]) == ["note"]
+    renamed = [{"text": row["note"], "team": row["team"]} for row in rows]
+    with pytest.raises(DataError, match="none of the columns text, team is an input of the program, which takes note"):
+        optimizer.optimize(program, metric="accuracy", train=renamed, **{**options, "name": "other"})
 
 
 def test_rows_without_the_answer_are_refused(tmp_path: Path, server: FakeServer) -> None:

@@ -26,7 +26,6 @@ from optimizer.words import duration, percent
 if TYPE_CHECKING:
     from optimizer.records import StudyView
     from optimizer.study.job import Job
-    from optimizer.study.saved import SavedStudy
 
 N_LOOKS = 2400  # a quarter of a second apart: a busy machine takes minutes to start MLflow's server
 
@@ -124,8 +123,11 @@ def run_study(
     their own that join it.
     """
     config = load_config(config_path, overrides)
-    source = None if fork is None else _fork_source(config.name, fork, runs_dir)
-    config = config if fork is None else load_config(config_path, [*overrides, f"name={fork}"])
+    source = None
+    if fork is not None:
+        source, config = config.name, load_config(config_path, [*overrides, f"name={fork}"])
+        if fork == source:
+            raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
     hold_logs()
     out = console(is_silent=is_quiet or is_json)
     with out.status("opening data and models") if is_live(out) else out:
@@ -134,6 +136,7 @@ def run_study(
         from optimizer.prompts.render import prompts_of
         from optimizer.storage.database import storage_errors
         from optimizer.study.job import open_job
+        from optimizer.study.saved import forked, open_saved
         from optimizer.workers import Team, require_server, run_joining
 
         if is_worker or n_workers > 1:
@@ -142,9 +145,8 @@ def run_study(
         def opened() -> Job:
             job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
             if source is not None:
-                job = replace(job, fork_of=source.journal.engine).built_on(source.view(), takes_prompts=False)
+                job = forked(job, source)
             if warm_start is not None:
-                from optimizer.study.saved import open_saved
                 from optimizer.study.warm_start import learned_from
 
                 job = replace(job, warm_starts=learned_from(warm_start, runs_dir, job.program, job.config.name))
@@ -185,14 +187,6 @@ def is_study_finished(config_path: Path, overrides: Sequence[str], runs_dir: Pat
         return open_saved(runs_dir, name).view().state == "finished"
     except StudyError:
         return False  # it has not begun
-
-
-def _fork_source(name: str, fork: str, runs_dir: Path) -> SavedStudy:
-    from optimizer.study.saved import open_saved
-
-    if fork == name:
-        raise ConfigError(f"--fork: {fork!r} is the study itself; give the new study another name")
-    return open_saved(runs_dir, name)
 
 
 @private_files()

@@ -87,6 +87,9 @@ class Splits:
     withheld: frozenset[str] = frozenset()
     held_back: HeldBack = field(default_factory=HeldBack)
 
+    def by_id(self) -> dict[str, Example]:
+        return {row.id: row for rows in self.by_name().values() for row in rows}
+
     def by_name(self) -> dict[SplitName, tuple[Example, ...]]:
         return {"train": self.train, "dev": self.dev, "test": self.test}
 

@@ -76,11 +76,7 @@ class SavedStudy:
         is not found rather than shown in place of another.
         """
         splits = self.splits()
-        return (
-            {}
-            if splits is None
-            else {example.id: example for examples in splits.by_name().values() for example in examples}
-        )
+        return splits.by_id() if splits else {}
 
     def withheld(self) -> frozenset[str]:
         """Return the ids of rows that no prompt and no export may show, as far as they can still be read."""

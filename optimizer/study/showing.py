@@ -27,8 +27,8 @@ def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
 def report_material(saved: SavedStudy) -> Material:
     """Return the same for a file: it may be sent on, so it obeys what the study says of its rows."""
     splits = saved.splits()
-    rows = {row.id: row for split in splits.by_name().values() for row in split} if splits else {}
-    return as_file(_material(saved, rows), saved.config, splits.withheld if splits else ())
+    material = _material(saved, splits.by_id() if splits else {})
+    return as_file(material, saved.config, splits.withheld if splits else ())
 
 
 def _material(saved: SavedStudy, rows: Mapping[str, Example]) -> Material:
