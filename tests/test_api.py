@@ -197,7 +197,7 @@ def test_a_mistaken_setting_is_one_line(tmp_path: Path, server: FakeServer) -> N
 def test_a_further_column_is_no_part_of_the_task(program: Any, tmp_path: Path, server: FakeServer) -> None:
     """Rows off a table have more columns than the program takes; nothing is called with them."""
     rows = [{**row, "ward": "a"} for row in labelled_rows()]
-    options = settings(tmp_path, server) | {"search": {"trials": 1}, "budget": {"task_calls": 90}}
+    options = settings(tmp_path, server) | {"search": {"trials": 1}, "budget": {"task_calls": 200}}
     result = optimizer.optimize(program, metric="accuracy", train=rows, **options)
     assert list(cast("dict[str, Any]", result.view.config["task"])["inputs"]) == ["note"]
     renamed = [{"text": row["note"], "team": row["team"]} for row in rows]

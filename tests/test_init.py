@@ -559,7 +559,10 @@ def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
     ("meaning", "names"),
     [
         ("consent", "consent,Consent (yes/no),Einwilligung ja/nein,Einverständnis,opt-in,optedIn,may_show,zugestimmt"),
-        ("consent", "consentement du patient,patient_consent_given,consenso informato,con\u00adsent,同意"),
+        (
+            "consent",
+            "consentement du patient,patient_consent_given,consenso informato,con\u00adsent,同意,Consent given",
+        ),
         ("refusal", "no_consent,consent_withdrawn,consent_refused,consent revoked,Einwilligung widerrufen,noConsent"),
         ("refusal", "kein_einverstaendnis,Einwilligung nicht erteilt,Widerspruch,opt_out,optout,optOut,Sperrvermerk"),
         ("refusal", "no_demos,withheld,private,refus,refus du patient,Opposition,refused,declined,withdrawn,不同意"),
@@ -577,6 +580,11 @@ def test_the_command_writes_a_file_that_check_accepts(tmp_path: Path) -> None:
             "opt_out_withdrawn,Widerspruch_zurückgezogen,optOutReversed,no_objection,may_not_be_shared,同意撤回日",
         ),
         ("open", "withdrawal,patient_refused,has_objected,Auskunftssperre,Freigabe,can_share,permissions,autorisation"),
+        (
+            "open",
+            "data_consent,consent_status,consent_data,consenso,DONOTSHARE,optout1,OptOut1,do_not_train,cannot_be_used",
+        ),
+        ("open", "May we use your answers?,nicht_zeigen,darf_gezeigt_werden,widerspricht,privileged,embargo,samtykke"),
         ("", "note,adopt outcome,content,Versand,sentiment,object_id,consensus_label,market,department"),
     ],
 )
@@ -586,13 +594,18 @@ def test_only_a_plain_name_says_what_a_yes_stands_for(meaning: str, names: str) 
     assert {name: meaning_of(name) for name in split} == dict.fromkeys(split, meaning)
 
 
-def consent_rows(*words: str, name: str = "consent", **more: str) -> list[Fields]:
+def consent_rows(*words: str, name: str = "consent", **more: JsonValue) -> list[Fields]:
     return [
         {"text": f"Message {'abcdefgh'[i % 8] * 9} on {'klmnopqrstuvwxy'[i // 8] * 9}", "team": ("x", "z")[i % 2]}
         | {name: words[i % len(words)]}
         | more
         for i in range(120)
     ]
+
+
+def words_and(name: str, **more: JsonValue) -> list[Fields]:
+    """Rows of a text and a column of refusal, and what else is given."""
+    return [{"brief": row["text"], name: row[name]} | more for row in consent_rows("yes", "no", name=name)]
 
 
 def from_consent(folder: Path, table: Sequence[Fields], **wishes: Any) -> Written:
@@ -635,6 +648,11 @@ def test_a_column_of_refusal_holds_back_those_who_refused(
         (consent_rows("yes", withdrawn="2024-05-01"), {}, "columns 'consent' and 'withdrawn'"),
         (consent_rows("yes", consent_status="withdrawn 2024"), {}, "columns 'consent' and 'consent_status'"),
         (consent_rows("no", name="opt_out", opt_out_date="2024"), {}, "columns 'opt_out' and 'opt_out_date'"),
+        (consent_rows("yes", consent_day="no"), {}, "columns 'consent' and 'consent_day'"),
+        (consent_rows("1", "2", "3"), {}, "column 'consent' may say .* but not plainly"),
+        (consent_rows("yes", name="meta consent", meta={"consent": "no"}), {"is_private": False}, "'meta consent'"),
+        (words_and("refused"), {"outputs": ()}, "--input or --output names it"),
+        (words_and("opt_out"), {"outputs": (), "is_private": False}, "column 'opt_out'"),
         (consent_rows("yes", name="patient_refused"), {}, "column 'patient_refused' may say"),
         (consent_rows("yes", name="consent_v3"), {"is_private": False}, "column 'consent_v3' may say"),
         (consent_rows("yes"), {"consent": "consent", "shows_all": True}, "give one of them"),
@@ -650,12 +668,31 @@ def test_what_cannot_be_obeyed_is_refused(
     assert not (tmp_path / "mail.yaml").exists()
 
 
+@pytest.mark.parametrize("name", ["refused", "opt_out", "declined"])
+def test_a_column_of_refusal_is_not_the_answer_where_that_is_a_text(name: str, tmp_path: Path) -> None:
+    """Of a free text under an unknown name and a yes or no, the text is the answer; the other holds rows back."""
+    table = [{**row, "Kurzfassung": f"In short: {row['brief']}"} for row in words_and(name)]
+    found = from_consent(tmp_path, table, outputs=())
+    assert [*found.draft.outputs] == ["kurzfassung"]
+    assert load_config(found.path).data.no_demos == name
+    assert {row.extras[name] for row in found.splits.train} == {"no"}
+
+
+def test_a_column_that_only_later_rows_have_is_seen(tmp_path: Path) -> None:
+    """Names are looked for in all rows, not only in those that the proposal rests on."""
+    rows = [{"text": f"Message {i // 100}x{i % 100}", "team": "xz"[i % 2]} for i in range(20_200)]
+    table: list[Fields] = [{**row, "opt_out": "yes"} if i > 20_050 else {**row} for i, row in enumerate(rows)]
+    with pytest.raises(ConfigError, match="column 'opt_out' may say which rows"):
+        from_consent(tmp_path, table)
+    assert load_config(from_consent(tmp_path, table, shows_all=True).path).data.no_demos is None
+
+
 def test_consent_is_neither_read_nor_the_answer(tmp_path: Path) -> None:
     """A column that says what may be shown is proposed for nothing else; a date beside it changes nothing."""
-    table = consent_rows("yes", "no", name="consent_status", consent_date="2024-05-01")
+    table = consent_rows("yes", "no", name="consent_given", consent_date="2024-05-01")
     found = from_consent(tmp_path, table, outputs=())
     assert list(found.draft.columns) == ["text", "team"]
-    assert load_config(found.path).data.demos_only == "consent_status"
+    assert load_config(found.path).data.demos_only == "consent_given"
 
 
 def notes(n: int = 120) -> list[Fields]:
@@ -715,7 +752,7 @@ def test_consent_is_asked_where_somebody_answers(tmp_path: Path) -> None:
     person = Person(Shown=["no such", "none"], Never=["consent"])
     config = load_config(from_notes(tmp_path, person).path)
     assert (config.data.demos_only, config.data.no_demos) == (None, "consent")
-    assert person.heard("no column 'no such'; there are: clinical note, comments, triage class, consent, none")
+    assert person.heard("no column 'no such'; there are: clinical note, comments, triage class, consent, or none")
     assert Wishes(shows_all=True).as_flags().endswith("init --no-consent")
     assert Wishes(refusal="my no").as_flags().endswith("init --refusal 'my no'")
 

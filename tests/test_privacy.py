@@ -279,7 +279,7 @@ def test_an_unclear_word_holds_its_row_back(key: str, value: Any, tmp_path: Path
     assert {row.extras["closed"] for row in splits.train} == {allowed}
     assert sum(row.extras["closed"] == value for row in (*splits.dev, *splits.test)) == 7
     assert {row.id for row in (*splits.dev, *splits.test) if row.extras["closed"] == value} <= splits.withheld
-    said = "7 rows of 'closed' say neither yes nor no; rows are held back for that, yes or no there changes it"
+    said = "7 rows of 'closed' say neither yes nor no; rows are held back for that (write yes or no there)"
     assert f"{said}: {value!r} (7)" in splits.report.warnings
     assert said in map(unquoted, splits.report.warnings)
 

@@ -105,8 +105,6 @@ def _print(written: Written) -> None:
         say(f"never shown as examples: rows with a yes in {draft.opt_out_column!r} (data.no_demos; {other_way})")
     if draft.consent_column:
         say(f"shown as examples: only rows with a yes in {draft.consent_column!r} (data.demos_only; {other_way})")
-    if draft.is_private and not (draft.opt_out_column or draft.consent_column):
-        say("no column of consent or refusal was found: every row may be shown as an example (data.no_demos names one)")
     for note in (*draft.notes, *draft.split_notes, *report.warnings[:5], *_missing_model(draft.model)):
         say(f"note: {note}")
     if written.kept is not None:

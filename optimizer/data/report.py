@@ -32,7 +32,8 @@ NEAR_COPIES = "near-duplicates"  # how the warning of rows that another split re
 MAX_KINDS_LISTED = 5
 N_KINDS_KEPT = 100
 _QUOTES = re.compile(
-    r"(a row of another answer|are bad and were left out|so these were left out|rows are held back for that)[:,].*",
+    r"(a row of another answer|are bad and were left out|so these were left out"
+    r"|rows are held back for that \(write yes or no there\))[:,].*",
     re.DOTALL,
 )
 
@@ -135,7 +136,7 @@ class Tally:
         shown = ", ".join(f"{word} ({n})" for word, n in self.unclear.most_common(MAX_KINDS_LISTED))
         more = ", and others" if len(self.unclear) > MAX_KINDS_LISTED else ""
         n = "1 row of" if self.n_unclear == 1 else f"{self.n_unclear} rows of"
-        held = "rows are held back for that, yes or no there changes it"
+        held = "rows are held back for that (write yes or no there)"
         return f"{n} {self.withheld_by!r} say neither yes nor no; {held}: {shown}{more}"
 
     def added_to(self, report: DataReport) -> DataReport:

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Literal
 
 from optimizer.candidate import Fields
+from optimizer.data.fields import NO, YES
+from optimizer.data.splits import normalise
 from optimizer.errors import ConfigError
-from optimizer.init.consent_names import CONSENT, DATE_WORDS, LEGEND, PERHAPS, REFUSAL, SURELY
+from optimizer.init.consent_names import CONSENT, DATE, DATE_WORDS, LEGEND, PERHAPS, REFUSAL, SURELY
 from optimizer.init.wishes import Wishes
 
 NONE = "none"
+ZERO_OR_ONE = ("0", "1", "0.0", "1.0")
+MAX_SHOWN = 20
+_NUMBER = re.compile(r"\s*\d+(?:\.\d+)?\s*")
 Asked = Callable[[str, str, Callable[[str], str]], str]  # question, proposal, what an answer means -> what was meant
 Meaning = Literal["", "consent", "refusal", "open"]
 
@@ -37,73 +43,141 @@ def is_about_consent(name: str) -> bool:
     return bool(SURELY.search(_words(name)))
 
 
-def columns_on_showing(rows: Sequence[Fields], used: Sequence[str], *, is_private: bool) -> list[str]:
+def columns_on_showing(
+    rows: Sequence[Fields], named: Sequence[str], guessed: Sequence[str] = (), *, is_private: bool
+) -> list[str]:
     """Return the columns that may say which rows may be shown, whatever their values; one may have no value at all.
 
     Args:
-        used: columns that are read, and the answer.
+        named: columns that a person said are read, or the answer.
+        guessed: columns that were taken for that by their looks; they may be about consent all the same.
         is_private: somebody cares; then names that may be about something else count, too.
     """
-    names = [name for name in dict.fromkeys(name for row in rows for name in row) if name not in used]
-    meanings = {name: meaning for name in names if (meaning := meaning_of(name))}
-    found = [name for name in meanings if is_private or meanings[name] != "open" or is_about_consent(name)]
-    dates = {name for name in found if _undated(name) in CONSENT and meanings[name] == "open"}
-    return [name for name in found if name not in dates] if "consent" in meanings.values() else found
+    cells: dict[str, set[str]] = {}
+    for row in rows:
+        for name, value in row.items():
+            cells.setdefault(name, set()).add("" if value is None else normalise(str(value)))
+            if isinstance(value, dict):
+                cells.setdefault(f"{name} {' '.join(value)}", set())  # what is in it has a name, too
+    words = {name: found - {""} for name, found in cells.items() if name not in named}
+    plain = [name for name in words if meaning_of(name) == "consent"]
+    found = [name for name in words if meaning_of(name) and (is_private or meaning_of(name) != "open")]
+    found += [name for name in words if is_about_consent(name)]
+    if not is_private:  # an answer may be `declined`
+        found = [name for name in found if name not in guessed or is_about_consent(name)]
+    dates = {name for name in words if plain and _undated(name) in CONSENT and all(map(DATE.fullmatch, words[name]))}
+    return [name for name in words if name in found and (name not in dates or name in plain)]
 
 
-def with_showing(wishes: Wishes, rows: Sequence[Fields], used: Sequence[str], asked: Asked | None) -> Wishes:
+def with_showing(
+    wishes: Wishes,
+    rows: Sequence[Fields],
+    named: Sequence[str],
+    guessed: Sequence[str],
+    asked: Asked | None,
+) -> Wishes:
     """Return the wishes with the column that says what may be shown: as named, plain by its name, or asked for.
 
     Args:
+        named: see `columns_on_showing`; so is `guessed`.
         asked: asks a question; None where nobody is there.
 
     Raises:
         ConfigError: a flag names no column, or it is for a person to say and nobody is there.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = {name.casefold(): name for row in rows for name in row}
     given = {"--consent": wishes.consent, "--refusal": wishes.refusal, "--no-consent": wishes.shows_all}
     if any(given.values()):
         if sum(map(bool, given.values())) > 1:
             raise ConfigError(f"{', '.join(given)}: give one of them; one column says what may be shown")
-        column = wishes.consent or wishes.refusal
-        if column and column not in names:
-            raise ConfigError(f"{'--consent' if wishes.consent else '--refusal'}: {_no_column(column, names)}")
-        return wishes
-    found = columns_on_showing(rows, used, is_private=bool(wishes.is_private))
+        consent = wishes.consent and _column(wishes.consent, names, "--consent")
+        refusal = wishes.refusal and _column(wishes.refusal, names, "--refusal")
+        return replace(wishes, consent=consent, refusal=refusal)
+    found = columns_on_showing(rows, named, guessed, is_private=bool(wishes.is_private))
     if not found:
         return wishes
-    plain = meaning_of(found[0]) if len(found) == 1 else "open"
+    is_plain = len(found) == 1 and found[0] not in guessed and not _is_coded(rows, found[0])
+    plain = meaning_of(found[0]) if is_plain else "open"
     consent, refusal = (found[0] if plain == each else "" for each in ("consent", "refusal"))
     if asked is not None:
 
         def read(answer: str) -> str:
-            if answer and answer.casefold() != NONE and answer not in names:
-                raise ConfigError(_no_column(answer, [*names, NONE]))
-            return answer if answer in names else ""
+            return "" if answer.casefold() == NONE else _column(answer, names, "type")
 
-        which = f"({', '.join(map(repr, found))} may say so, or none)"
-        consent = asked(f"Shown as examples: only rows with a yes in column {which}", consent or NONE, read)
-        refusal = "" if consent else asked(f"Never shown: rows with a yes in column {which}", refusal or NONE, read)
+        which = f"({'; '.join(_shown(rows, name) for name in found)}), or none"
+        proposed = "" if plain == "open" else NONE  # then something has to be typed
+        consent = asked(f"Shown as examples: only rows with a yes in column {which}", consent or proposed, read)
+        if not consent:
+            refusal = asked(f"Never shown: rows with a yes in column {which}", refusal or proposed, read)
     elif plain == "open":
-        _refuse_unclear(found)
-    return replace(wishes, consent=consent, refusal=refusal, shows_all=not (consent or refusal))
+        _refuse_unclear(found, guessed)
+    return replace(wishes, consent=consent, refusal="" if consent else refusal, shows_all=not (consent or refusal))
 
 
-def _refuse_unclear(found: Sequence[str]) -> None:
+def what_is_shown(wishes: Wishes, rows: Sequence[Fields], used: Sequence[str]) -> Iterator[str]:
+    """Say what no column holds back, and which column might have."""
+    held = wishes.consent or wishes.refusal
+    others = [name for name in columns_on_showing(rows, used, is_private=True) if name != held]
+    beside = [name for name in others if is_about_consent(name) or meaning_of(name) != "open" or not held]
+    left = f"; not obeyed: {', '.join(map(repr, beside))}" if beside else ""
+    if held and left:
+        yield f"one column says which rows may be shown{left}."
+    elif wishes.is_private and wishes.shows_all:
+        yield f"every row may be shown as an example (--no-consent){left}."
+    elif wishes.is_private and not held:
+        said = [name for name in rows[0] if name not in used and _says_yes_or_no(rows, name)] if rows else []
+        of = f" ({', '.join(map(repr, said))} hold yes or no, or numbers like that)" if said else ""
+        yield (
+            f"no column of consent or refusal was found{of}: every row may be shown as an example; --consent COLUMN or "
+            "--refusal COLUMN names one."
+        )
+
+
+def refuse_late(first: Sequence[Fields], every: Sequence[Fields], *, is_private: bool) -> None:
+    """Refuse a column that only rows further down have, after the first ones were looked at.
+
+    Raises:
+        ConfigError: there is one; it names the flags.
+    """
+    known = list({name for row in first for name in row})
+    if found := columns_on_showing(every, known, is_private=is_private):
+        _refuse_unclear(found, ())
+
+
+def _says_yes_or_no(rows: Sequence[Fields], name: str) -> bool:
+    said = {normalise(str(row[name])) for row in rows if row.get(name) is not None} - {""}
+    return bool(said) and said <= YES | NO
+
+
+def _is_coded(rows: Sequence[Fields], name: str) -> bool:
+    """Whether the cells are numbers of a code book: with 2 and 3 beside it, a 1 is hardly a yes."""
+    return any(str(row.get(name)).strip() not in ZERO_OR_ONE and _NUMBER.fullmatch(str(row.get(name))) for row in rows)
+
+
+def _refuse_unclear(found: Sequence[str], guessed: Sequence[str]) -> None:
     if len(found) == 1:
         which, joined = f"column {found[0]!r} may say which rows may be shown as examples, but not plainly", ""
     else:
         names = " and ".join(map(repr, found))
         which = f"columns {names} may say which rows may be shown as examples, and one alone can be obeyed"
         joined = "; where several count, join them in one column first"
+    role = "; if it is read or the answer, --input or --output names it" if set(found) & set(guessed) else ""
     raise ConfigError(
         f"init: {which}; say --consent COLUMN (only rows with a yes there), --refusal COLUMN (no row with a yes "
-        f"there), or --no-consent (any row){joined}"
+        f"there), or --no-consent (any row){joined}{role}"
     )
 
 
-def _no_column(column: str, names: Sequence[str]) -> str:
-    return f"no column {column!r}; there are: {', '.join(names)}"
+def _column(answer: str, names: Mapping[str, str], where: str) -> str:
+    if (name := names.get(answer.casefold())) is None:
+        raise ConfigError(f"{where}: no column {answer!r}; there are: {', '.join(names.values())}, or {NONE}")
+    return name
+
+
+def _shown(rows: Sequence[Fields], name: str) -> str:
+    """A column with its most frequent cells, so that a person can decide."""
+    cells = Counter(str(row[name]).strip()[:MAX_SHOWN] for row in rows if row.get(name) is not None)
+    return f"{name!r}: {', '.join(f'{cell!r} {n}' for cell, n in cells.most_common(3)) or 'empty'}"
 
 
 def _words(name: str) -> str:

@@ -9,7 +9,7 @@ def _names(text: str) -> frozenset[str]:
 
 CONSENT = _names(  # a yes there allows
     """
-    consent, consents, consented, consent given, consent obtained, consent signed, consent status, has consent
+    consent, consents, consented, consent given, consent obtained, consent signed, has consent
     has consented, gave consent, given consent, informed consent, written consent, verbal consent, patient consent
     patient consented, patient has consented, patient gave consent, patient consent given
     opt in, opts in, opted in, optin, may show, may be shown
@@ -17,7 +17,7 @@ CONSENT = _names(  # a yes there allows
     patienteneinwilligung, eingewilligt, einverständnis, einverstaendnis, einverständniserklärung, einverstanden
     zustimmung, zustimmung erteilt, zugestimmt
     consentement, consentement donné, consentement du patient, consentement éclairé, consentement eclaire
-    consentimiento, consentimiento informado, consentimento, consenso, consenso informato
+    consentimiento, consentimiento informado, consentimento, consenso informato
     toestemming, toestemming gegeven, 同意
     """
 )
@@ -37,17 +37,21 @@ REFUSAL = _names(  # a yes there forbids
     """
 )
 SURELY = re.compile(  # about what may be shown, but a person has to say which way
-    r"consent|einwillig|einverst|zustimm|zugestimmt|toestemming|consenso\b|\bopt(?:s|ed|ing)? ?(?:in|out)\b"
-    r"|\boptouts?\b"
-    r"|\b(?:do|does|must|may|can)(?: not|nt|n t)? (?:be )?(?:sh[ao]\w+|used?|publish\w*|process\w*|disclos\w*)\b"
-    r"|\bdont (?:share|show|use)\b"
-    r"|\bno demos?\b|\bwithh[eo]ld|widerspr[uo]|widerruf|sperrvermerk|同意|拒否|撤回|オプトアウト|オプトイン"
+    r"consent|consient|einwillig|einverst|zustimm|zugestimmt|stimmt zu|willigt ein|toestemming|consenso\b|samty[kc]ke"
+    r"|\bopt(?:s|ed|ing)? ?(?:in|out)(?![a-z])|optout|(?<![a-z])noshare"
+    r"|\b(?:do|does|must|may|can|should|shall)(?: ?not|nt|n t)|\b(?:must|may|can|should|shall) (?:we|be|i)\b"
+    r"|\b(?:may|can) (?:sh[ao]\w+|used?|publish|train)|\bno demos?\b|withh[eo]ld|wider(?:spr[uoia]|ruf)"
+    r"|sperrvermerk|同意|拒否|撤回|許可|オプトアウト|オプトイン|соглас|동의"
 )
 PERHAPS = re.compile(  # about that or about anything else; counts where somebody asked for privacy
-    r"withdr[ae]w|revo[ck]|refus|declin|\bden(?:y|ied|ial)|reject|\bobject(?:s|ed|ions?|ing)\b|oppos|dissent|\bagree[ds]?\b"
-    r"|permi(?:t|ssion)|authori[sz]|autori[sz]|akkoord|\baccord\b|freigabe|erlaub|sperr|ablehn|abgelehn|verweiger|geweiger"
-    r"|bezwaar|rechaz|rifiut|retrait|retir[eé]|\bshar(?:e|ed|ing)\b|private?\b|privat\b|confiden|vertraulich|geheim|sensiti"
-    r"|sensib|\bhidden\b|secret|gdpr|dsgvo|privacy|datenschutz|非公開|秘密"
+    r"withdr[ae]w|revo[ck]|refus|declin|\bden(?:y|ied|ial)|reject|\bobject(?:s|ed|ions?|ing)\b|to object\b|oppos"
+    r"|dissent|\bagree[ds]?\b|permi(?:t|ssion)|authori[sz]|autori[sz]|akkoord|\baccord\b|acce?pt|\ballow"
+    r"|freigabe|freigegeben|weitergabe|erlaub"
+    r"|\bdarf\b|sperr|ablehn|abgelehn|lehnt ab|verweiger|geweiger|bezwaar|rechaz|rifiut|retrait|retir[eé]"
+    r"|zur(?:ü|ue)ckgezogen|\bshar|\bprivat|confiden|vertraulich|geheim|privileg|seal|embargo|restrict|exclu|assent|releas"
+    r"|erasure|deletion|sensiti|sensib|\bhidden\b|secret|gdpr|dsgvo|datenschutz|publi[cs]|disclos|\bnever\b|\bnot\b|\bnicht"
+    r"|\bicf\b|zgoda|souhlas|suostumus|非公開|秘密|掲載"
 )
 LEGEND = re.compile(r" (?:yes no|y n|yn|ja nein|j n|oui non|o n|s[iíì] no)$")
-DATE_WORDS = frozenset(["date", "dated", "datum", "day", "time", "timestamp", "at", "on", "am", "le", "fecha", "data"])
+DATE_WORDS = frozenset(["date", "dated", "datum", "day", "time", "timestamp", "at", "on", "am", "le", "fecha"])
+DATE = re.compile(r"\d{1,4}[-./]\d{1,2}[-./]\d{1,4}(?:[T ,].*)?")

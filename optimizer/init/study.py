@@ -20,7 +20,7 @@ from optimizer.data.rows import SUFFIXES
 from optimizer.data.text_files import text_of
 from optimizer.errors import ConfigError, UserError
 from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
-from optimizer.init.consent import with_showing
+from optimizer.init.consent import refuse_late, what_is_shown, with_showing
 from optimizer.init.even_split import lacking, most_even_seed
 from optimizer.init.naming import named, relative, study_name
 from optimizer.init.rows import (
@@ -197,8 +197,9 @@ class Dialogue:
         guesses = {column: guess_output(columns[column]) for column in outputs}
         n_bad = n_broken + sum(any(is_empty(row.get(column)) for column in [*inputs, *outputs]) for row in rows)
         metric, reason = pick_metric(columns[outputs[0]], guesses[outputs[0]])
-        asked = self._asked if self._ask else None
-        self.wishes = wishes = with_showing(wishes, rows, [*inputs, *outputs], asked)
+        guessed = [*(() if self._names_inputs else inputs), *(outputs if self._guesses_output else ())]
+        named = [column for column in (*inputs, *outputs) if column not in guessed]
+        self.wishes = wishes = with_showing(wishes, rows, named, guessed, self._asked if self._ask else None)
         others = other_outputs(columns, inputs, outputs)
         remarks = [] if self._names_inputs else left_out_remarks(columns, inputs, outputs)
         draft = Draft(
@@ -221,9 +222,12 @@ class Dialogue:
             opt_out_column=wishes.refusal,
             consent_column=wishes.consent,
             group_column=pick_group(columns, [*inputs, *outputs]),
-            notes=tuple(self._notes(guesses, others=others if self._guesses_output else [], remarks=remarks)),
+            notes=(
+                *self._notes(guesses, others=others if self._guesses_output else [], remarks=remarks),
+                *what_is_shown(wishes, rows, [*inputs, *outputs]),
+            ),
         )
-        return _written(draft, path, rows)
+        return _written(draft, path, rows, looks_late=not wishes.shows_all)
 
     def _name(self, source: str, *, is_forced: bool) -> tuple[str, Path]:
         question, proposed = "Name of the study", study_name(source)
@@ -270,8 +274,13 @@ class Dialogue:
         return read(proposal)
 
 
-def _written(draft: Draft, path: Path, rows: Sequence[Fields]) -> Written:
-    """Find the best split seed, load what the file will say with its data, and write it once; or write nothing."""
+def _written(draft: Draft, path: Path, rows: Sequence[Fields], *, looks_late: bool) -> Written:
+    """Find the best split seed, load what the file will say with its data, and write it once; or write nothing.
+
+    Args:
+        rows: the first ones of the data.
+        looks_late: whether all others are looked at for columns of consent that these do not have.
+    """
     from optimizer.storage.files import previous_of, write_atomically
 
     try:
@@ -282,6 +291,8 @@ def _written(draft: Draft, path: Path, rows: Sequence[Fields]) -> Written:
             draft = replace(draft, split_seed=seed, split_notes=tuple(lacking(rows, config, seed)))
             config = parse_config(config_text(draft), str(path))
         splits = load_splits(config, folder=path.resolve().parent)
+        if looks_late:
+            refuse_late(rows, [row.extras for row in splits.by_id().values()], is_private=draft.is_private)
         had_file = path.exists()
         write_atomically(path, config_text(draft))
     except OSError as error:

@@ -109,7 +109,7 @@ def pick_output(columns: Mapping[str, Column], inputs: Sequence[str]) -> str:
     clear = [column for column in left if not _is_on_showing(column)]
     named = [column for column in clear if column.words & OUTPUT_NAMES]
     few = [column for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
-    return (named or [column for column in few if column in clear] or few or clear or left)[-1].name
+    return (named or [column for column in few if column in clear] or clear or few or left)[-1].name
 
 
 def other_outputs(columns: Mapping[str, Column], inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
@@ -129,7 +129,12 @@ def _further_labels(columns: Mapping[str, Column], used: Sequence[str]) -> list[
 
 def _is_on_showing(column: Column) -> bool:
     """Whether a column seems to say which rows may be shown; one of texts, such as `private notes`, does not."""
-    return is_about_consent(column.name) or bool(meaning_of(column.name) and column.mean_chars < TEXT_CHARS)
+    meaning = meaning_of(column.name)
+    return (
+        is_about_consent(column.name)
+        or meaning in ("consent", "refusal")
+        or column.mean_chars < TEXT_CHARS * bool(meaning)
+    )
 
 
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:

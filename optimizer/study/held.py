@@ -104,25 +104,28 @@ def fit(session: Session, candidates: Sequence[Candidate]) -> list[Candidate]:
 
     Such a prompt would not be promoted. Where no other one is left but the seed, all stay: then the verdict says why.
     """
-    output = label_output(session)
-    if output is None:
-        return list(candidates)
-    kept = [each for each in candidates if not _gives_one_label(session, output, each)]
+    left_out = _give_one_label(session, candidates)
+    kept = [each for each in candidates if each.id not in left_out]
     return kept if any(each != session.seed for each in kept) else list(candidates)
 
 
 def one_label(session: Session) -> list[str]:
     """Return the ids of the best candidates that could not win because they give one label to nearly all rows."""
-    if (output := label_output(session)) is None:
-        return []
     best = session.elite.ranked()[: WIDER * session.job.config.search.finalists]
-    return [each.id for each in best if each != session.seed and _gives_one_label(session, output, each)]
+    return sorted(_give_one_label(session, [each for each in best if each != session.seed]))
 
 
-def _gives_one_label(session: Session, output: str, candidate: Candidate) -> bool:
-    known = session.journal.outcomes(candidate.id, session.job.metric.version)
-    scored = [(row, known[row.id]) for row in session.splits.dev if row.id in known and known[row.id].value is not None]
-    return gives_one_label(session.job.metric, output, [row for row, _ in scored], [each for _, each in scored])
+def _give_one_label(session: Session, candidates: Sequence[Candidate]) -> set[str]:
+    """Return the ids of those that gave one label to nearly all dev rows that they were scored on."""
+    if (output := label_output(session)) is None:
+        return set()
+    metric, dev = session.job.metric, session.splits.dev
+    found = set()
+    for candidate_id, known in session.journal.outcomes_of({each.id for each in candidates}, metric.version).items():
+        scored = [(row, known[row.id]) for row in dev if row.id in known and known[row.id].value is not None]
+        if gives_one_label(metric, output, [row for row, _ in scored], [each for _, each in scored]):
+            found.add(candidate_id)
+    return found
 
 
 def held_to_rules(session: Session, verdict: Verdict, winner: Candidate, *, usd_per_row: float | None) -> Verdict:
