@@ -38,8 +38,9 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     candidate win by luck, so it is taken out first: score = level of the example + effect of the candidate + noise, by
     least squares over the scores that exist. Only the effects are shrunk, with the noise as their error. Candidates
     dropped early therefore are compared on the examples that they saw and count with their larger error, and one that
-    is right nearly always, whose score hardly scatters, keeps its lead. The interval holds the noise left after
-    shrinking and the luck of the examples drawn.
+    is right nearly always, whose score hardly scatters, keeps its lead. What it scores on examples that no other one
+    saw was no part of being chosen, and counts as it is. The interval holds the noise left after shrinking and the luck
+    of the examples drawn.
 
     Not modelled: a dropped candidate stopped because its first scores were low, so its effect is a little too low.
 
@@ -58,12 +59,14 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     if not scored[chosen].any():
         raise ValueError(f"candidate {chosen} has no scores")
     rows, columns = np.flatnonzero(scored.any(axis=1)), np.flatnonzero(scored.any(axis=0))
-    effects, errors, levels = _two_way(values[np.ix_(rows, columns)])
-    place = int(np.searchsorted(rows, chosen))
-    shrunk, variances = _posterior(effects, errors * _own_noise(values[rows]))
-    n = len(levels)
-    estimate = min(1.0, max(0.0, float(levels.mean() + shrunk[place])))
-    variance = float(variances[place]) + (float(levels.var(ddof=1)) / n if n > 1 else 0.0)
+    place, n, grid = int(np.searchsorted(rows, chosen)), len(columns), np.ix_(rows, columns)
+    values, scored = values[grid], scored[grid]
+    effects, errors = _two_way(values)
+    shrunk, variances = _posterior(effects, errors * _own_noise(values))
+    scores = np.nanmean(values - shrunk[:, None], axis=0) + shrunk[place]  # of the chosen one, expected on each example
+    shared = 1 - float(np.mean(scored[place] / scored.sum(axis=0)))  # of its lead that the others' scores bear
+    estimate = min(1.0, max(0.0, float(scores.mean())))
+    variance = shared**2 * float(variances[place]) + (float(scores.var(ddof=1)) / n if n > 1 else 0.0)
     # Wilson's interval with the number of 0/1 rows that would be as uncertain: stays in [0, 1], is never of zero width.
     # Laplace's rule keeps that number from going to 0 with an estimate that is pushed against 0 or 1.
     inner = (estimate * n + 1) / (n + 2)
@@ -152,8 +155,8 @@ def _expect_maximise(means: FloatArray, error2: FloatArray, shares: FloatArray, 
     return _Fit(shares, centres, between, loglik)
 
 
-def _two_way(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Least squares on scores [k, n] with NaN: effects [k] (sum 0), their standard errors [k], example levels [n]."""
+def _two_way(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Least squares on scores [k, n] with NaN: effects [k] (sum 0) and their standard errors [k]."""
     scored = ~np.isnan(values)
     seen, filled = scored.astype(np.float64), np.where(scored, values, 0.0)
     n_column = seen.sum(axis=0)
@@ -165,4 +168,4 @@ def _two_way(values: FloatArray) -> tuple[FloatArray, FloatArray, FloatArray]:
     k, n = values.shape
     n_free = int(seen.sum()) - n - k + 1
     noise2 = float(np.sum(residuals**2)) / n_free if n_free > 0 else 0.25  # the most that scores in [0, 1] can have
-    return effects, np.sqrt(noise2 * np.maximum(np.diag(inverse), 0.0) * (k / max(1, k - 1))), levels
+    return effects, np.sqrt(noise2 * np.maximum(np.diag(inverse), 0.0) * (k / max(1, k - 1)))
