@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from optimizer.study.job import Job
 
 RACED_SHARE = (
-    0.32  # (task calls - 2 x test rows) / (trials x dev rows), mean of experiments/results/quickstart_seeds.json
+    0.23  # (task calls - 2 x test rows) / (trials x dev rows), mean of experiments/results/quickstart_seeds.json
 )
 CHARS_PER_TOKEN = 4
 JUDGE_TOKENS, GRADE_TOKENS = 200, 60  # around what is judged, and of a reason with its grade
