@@ -183,7 +183,7 @@ def main() -> None:
     for n_calls in budgets:
         found = markdown(table(cells, n_calls, rng))
         n_seeds = len({cell.seed for cell in cells if cell.n_calls == n_calls})
-        parts.append(f"## {n_calls} task calls, {n_seeds} seeds, mean test score in %\n\n{found}\n")
+        parts.append(f"## {n_calls} task calls, up to {n_seeds} seeds, mean test score in %\n\n{found}\n")
     (out / "benchmark.md").write_text("\n".join(parts), encoding="utf-8")
     if ablated := ablation_table(cells, read(out / "ablations"), rng):
         parts.append(text := markdown(ablated) + "\n")

@@ -9,6 +9,7 @@ import numpy as np
 from optimizer.stats import FloatArray, finite, wilson
 
 _ROUNDING = 1e-12
+_MOST = 0.25  # the largest variance that scores in [0, 1] can have
 _LIKE_OTHERS = 5.0  # rows' worth of belief that a candidate's scores scatter as those of all candidates do
 
 
@@ -34,13 +35,12 @@ def shrink(means: FloatArray, standard_errors: FloatArray) -> FloatArray:
 def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
     """Estimate the true mean score of a candidate that was chosen for its score: (estimate, low, high).
 
-    Examples differ in difficulty for all candidates alike. That part moves every mean together and cannot make one
-    candidate win by luck, so it is taken out first: score = level of the example + effect of the candidate + noise, by
-    least squares over the scores that exist. Only the effects are shrunk, with the noise as their error. Candidates
-    dropped early therefore are compared on the examples that they saw and count with their larger error, and one that
-    is right nearly always, whose score hardly scatters, keeps its lead. What it scores on examples that no other one
-    saw was no part of being chosen, and counts as it is. The interval holds the noise left after shrinking and the luck
-    of the examples drawn.
+    Examples differ in difficulty for all candidates alike: score = level of the example + effect of the candidate +
+    noise. Candidates are compared by generalised least squares with the levels as random: on examples that both have
+    the level is no matter, on others it is so much more noise. What examples share moves every mean together and cannot
+    make one candidate win by luck, so only the effects are shrunk, with their error. Candidates dropped early count with
+    their larger error, and one that is right nearly always, whose score hardly scatters, keeps its lead. The interval
+    holds the noise left after shrinking and the luck of the examples drawn.
 
     Not modelled: a dropped candidate stopped because its first scores were low, so its effect is a little too low.
 
@@ -59,14 +59,14 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     if not scored[chosen].any():
         raise ValueError(f"candidate {chosen} has no scores")
     rows, columns = np.flatnonzero(scored.any(axis=1)), np.flatnonzero(scored.any(axis=0))
-    place, n, grid = int(np.searchsorted(rows, chosen)), len(columns), np.ix_(rows, columns)
-    values, scored = values[grid], scored[grid]
-    effects, errors = _two_way(values)
-    shrunk, variances = _posterior(effects, errors * _own_noise(values))
-    scores = np.nanmean(values - shrunk[:, None], axis=0) + shrunk[place]  # of the chosen one, expected on each example
-    shared = 1 - float(np.mean(scored[place] / scored.sum(axis=0)))  # of its lead that the others' scores bear
-    estimate = min(1.0, max(0.0, float(scores.mean())))
-    variance = shared**2 * float(variances[place]) + (float(scores.var(ddof=1)) / n if n > 1 else 0.0)
+    values = values[np.ix_(rows, columns)]
+    place, (k, n) = int(np.searchsorted(rows, chosen)), values.shape
+    means, covariance = _means(values)
+    centred = np.eye(k) - 1 / k
+    errors = np.sqrt(np.maximum(np.diag(centred @ covariance @ centred), 0.0) * (k / max(1, k - 1)))
+    shrunk, variances = _posterior(means - means.mean(), errors * _own_noise(values))
+    estimate = min(1.0, max(0.0, float(means.mean() + shrunk[place])))
+    variance = float(variances[place]) + float(covariance.sum()) / k**2
     # Wilson's interval with the number of 0/1 rows that would be as uncertain: stays in [0, 1], is never of zero width.
     # Laplace's rule keeps that number from going to 0 with an estimate that is pushed against 0 or 1.
     inner = (estimate * n + 1) / (n + 2)
@@ -155,17 +155,35 @@ def _expect_maximise(means: FloatArray, error2: FloatArray, shares: FloatArray, 
     return _Fit(shares, centres, between, loglik)
 
 
-def _two_way(values: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Least squares on scores [k, n] with NaN: effects [k] (sum 0) and their standard errors [k]."""
+def _means(values: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Return each candidate's mean over all examples that there could be, shape [k], and their covariance [k, k].
+
+    Generalised least squares on scores [k, n] with NaN, examples as random effects: the covariance of the scores on one
+    example is noise on the diagonal and the variance of the levels everywhere.
+
+    Source: Henderson (1975), Best linear unbiased estimation and prediction under a selection model.
+    """
     scored = ~np.isnan(values)
     seen, filled = scored.astype(np.float64), np.where(scored, values, 0.0)
-    n_column = seen.sum(axis=0)
+    noise2, level2 = _variances(seen, filled)
+    shared = seen * (level2 / (noise2 + level2 * seen.sum(axis=0)))
+    precision = (np.diag(seen.sum(axis=1)) - shared @ seen.T) / noise2
+    covariance: FloatArray = np.linalg.pinv(precision, rcond=1e-12, hermitian=True)
+    means: FloatArray = covariance @ (filled.sum(axis=1) - shared @ filled.sum(axis=0)) / noise2
+    return means, covariance
+
+
+def _variances(seen: FloatArray, filled: FloatArray) -> tuple[float, float]:
+    """Return the variance of the noise and of the examples' levels, from two-way least squares on scores [k, n]."""
+    (k, n), n_column = seen.shape, seen.sum(axis=0)
     laplacian = np.diag(seen.sum(axis=1)) - (seen / n_column) @ seen.T
     inverse = np.linalg.pinv(laplacian, rcond=1e-9, hermitian=True)
     effects = inverse @ np.sum(seen * (filled - filled.sum(axis=0) / n_column), axis=1)
     levels = (filled - seen * effects[:, None]).sum(axis=0) / n_column
+    if k == 1:
+        return max(float(levels.var(ddof=1)) if n > 1 else _MOST, _ROUNDING), 0.0
     residuals = seen * (filled - effects[:, None] - levels)
-    k, n = values.shape
     n_free = int(seen.sum()) - n - k + 1
-    noise2 = float(np.sum(residuals**2)) / n_free if n_free > 0 else 0.25  # the most that scores in [0, 1] can have
-    return effects, np.sqrt(noise2 * np.maximum(np.diag(inverse), 0.0) * (k / max(1, k - 1)))
+    noise2 = max(float(np.sum(residuals**2)) / n_free if n_free > 0 else _MOST, _ROUNDING)
+    spread = float(np.average((levels - np.average(levels, weights=n_column)) ** 2, weights=n_column))
+    return noise2, max(0.0, spread - noise2 * n / float(seen.sum()))
