@@ -37,10 +37,10 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
 
     Examples differ in difficulty for all candidates alike: score = level of the example + effect of the candidate +
     noise. Candidates are compared by generalised least squares with the levels as random: on examples that both have
-    the level is no matter, on others it is so much more noise. What examples share moves every mean together and cannot
-    make one candidate win by luck, so only the effects are shrunk, with their error. Candidates dropped early count with
-    their larger error, and one that is right nearly always, whose score hardly scatters, keeps its lead. The interval
-    holds the noise left after shrinking and the luck of the examples drawn.
+    the level is no matter, on others it is so much more noise. What examples share moves every mean together and
+    cannot make one candidate win by luck, so only the effects are shrunk, with their error. Candidates dropped early
+    count with their larger error, and one that is right nearly always, whose score hardly scatters, keeps its lead. The
+    interval holds the noise left after shrinking and the luck of the examples drawn.
 
     Not modelled: a dropped candidate stopped because its first scores were low, so its effect is a little too low.
 
