@@ -41,9 +41,11 @@ class Estimate:
 def estimate(job: Job, probe: Probe) -> Estimate:
     """Estimate calls, time and money of the whole study from one task call; caps of calls, tokens and money hold."""
     config, n_predictors = job.config, len(job.program.specs)
-    final, (cap, n_paid) = 2 * job.n_test * n_predictors, _calls_paid(job, probe)
+    final = 2 * job.n_test * n_predictors
     n_wanted_max = config.search.trials * len(job.splits.dev) * n_predictors + final
     n_wanted = int(config.search.trials * len(job.splits.dev) * n_predictors * RACED_SHARE) + final
+    each = _judged_call(job, probe).plus(_proposals(job, probe).times(1 / n_wanted))
+    cap, n_paid = _calls_paid(job, each)
     n_calls = min(n_wanted, n_paid)
     n_at_once = job.task_backend.n_lanes if job.task_backend.is_local else config.lm.task.concurrency
     seconds = n_calls * probe.seconds / n_at_once
@@ -53,34 +55,23 @@ def estimate(job: Job, probe: Probe) -> Estimate:
         n_calls_max=min(n_wanted_max, n_paid),
         n_calls=n_calls,
         seconds=seconds,
-        usd=_usd(job, probe, n_calls),
+        usd=None if unpriced(job.prices) else n_calls * each.usd,
         limited_by=cap if n_calls < n_wanted else None,
         n_calls_wanted=n_wanted,
     )
 
 
-def _calls_paid(job: Job, probe: Probe) -> tuple[str | None, int]:
-    """Return the cap that ends first if all task calls are like one, and for how many of them it pays, judge and
-    proposer included."""
-    budget, each, once = job.config.budget, _judged_call(job, probe), _proposals(job, probe)
-    caps = (
-        ("task_calls", budget.task_calls, 1, 0),
-        ("tokens", budget.tokens, each.tokens, once.tokens),
-        ("usd", budget.usd, each.usd, once.usd),
-    )
-    paid = [
-        (max(0, int((cap - fixed) / per_call)), f"budget.{key}")
-        for key, cap, per_call, fixed in caps
-        if cap is not None and per_call
-    ]
+def _calls_paid(job: Job, each: Amount) -> tuple[str | None, int]:
+    """Return the cap that ends first, and for how many task calls it pays.
+
+    Args:
+        each: what one takes, with its share of what judge and proposer take.
+    """
+    budget = job.config.budget
+    caps = (("task_calls", budget.task_calls, 1), ("tokens", budget.tokens, each.tokens), ("usd", budget.usd, each.usd))
+    paid = [(int(cap / amount), f"budget.{key}") for key, cap, amount in caps if cap is not None and amount]
     n_paid, key = min(paid, default=(sys.maxsize, None))
     return key, n_paid
-
-
-def _usd(job: Job, probe: Probe, n_calls: int) -> float | None:
-    if unpriced(job.prices):
-        return None
-    return n_calls * _judged_call(job, probe).usd + _proposals(job, probe).usd
 
 
 def _judged_call(job: Job, probe: Probe) -> Amount:
