@@ -248,7 +248,9 @@ def test_check_refuses_the_caps_that_run_refuses(folder: Path) -> None:
     )
     words = " ".join(low.stdout.split())
     assert re.search(r"budget.usd: 0.03 is too little: .* cost \$0.0\d+ if all rows are like the first", words)
-    assert re.search(r"about \d\d task calls, .* about \$0.0[23]\d*, all that budget.usd allows \(a whole search", words)
+    assert re.search(
+        r"about \d\d task calls, .* about \$0.0[23]\d*, all that budget.usd allows \(a whole search", words
+    )
     assert "too little" not in high.stdout
     assert "allows" not in high.stdout
 

@@ -49,8 +49,8 @@ PERHAPS = re.compile(  # about that or about anything else; counts where somebod
     r"|freigabe|freigegeben|weitergabe|erlaub"
     r"|\bdarf\b|sperr|ablehn|abgelehn|lehnt ab|verweiger|geweiger|bezwaar|rechaz|rifiut|retrait|retir[eé]"
     r"|zur(?:ü|ue)ckgezogen|\bshar|\bprivat|confiden|vertraulich|geheim|privileg|seal|embargo|restrict|exclu|assent|releas"
-    r"|erasure|deletion|sensiti|sensib|\bhidden\b|secret|gdpr|dsgvo|privac|datenschutz|publi[cs]|disclos|\bnever\b|\bnot\b|\bnicht"
-    r"|\bicf\b|zgoda|souhlas|suostumus|非公開|秘密|掲載"
+    r"|erasure|deletion|sensiti|sensib|\bhidden\b|secret|gdpr|dsgvo|datenschutz|publi[cs]|disclos|\bnever\b|\bnot\b|\bnicht"
+    r"|privac|\bicf\b|zgoda|souhlas|suostumus|非公開|秘密|掲載"
 )
 LEGEND = re.compile(r" (?:yes no|y n|yn|ja nein|j n|oui non|o n|s[iíì] no)$")
 DATE_WORDS = frozenset(["date", "dated", "datum", "day", "time", "timestamp", "at", "on", "am", "le", "fecha"])
