@@ -130,9 +130,8 @@ def _leak(saved: SavedStudy, view: StudyView, candidate: Candidate) -> str | Non
     """Say which rows the words of a prompt show and must not; None, too, where the data can no longer be read."""
     if (splits := saved.splits()) is None:
         return None
-    known = [saved.config.task.goal, *(part.instructions for part in view.seed.parts)]
-    hides_rows = saved.config.tracking.rows == "ids"
-    held_out = HeldOut.of([*splits.dev, *splits.test], train=splits.train, known=known, hides_rows=hides_rows)
+    rows, hides_rows = [*splits.dev, *splits.test], saved.config.tracking.rows == "ids"
+    held_out = HeldOut.of_study(rows, train=splits.train, task=saved.config.task, seed=view.seed, hides_rows=hides_rows)
     return leaking(candidate, held_out)
 
 

@@ -31,9 +31,10 @@ WANTED_ROWS: Mapping[SplitName, int] = {"dev": 50, "test": 100}
 NEAR_COPIES = "near-duplicates"  # how the warning of rows that another split repeats begins
 MAX_KINDS_LISTED = 5
 N_KINDS_KEPT = 100
+HELD_FOR_THAT = "rows are held back for that (write yes or no there)"
 _QUOTES = re.compile(
     r"(a row of another answer|are bad and were left out|so these were left out"
-    r"|rows are held back for that \(write yes or no there\))[:,].*",
+    rf"|{re.escape(HELD_FOR_THAT)})[:,].*",
     re.DOTALL,
 )
 
@@ -136,8 +137,7 @@ class Tally:
         shown = ", ".join(f"{word} ({n})" for word, n in self.unclear.most_common(MAX_KINDS_LISTED))
         more = ", and others" if len(self.unclear) > MAX_KINDS_LISTED else ""
         n = "1 row of" if self.n_unclear == 1 else f"{self.n_unclear} rows of"
-        held = "rows are held back for that (write yes or no there)"
-        return f"{n} {self.withheld_by!r} say neither yes nor no; {held}: {shown}{more}"
+        return f"{n} {self.withheld_by!r} say neither yes nor no; {HELD_FOR_THAT}: {shown}{more}"
 
     def added_to(self, report: DataReport) -> DataReport:
         warnings = [words] if (words := self.unclear_words()) else []

@@ -53,20 +53,17 @@ def columns_on_showing(
         guessed: columns that were taken for that by their looks; they may be about consent all the same.
         is_private: somebody cares; then names that may be about something else count, too.
     """
-    cells: dict[str, set[str]] = {}
-    for row in rows:
-        for name, value in row.items():
-            cells.setdefault(name, set()).add("" if value is None else normalise(str(value)))
-            if isinstance(value, dict):
-                cells.setdefault(f"{name} {' '.join(value)}", set())  # what is in it has a name, too
-    words = {name: found - {""} for name, found in cells.items() if name not in named}
-    plain = [name for name in words if meaning_of(name) == "consent"]
-    found = [name for name in words if meaning_of(name) and (is_private or meaning_of(name) != "open")]
-    found += [name for name in words if is_about_consent(name)]
-    if not is_private:  # an answer may be `declined`
-        found = [name for name in found if name not in guessed or is_about_consent(name)]
-    dates = {name for name in words if plain and _undated(name) in CONSENT and all(map(DATE.fullmatch, words[name]))}
-    return [name for name in words if name in found and (name not in dates or name in plain)]
+    meanings = {name: meaning for name in _names(rows) if name not in named and (meaning := meaning_of(name))}
+    has_plain = "consent" in meanings.values()
+
+    def counts(name: str) -> bool:
+        if has_plain and meanings[name] == "open" and _undated(name) in CONSENT and _are_dates(rows, name):
+            return False  # when consent was given, beside the column that says whether
+        if is_private or is_about_consent(name):
+            return True
+        return meanings[name] != "open" and name not in guessed  # an answer may be `declined`
+
+    return [name for name in meanings if counts(name)]
 
 
 def with_showing(
@@ -125,7 +122,7 @@ def what_is_shown(wishes: Wishes, rows: Sequence[Fields], used: Sequence[str]) -
     elif wishes.is_private and wishes.shows_all:
         yield f"every row may be shown as an example (--no-consent){left}."
     elif wishes.is_private and not held:
-        said = [name for name in rows[0] if name not in used and _says_yes_or_no(rows, name)] if rows else []
+        said = [name for name in _names(rows) if name not in used and _says_yes_or_no(rows, name)]
         of = f" ({', '.join(map(repr, said))} hold yes or no, or numbers like that)" if said else ""
         yield (
             f"no column of consent or refusal was found{of}: every row may be shown as an example; --consent COLUMN or "
@@ -144,9 +141,28 @@ def refuse_late(first: Sequence[Fields], every: Sequence[Fields], *, is_private:
         _refuse_unclear(found, ())
 
 
+def _names(rows: Sequence[Fields]) -> dict[str, None]:
+    """The names of all columns, in order; what an object in a cell holds has a name, too."""
+    names: dict[str, None] = {}
+    for row in rows:
+        for name, value in row.items():
+            names[name] = None
+            if isinstance(value, dict):
+                names[f"{name} {' '.join(value)}"] = None
+    return names
+
+
+def _cells(rows: Sequence[Fields], name: str) -> set[str]:
+    return {normalise(str(row[name])) for row in rows if row.get(name) is not None} - {""}
+
+
 def _says_yes_or_no(rows: Sequence[Fields], name: str) -> bool:
-    said = {normalise(str(row[name])) for row in rows if row.get(name) is not None} - {""}
-    return bool(said) and said <= YES | NO
+    cells = _cells(rows, name)
+    return bool(cells) and cells <= YES | NO
+
+
+def _are_dates(rows: Sequence[Fields], name: str) -> bool:
+    return all(map(DATE.fullmatch, _cells(rows, name)))
 
 
 def _is_coded(rows: Sequence[Fields], name: str) -> bool:

@@ -129,12 +129,8 @@ def _further_labels(columns: Mapping[str, Column], used: Sequence[str]) -> list[
 
 def _is_on_showing(column: Column) -> bool:
     """Whether a column seems to say which rows may be shown; one of texts, such as `private notes`, does not."""
-    meaning = meaning_of(column.name)
-    return (
-        is_about_consent(column.name)
-        or meaning in ("consent", "refusal")
-        or column.mean_chars < TEXT_CHARS * bool(meaning)
-    )
+    meaning, is_short = meaning_of(column.name), column.mean_chars < TEXT_CHARS
+    return is_about_consent(column.name) or meaning in ("consent", "refusal") or (meaning == "open" and is_short)
 
 
 def pick_inputs(columns: Mapping[str, Column], outputs: Sequence[str]) -> list[str]:

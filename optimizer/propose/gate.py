@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from optimizer.candidate import Candidate, Example, JsonValue, Part
+from optimizer.config.keys import Task
 from optimizer.privacy.personal_data import findings
 from optimizer.propose.flaws import flaw_of
 from optimizer.propose.memory import Memory
@@ -68,6 +69,14 @@ class HeldOut:
             rows={size: frozenset(hashes) for size, hashes in rows.items()},
             personal=frozenset(found.text for text in known for found in findings(text)) if hides_rows else None,
         )
+
+    @classmethod
+    def of_study(
+        cls, held_out: Iterable[Example], *, train: Iterable[Example], task: Task, seed: Candidate, hides_rows: bool
+    ) -> HeldOut:
+        """The same, where what may stand in a prompt in any case is the user's own: the seed's words and the goal."""
+        known = [task.goal, *(part.instructions for part in seed.parts)]
+        return cls.of(held_out, train=train, known=known, hides_rows=hides_rows)
 
     def personal_in(self, text: str) -> str | None:
         """Return what kind of personal data stands in `text`, if that is looked for."""

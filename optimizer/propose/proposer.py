@@ -72,8 +72,7 @@ class Proposer:
         self._operators: Mapping[str, Operator] = {operator.name: operator for operator in operators}
         self._model = model
         self._train = train
-        known = [part.instructions for part in seed.parts] + [task.goal]
-        self._held_out = HeldOut.of(held_out, train=train, known=known, hides_rows=hides_rows)
+        self._held_out = HeldOut.of_study(held_out, train=train, task=task, seed=seed, hides_rows=hides_rows)
         self._train_ids = frozenset(example.id for example in train)
         self._max_chars = max_chars
         self._max_demos = max([max_demos, *(len(part.demos) for part in seed.parts)])
