@@ -27,6 +27,7 @@ from optimizer.run import run
 from optimizer.study.job import open_job
 from optimizer.study.observe import Observer
 from optimizer.study.saved import open_saved
+from optimizer.study.session import Session
 from optimizer.study.showing import material_of
 from optimizer.words import visible
 from tests.fake_server import Body, FakeServer
@@ -216,6 +217,36 @@ def test_a_test_that_was_broken_off_does_not_keep_people_out(
     view = study(tmp_path, server.url, After(4, suggested(tmp_path)), search=search)
     assert any(trial.recipe.operator == "person" for trial in view.trials)
     assert view.best.parts[0].instructions == HINT
+
+
+@pytest.mark.slow
+def test_a_continued_study_knows_its_trials_in_the_order_told(
+    tmp_path: Path, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A suggestion is told second under the number after the queued starts, and is second again after a stop."""
+    search = {"trials": 12, "formats": ["chat", "plain", "json"], "max_demos": 4}
+    told: list[int] = []
+
+    class Listens(After):
+        def trial_finished(self, trial: TrialRecord, *, is_best: bool) -> None:
+            told.append(trial.number)
+            super().trial_finished(trial, is_best=is_best)
+
+    def outage(*_: object) -> None:
+        raise Paused("provider", "nobody answers")
+
+    monkeypatch.setattr("optimizer.run.final_test", outage)
+    with pytest.raises(Paused):
+        study(tmp_path, server.url, Listens(0, suggested(tmp_path, "Name the packers.")), search=search)
+    assert told != sorted(told)
+    job = open_job(config(server.url, search=search), folder=tmp_path, runs_dir=tmp_path / "runs")
+    session = Session(job, Observer())
+    try:
+        session.restore()
+        assert [trial.number for trial in session.known.trials] == told
+    finally:
+        session.close()
+        job.close()
 
 
 @pytest.mark.slow
