@@ -89,9 +89,7 @@ def _judged_call(job: Job, probe: Probe) -> Amount:
 
 def _proposals(job: Job, probe: Probe) -> Amount:
     """What a call of the proposer in every trial takes, about: it is shown some rows, and writes a prompt."""
-    tokens_in, tokens_out = (
-        PROPOSER_TOKENS + ROWS_SHOWN * probe.tokens,
-        min(PROMPT_TOKENS, job.config.proposer.max_tokens),
-    )
+    tokens_in = PROPOSER_TOKENS + ROWS_SHOWN * probe.tokens
+    tokens_out = min(PROMPT_TOKENS, job.config.proposer.max_tokens)
     call = Amount(tokens_in + tokens_out, job.prices["proposer"].usd(tokens_in, tokens_out))
     return call.times(job.config.search.trials)

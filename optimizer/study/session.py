@@ -64,10 +64,8 @@ class Session:
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
         self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
-        self._records, self.known = (
-            Records(opened.journal, job.metric.version),
-            Known([row.id for row in self.splits.dev]),
-        )
+        self._records = Records(opened.journal, job.metric.version)
+        self.known = Known([row.id for row in self.splits.dev])
         self.elite = self.known.elite
         self.tracker: Tracker | NoTracker = NoTracker()
         try:
