@@ -382,7 +382,7 @@ def grown(folder: Path, n: int) -> Path:
         run_study(path)
     with contextlib.closing(sqlite3.connect(folder / "runs/colours/study.db")) as connection, connection:
         records = json.loads(connection.execute("SELECT records FROM study").fetchone()[0])
-        kept = {key: value for key, value in records.items() if key not in ("verdict", "dev")}
+        kept = {key: value for key, value in records.items() if key not in ("verdict", "dev", "dev_scores")}
         connection.execute("UPDATE study SET state = 'paused', stop_reason = 'user', records = ?", (json.dumps(kept),))
         for more in range(50, n, 50):
             for table, changed in REPEATED.items():

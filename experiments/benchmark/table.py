@@ -68,32 +68,42 @@ def paired(cells: Sequence[Cell], method: str) -> list[tuple[Cell, Cell]]:
 
 
 def interval(pairs: Sequence[tuple[Cell, Cell]], rng: np.random.Generator) -> tuple[float, float, float]:
-    """Mean difference with a 95% interval: runs are drawn again within each task, and rows within each run."""
-    by_task: dict[str, list[FloatArray]] = defaultdict(list)
-    for ours, theirs in pairs:
-        by_task[ours.task].append(ours.scores - theirs.scores)
-    drawn = []
-    for _ in range(N_RESAMPLES):
-        means = []
-        for runs in by_task.values():
-            picked = rng.integers(len(runs), size=len(runs))
-            means.append(np.mean([rng.choice(runs[i], size=len(runs[i])).mean() for i in picked]))
-        drawn.append(np.mean(means))
+    """Mean difference with a 95% interval: runs and rows are drawn again within each task.
+
+    All runs of a task are tested on the same rows, so one draw of rows holds for all of them.
+    """
+    tasks = list(by_task(pairs).values())
+    drawn = np.zeros(N_RESAMPLES)
+    for differences in tasks:
+        k, n = differences.shape
+        for i in range(N_RESAMPLES):
+            runs, rows = rng.integers(k, size=k), rng.integers(n, size=n)
+            drawn[i] += differences[np.ix_(runs, rows)].mean() / len(tasks)
     low, high = np.quantile(drawn, [0.025, 0.975])
-    return float(np.mean([np.mean([run.mean() for run in runs]) for runs in by_task.values()])), float(low), float(high)
+    return float(np.mean([differences.mean() for differences in tasks])), float(low), float(high)
+
+
+def by_task(pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, FloatArray]:
+    """Return differences [runs, rows] of each task."""
+    found: dict[str, list[FloatArray]] = defaultdict(list)
+    for ours, theirs in pairs:
+        found[ours.task].append(ours.scores - theirs.scores)
+    return {task: np.stack(found[task]) for task in sorted(found)}
 
 
 def losses(pairs: Sequence[tuple[Cell, Cell]], rng: np.random.Generator) -> tuple[int, int, list[str]]:
-    """Return the runs won and lost, and the tasks on which ours is significantly behind, all seeds together."""
+    """Return the runs won and lost, and the tasks on which ours is significantly behind.
+
+    A row counts once, with its mean over the runs: three answers to one row are not three rows.
+    """
     won = sum(ours.mean > theirs.mean for ours, theirs in pairs)
     lost = sum(ours.mean < theirs.mean for ours, theirs in pairs)
     behind = []
-    for task in sorted({ours.task for ours, _ in pairs}):
-        mine = np.concatenate([ours.scores for ours, _ in pairs if ours.task == task])
-        other = np.concatenate([theirs.scores for ours, theirs in pairs if ours.task == task])
-        found = compare(other, mine, is_binary=True, confidence=0.95, rng=rng)
+    for task, differences in by_task(pairs).items():
+        means = differences.mean(axis=0)
+        found = compare((1 - means) / 2, (1 + means) / 2, is_binary=False, confidence=0.95, rng=rng)
         if found.difference < 0 and found.p_value < 0.05:
-            behind.append(task)
+            behind.append(f"{task} (p = {found.p_value:.2f})")
     return won, lost, behind
 
 

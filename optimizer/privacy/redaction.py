@@ -26,8 +26,13 @@ def remember(*secrets: str) -> None:
 
 def known_secrets() -> tuple[str, ...]:
     """Return all secrets, the longest first, so that one within another is masked with it."""
-    named = {value for name, value in os.environ.items() if SECRET_NAMES.search(name)}
+    named = {value for name, value in os.environ.items() if _is_named_like_one(name)}
     return tuple(sorted({s for s in named | _remembered if len(s) >= MIN_SECRET_CHARS}, key=len, reverse=True))
+
+
+@functools.cache
+def _is_named_like_one(name: str) -> bool:
+    return SECRET_NAMES.search(name) is not None
 
 
 def redact(text: str) -> str:
