@@ -644,8 +644,14 @@ def test_a_column_of_refusal_holds_back_those_who_refused(
             {},
             r"not plainly; say --consent COLUMN .* --no-cons",
         ),
-        (consent_rows("yes", "no", withheld="no"), {}, "columns 'consent' and 'withheld' .* join them in one"),
-        (consent_rows("yes", withdrawn="2024-05-01"), {}, "columns 'consent' and 'withdrawn'"),
+        (consent_rows("yes", "no", opt_in="no"), {}, "columns 'consent' and 'opt_in' .* join them in one"),
+        (consent_rows("yes", withdrawn="1", refused="0"), {}, "columns 'consent' and 'withdrawn' and 'refused'"),
+        (
+            consent_rows("yes", withdrawn="2024-05-01"),
+            {},
+            r"train is empty .*data\.no_demos and data\.demos_only keep ",
+        ),
+        (consent_rows("yes"), {"consent": "consent", "refusal": "Consent"}, "cannot allow and forbid"),
         (consent_rows("yes", consent_status="withdrawn 2024"), {}, "columns 'consent' and 'consent_status'"),
         (consent_rows("no", name="opt_out", opt_out_date="2024"), {}, "columns 'opt_out' and 'opt_out_date'"),
         (consent_rows("yes", consent_day="no"), {}, "columns 'consent' and 'consent_day'"),
@@ -655,17 +661,40 @@ def test_a_column_of_refusal_holds_back_those_who_refused(
         (words_and("opt_out"), {"outputs": (), "is_private": False}, "column 'opt_out'"),
         (consent_rows("yes", name="patient_refused"), {}, "column 'patient_refused' may say"),
         (consent_rows("yes", name="consent_v3"), {"is_private": False}, "column 'consent_v3' may say"),
-        (consent_rows("yes"), {"consent": "consent", "shows_all": True}, "give one of them"),
+        (consent_rows("yes"), {"consent": "consent", "shows_all": True}, "cannot stand beside"),
         (consent_rows(""), {}, r"train is empty .*data\.demos_only"),
     ],
 )
 def test_what_cannot_be_obeyed_is_refused(
     table: list[Fields], wishes: dict[str, Any], said: str, tmp_path: Path
 ) -> None:
-    """No such column, a name that is not plain, two columns, or nobody's consent: one line, and no file."""
+    """No such column, a name that is not plain, two of one meaning, nobody's consent: one line, and no file."""
     with pytest.raises(UserError, match=said):
         from_consent(tmp_path, table, **wishes)
     assert not (tmp_path / "mail.yaml").exists()
+
+
+def test_consent_and_its_withdrawal_are_obeyed_together(tmp_path: Path) -> None:
+    """One plain column of each meaning, or both flags; where somebody answers, both are proposed."""
+    table: list[Any] = consent_rows("yes", "yes", "yes", "no")
+    for i, row in enumerate(table):
+        row["withdrawn"] = "yes" if i % 3 == 0 else ""
+    for wishes in ({}, {"consent": "consent", "refusal": "withdrawn", "is_private": False}):
+        found = from_consent(tmp_path, table, **wishes)
+        data = load_config(found.path).data
+        assert (data.demos_only, data.no_demos) == ("consent", "withdrawn")
+        assert {(row.extras["consent"], row.extras["withdrawn"]) for row in found.splits.train} == {("yes", "")}
+    path = tmp_path / "mail.jsonl"
+    asked = Dialogue(Wishes(data=str(path), config=tmp_path / "b.yaml", outputs=("team",)), Person()).run(
+        is_forced=True
+    )
+    assert (asked.draft.consent_column, asked.draft.opt_out_column) == ("consent", "withdrawn")
+    one = Person(Never=["none"])
+    asked = Dialogue(Wishes(data=str(path), config=tmp_path / "b.yaml", outputs=("team",)), one).run(is_forced=True)
+    assert (asked.draft.consent_column, asked.draft.opt_out_column) == ("consent", "")
+    assert any(note.endswith("not obeyed: 'withdrawn'.") for note in asked.draft.notes)
+    flags = Wishes(consent="consent", refusal="withdrawn").as_flags()
+    assert flags.endswith("init --consent consent --refusal withdrawn")
 
 
 @pytest.mark.parametrize("name", ["refused", "opt_out", "declined"])

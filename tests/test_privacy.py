@@ -220,7 +220,7 @@ def test_rows_held_back_are_counted_by_reason(tmp_path: Path) -> None:
     assert found.copies_left_out
     assert found.marked + found.copies == len(splits.withheld)
     n, n_out = found.copies, found.copies_left_out
-    assert found.words("closed") == (
+    assert found.words(["closed"]) == (
         f"{60 + n} rows are held back by closed (60 by their own cell, {n} as near-copies of such rows); "
         f"{n_out} more are left out of train ({n_out} as near-copies of such rows)"
     )
@@ -233,7 +233,7 @@ def test_rows_held_back_in_a_given_train_file_are_counted(tmp_path: Path) -> Non
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in part))
     files = {name: f"{name}.jsonl" for name in ("train", "dev", "test")}
     splits = load_splits(config(data={"files": files, "no_demos": "closed"}), folder=tmp_path)
-    assert splits.held_back.words("closed") == (
+    assert splits.held_back.words(["closed"]) == (
         "40 rows are held back by closed (40 by their own cell); 20 more are left out of train (20 by their own cell)"
     )
     assert len(splits.train) == 21
@@ -305,8 +305,29 @@ def test_consent_must_be_said(tmp_path: Path) -> None:
     held = {row.id for row in (*splits.dev, *splits.test) if row.extras.get("consent") != "yes"}
     assert held <= splits.withheld
     assert len(held) == 80
-    with pytest.raises(ValueError, match="not both"):
-        config(data={"source": "rows.jsonl", "demos_only": "consent", "no_demos": "closed"})
+
+
+def test_consent_that_was_withdrawn_holds_back(tmp_path: Path) -> None:
+    """With both columns a row has to pass both; lines name both; one column cannot be both."""
+    said = [("yes", ""), ("yes", "no"), ("yes", "2024-05-01"), ("yes", "yes"), ("no", ""), ("", "")]
+    rows = [{**row, "consent": said[i % 6][0], "withdrawn": said[i % 6][1]} for i, row in enumerate(note_rows())]
+    write(tmp_path, rows)
+    keys = {"demos_only": "consent", "no_demos": "withdrawn"}
+    splits = load_splits(config(data={"source": "rows.jsonl", **keys}), folder=tmp_path)
+    shown = {(row.extras["consent"], row.extras["withdrawn"]) for row in splits.train}
+    assert shown == {("yes", ""), ("yes", "no")}
+    others = [row for row in (*splits.dev, *splits.test) if row.id not in splits.withheld]
+    assert {(row.extras["consent"], row.extras["withdrawn"]) for row in others} <= shown
+    assert splits.held_back.marked == 80
+    columns = config(data={"source": "rows.jsonl", **keys}).data.withheld_by.values()
+    assert splits.held_back.words(columns).startswith("80 rows are held back by withdrawn and consent (80 by their own")
+    assert any(line.startswith("20 rows of 'withdrawn' and 'consent' say neither") for line in splits.report.warnings)
+    with pytest.raises(DataError, match=r"data\.demos_only: .* no column 'consents'"):
+        load_splits(
+            config(data={"source": "rows.jsonl", "no_demos": "withdrawn", "demos_only": "consents"}), folder=tmp_path
+        )
+    with pytest.raises(ValueError, match="a yes there cannot forbid and allow"):
+        config(data={"source": "rows.jsonl", "demos_only": "consent", "no_demos": "consent"})
 
 
 def test_a_column_that_is_also_a_field_holds_back(tmp_path: Path) -> None:

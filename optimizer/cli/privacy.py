@@ -31,8 +31,8 @@ def print_privacy(out: Console, job: Job) -> None:
     advice += [] if job.config.privacy == "local" else ["`privacy: local` keeps them on this machine"]
     if lines and advice:
         lines.append(f"personal data: {', '.join(advice)}")
-    if column := job.config.data.withheld_by:
-        out.print(job.splits.held_back.words(column), highlight=False, markup=False)
+    if columns := job.config.data.withheld_by.values():
+        out.print(job.splits.held_back.words(columns), highlight=False, markup=False)
     for line in lines or ["personal data: none recognised by its form (bare names and rare facts have no form)"]:
         out.print(line, highlight=False, markup=False)
 

@@ -204,12 +204,12 @@ def suite_rows(saved: SavedStudy, view: StudyView) -> tuple[tuple[Example, ...],
     """
     if saved.config.tracking.rows == "ids":
         return (), "the file holds 0 test rows (tracking.rows is `ids`: the suite has the prompt alone)"
-    column, known = saved.config.data.withheld_by, saved.test_rows(shows_withheld=False)
+    columns, known = saved.config.data.withheld_by.values(), saved.test_rows(shows_withheld=False)
     judged = {each.example_id for each in view.verdict.seed_outcomes} if view.verdict else {row.id for row in known}
     rows = tuple(row for row in known if row.id in judged)
     n_unjudged = len(known) - len(rows)
     why = f"; {n_unjudged} that the final test did not judge are left out" if n_unjudged else ""
-    why += f"; rows held back by {column} are left out" if column else ""
+    why += f"; rows held back by {' and '.join(columns)} are left out" if columns else ""
     return rows, f"the file holds {len(rows)} test rows{why}"
 
 

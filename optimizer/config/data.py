@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+from collections.abc import Mapping
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -71,7 +72,7 @@ class Data(Model):
     demos_only: str | None = Field(
         None,
         description="Column of consent, the reverse of `no_demos`: only a row with yes, true, 1 or x there may be "
-        "shown; no, an empty cell or any other word holds it back.",
+        "shown; no, an empty cell or any other word holds it back. With `no_demos` beside it, a row has to pass both.",
     )
     max_rows: MaxRows = Field(MaxRows(), description="Caps on the rows of each split.")
     seed: int = Field(0, description="Changes which rows fall in which split.")
@@ -86,20 +87,18 @@ class Data(Model):
         return self
 
     @model_validator(mode="after")
-    def _one_column(self) -> Data:
-        if self.no_demos and self.demos_only:
-            raise ValueError("give either `no_demos` or `demos_only`, not both: one column says what may be shown")
+    def _two_columns(self) -> Data:
+        if self.no_demos and self.no_demos == self.demos_only:
+            raise ValueError(
+                f"`no_demos` and `demos_only` both name {self.no_demos!r}: a yes there cannot forbid and allow"
+            )
         return self
 
     @property
-    def withheld_by(self) -> str | None:
-        """The column that holds rows back from prompts and exports."""
-        return self.no_demos or self.demos_only
-
-    @property
-    def withheld_key(self) -> str:
-        """The key that names it."""
-        return "data.no_demos" if self.no_demos else "data.demos_only"
+    def withheld_by(self) -> Mapping[str, str]:
+        """The columns that hold rows back from prompts and exports, by the key that names them."""
+        named = {"data.no_demos": self.no_demos, "data.demos_only": self.demos_only}
+        return {key: column for key, column in named.items() if column}
 
     @field_validator("encoding")
     @classmethod

@@ -129,7 +129,7 @@ def _split(pools: Sequence[Pool], plan: Plan) -> Splits:
     """Read the pools in the order given: rows of an earlier pool are removed from the later ones."""
     sampled = {name for pool in pools if len(pool.names) > 1 for name in pool.names if plan.cap(name) is None}
     bins = {name: Bin(cap=LARGEST[name] if name in sampled else plan.cap(name)) for name in SPLIT_NAMES}
-    tally = Tally(withheld_by=plan.data.withheld_by or "")
+    tally = Tally(withheld_by=tuple(plan.data.withheld_by.values()))
     taken: set[int] = set()
     for pool in pools:
         taken |= _fill(pool, plan, bins=bins, tally=tally, taken=taken, is_last=pool is pools[-1])

@@ -17,9 +17,10 @@ FEW_GROUPS = 30  # too few different rows to fill three splits
 
 
 def refuse_missing_column(pool: Pool, plan: Plan, met: Mapping[str, None]) -> None:
-    if met and (column := plan.data.withheld_by) is not None and column not in met:
-        found = show(", ".join(met), 200)
-        raise DataError(f"{plan.data.withheld_key}: {pool.table.name} has no column {column!r}; columns found: {found}")
+    for key, column in plan.data.withheld_by.items():
+        if met and column not in met:
+            found = show(", ".join(met), 200)
+            raise DataError(f"{key}: {pool.table.name} has no column {column!r}; columns found: {found}")
     for name, column in plan.columns.items():
         if met and column not in met:
             mend = f"set data.fields: {{{name}: COLUMN}}" if plan.prefix else f"name the key {name!r}"
@@ -82,10 +83,11 @@ def _mend_size(pool: Pool, plan: Plan, *, name: SplitName, tally: Tally) -> str:
 
 def _mend_withheld(pool: Pool, plan: Plan, tally: Tally) -> str:
     """Say how to search when hardly any row may be shown; never to show rows that are held back."""
-    word = "nothing" if plan.data.no_demos else "yes"
+    held = plan.data.withheld_by
+    cells = " and ".join(f"{'nothing' if 'no_demos' in key else 'yes'} in {column!r}" for key, column in held.items())
     unclear = f" ({said})" if (said := tally.unclear_words()) else ""
     return (
-        f"{plan.data.withheld_key} keeps {len(tally.withheld)} kinds of rows out of it{unclear}; add about twenty rows "
-        f"to {pool.key} that you make up yourself, with {word} in {tally.withheld_by!r}: the search learns from these, "
+        f"{' and '.join(held)} keep{'s' * (len(held) == 1)} {len(tally.withheld)} kinds of rows out of it{unclear}; "
+        f"add about twenty rows to {pool.key} that you make up yourself, with {cells}: the search learns from these, "
         "and with search.max_demos: 0 it shows no examples"
     )

@@ -106,8 +106,8 @@ class Tally:
         answers: different outputs. It only matters whether there are two, so no more are kept.
         groups: different `split_key`s, up to a few.
         withheld: hashes of the `split_key`s of rows that no prompt may show.
-        withheld_by: the column that says so.
-        n_unclear: rows that are held back because that column says neither yes nor no; `unclear` counts the first
+        withheld_by: the columns that say so.
+        n_unclear: rows that are held back because such a column says neither yes nor no; `unclear` counts the first
             words that it says.
         sampled: rows of splits for which nobody has said how many to take.
     """
@@ -121,7 +121,7 @@ class Tally:
     answers: set[str] = field(default_factory=set)
     groups: set[str] = field(default_factory=set)
     withheld: set[int] = field(default_factory=set)
-    withheld_by: str = ""
+    withheld_by: tuple[str, ...] = ()
     n_unclear: int = 0
     unclear: Counter[str] = field(default_factory=Counter)
     sampled: Mapping[SplitName, int] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class Tally:
         shown = ", ".join(f"{word} ({n})" for word, n in self.unclear.most_common(MAX_KINDS_LISTED))
         more = ", and others" if len(self.unclear) > MAX_KINDS_LISTED else ""
         n = "1 row of" if self.n_unclear == 1 else f"{self.n_unclear} rows of"
-        return f"{n} {self.withheld_by!r} say neither yes nor no; {HELD_FOR_THAT}: {shown}{more}"
+        return f"{n} {' and '.join(map(repr, self.withheld_by))} say neither yes nor no; {HELD_FOR_THAT}: {shown}{more}"
 
     def added_to(self, report: DataReport) -> DataReport:
         warnings = [words] if (words := self.unclear_words()) else []

@@ -1,6 +1,6 @@
-"""Rows that no prompt and no export may show, by a column of the file that says so. Pure.
+"""Rows that no prompt and no export may show, by columns of the file that say so. Pure.
 
-It fails closed: a row whose value is neither a plain yes nor a plain no is held back, whichever way the column asks.
+It fails closed: a row whose value is neither a plain yes nor a plain no is held back, whichever way a column asks.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ class HeldBack(NamedTuple):
     marked_left_out: int = 0
     copies_left_out: int = 0
 
-    def words(self, column: str) -> str:
+    def words(self, columns: Collection[str]) -> str:
         """Say how many rows are held back, and for which reason."""
         n = self.marked + self.copies
-        said = f"{n} {'row is' if n == 1 else 'rows are'} held back by {column}{_reasons(self.marked, self.copies)}"
+        by = " and ".join(columns) + _reasons(self.marked, self.copies)
+        said = f"{n} {'row is' if n == 1 else 'rows are'} held back by {by}"
         if not (n_out := self.marked_left_out + self.copies_left_out):
             return said
         reasons = _reasons(self.marked_left_out, self.copies_left_out)
@@ -41,21 +42,20 @@ def is_withheld(example: Example, data: Data, columns: Mapping[str, str]) -> boo
     """Tell whether a row is held back.
 
     Args:
-        columns: field to column, for the fields of the task: the column may be one of them.
+        columns: field to column, for the fields of the task: one of those that say so may be among them.
     """
-    if (column := data.withheld_by) is None:
-        return False
-    says = [_says(value) for value in _values(example, column, columns)]
-    if data.no_demos:
-        return any(each in ("yes", "unclear") for each in says)
-    return not says or any(each != "yes" for each in says)
+
+    def said(column: str) -> set[Said]:
+        return {_says(value) for value in _values(example, column, columns)}
+
+    is_forbidden = data.no_demos is not None and bool(said(data.no_demos) & {"yes", "unclear"})
+    return is_forbidden or (data.demos_only is not None and said(data.demos_only) != {"yes"})
 
 
 def unclear_words(example: Example, data: Data, columns: Mapping[str, str]) -> list[str]:
-    """Return what the column says in words that are neither a yes nor a no, as it is shown to people."""
-    if (column := data.withheld_by) is None:
-        return []
-    return [show(value) for value in _values(example, column, columns)[:1] if _says(value) == "unclear"]
+    """Return what a row says in a word that is neither a yes nor a no, as it is shown to people; empty if nowhere."""
+    values = (value for column in data.withheld_by.values() for value in _values(example, column, columns)[:1])
+    return [show(value) for value in values if _says(value) == "unclear"][:1]
 
 
 def withheld_ids(rows: Mapping[str, Example], kinds: Collection[int], *, keep_digits: bool) -> list[str]:

@@ -85,40 +85,52 @@ def with_showing(
     names = {name.casefold(): name for row in rows for name in row}
     given = {"--consent": wishes.consent, "--refusal": wishes.refusal, "--no-consent": wishes.shows_all}
     if any(given.values()):
-        if sum(map(bool, given.values())) > 1:
-            raise ConfigError(f"{', '.join(given)}: give one of them; one column says what may be shown")
+        if wishes.shows_all and sum(map(bool, given.values())) > 1:
+            raise ConfigError("--no-consent: it shows any row, so it cannot stand beside --consent or --refusal")
         consent = wishes.consent and _column(wishes.consent, names, "--consent")
         refusal = wishes.refusal and _column(wishes.refusal, names, "--refusal")
+        _refuse_same(consent, refusal)
         return replace(wishes, consent=consent, refusal=refusal)
     found = columns_on_showing(rows, named, guessed, is_private=bool(wishes.is_private))
     if not found:
         return wishes
-    is_plain = len(found) == 1 and found[0] not in guessed and not _is_coded(rows, found[0])
-    plain = meaning_of(found[0]) if is_plain else "open"
-    consent, refusal = (found[0] if plain == each else "" for each in ("consent", "refusal"))
+    consent, refusal = _plain(found, rows, guessed)
     if asked is not None:
 
         def read(answer: str) -> str:
             return "" if answer.casefold() == NONE else _column(answer, names, "type")
 
         which = f"({'; '.join(_shown(rows, name) for name in found)}), or none"
-        proposed = "" if plain == "open" else NONE  # then something has to be typed
+        proposed = NONE if consent or refusal else ""  # then something has to be typed
         consent = asked(f"Shown as examples: only rows with a yes in column {which}", consent or proposed, read)
-        if not consent:
+        refusal = "" if refusal == consent else refusal
+        if set(found) != {consent}:
             refusal = asked(f"Never shown: rows with a yes in column {which}", refusal or proposed, read)
-    elif plain == "open":
+            _refuse_same(consent, refusal)
+    elif not (consent or refusal):
         _refuse_unclear(found, guessed)
-    return replace(wishes, consent=consent, refusal="" if consent else refusal, shows_all=not (consent or refusal))
+    return replace(wishes, consent=consent, refusal=refusal, shows_all=not (consent or refusal))
+
+
+def _plain(found: Sequence[str], rows: Sequence[Fields], guessed: Sequence[str]) -> tuple[str, str]:
+    """Return the column of consent and that of refusal, one of them empty where there is none; both if any is open."""
+    columns = {"consent": "", "refusal": ""}
+    for name in found:
+        meaning = meaning_of(name)
+        if columns.get(meaning) != "" or name in guessed or _is_coded(rows, name):
+            return "", ""
+        columns[meaning] = name
+    return columns["consent"], columns["refusal"]
 
 
 def what_is_shown(wishes: Wishes, rows: Sequence[Fields], used: Sequence[str]) -> Iterator[str]:
     """Say what no column holds back, and which column might have."""
-    held = wishes.consent or wishes.refusal
-    others = [name for name in columns_on_showing(rows, used, is_private=True) if name != held]
+    held = [name for name in (wishes.consent, wishes.refusal) if name]
+    others = [name for name in columns_on_showing(rows, used, is_private=True) if name not in held]
     beside = [name for name in others if is_about_consent(name) or meaning_of(name) != "open" or not held]
     left = f"; not obeyed: {', '.join(map(repr, beside))}" if beside else ""
     if held and left:
-        yield f"one column says which rows may be shown{left}."
+        yield f"{'one column says' if len(held) == 1 else 'two columns say'} which rows may be shown{left}."
     elif wishes.is_private and wishes.shows_all:
         yield f"every row may be shown as an example (--no-consent){left}."
     elif wishes.is_private and not held:
@@ -170,13 +182,18 @@ def _is_coded(rows: Sequence[Fields], name: str) -> bool:
     return any(str(row.get(name)).strip() not in ZERO_OR_ONE and _NUMBER.fullmatch(str(row.get(name))) for row in rows)
 
 
+def _refuse_same(consent: str, refusal: str) -> None:
+    if consent and consent == refusal:
+        raise ConfigError(f"--consent and --refusal both name {consent!r}: a yes there cannot allow and forbid")
+
+
 def _refuse_unclear(found: Sequence[str], guessed: Sequence[str]) -> None:
     if len(found) == 1:
         which, joined = f"column {found[0]!r} may say which rows may be shown as examples, but not plainly", ""
     else:
         names = " and ".join(map(repr, found))
-        which = f"columns {names} may say which rows may be shown as examples, and one alone can be obeyed"
-        joined = "; where several count, join them in one column first"
+        which = f"columns {names} may say which rows may be shown as examples, but not plainly which of them count"
+        joined = "; one of each can be obeyed: where more count, join them in one column first"
     role = "; if it is read or the answer, --input or --output names it" if set(found) & set(guessed) else ""
     raise ConfigError(
         f"init: {which}; say --consent COLUMN (only rows with a yes there), --refusal COLUMN (no row with a yes "

@@ -43,7 +43,7 @@ def as_file(material: Material, config: Config, withheld: Collection[str]) -> Ma
     where a column holds rows back: nobody can say of it.
     """
     hides_all, rows = config.tracking.rows == "ids", material.rows
-    if not hides_all and config.data.withheld_by is None:
+    if not hides_all and not config.data.withheld_by:
         return material
 
     def hides(row_id: str) -> bool:
