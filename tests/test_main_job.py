@@ -172,6 +172,19 @@ def test_check_tells_what_a_run_will_find_and_take(folder: Path, server: FakeSer
 
 
 @pytest.mark.slow
+def test_check_as_json_knows_no_price_that_nobody_gave(folder: Path) -> None:
+    """A call of unknown price costs null and not 0; that of a priced proposer costs what it costs."""
+    with FakeServer(lambda _: "red") as server:
+        settings = config(server.url)
+        settings["lm"]["proposer"] |= {"price_in": 2.0, "price_out": 4.0}
+        write(folder, settings)
+        models = json.loads(optimizer(folder, "check", "study.yaml", "--json"))["models"]
+    assert [each["role"] for each in models] == ["task", "proposer"]
+    assert models[0]["usd"] is None
+    assert 0 < models[1]["usd"] < 0.01
+
+
+@pytest.mark.slow
 def test_check_says_what_to_mend(folder: Path) -> None:
     """A reply that cannot be read is to be mended, exit code 2; a metric that refuses expected answers is a warning."""
     (folder / "stern.py").write_text("def score(example, answer):\n    return 0.5\n")

@@ -16,6 +16,7 @@ from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
 from optimizer.config.keys import config_folder
 from optimizer.data.report import provable_gain, unquoted
+from optimizer.lm.pricing import unpriced
 from optimizer.privacy.local import unused_notes
 from optimizer.privacy.personal_data import count_findings
 from optimizer.probe.advice import Advice, Decision, ProbeFacts, advise
@@ -158,6 +159,7 @@ def _probe_json(facts: ProbeFacts, advice: Advice, asked: Sequence[str], bill: E
 def _check_json(job: Job, found: Sequence[Probe], bill: Estimate, notes: Sequence[str]) -> dict[str, object]:
     report = job.splits.report
     rows = (*job.splits.train, *job.splits.dev, *job.splits.test)
+    unknown = unpriced(job.prices)
     texts = ("\n".join(str(value) for value in (*row.inputs.values(), *row.outputs.values())) for row in rows[:1000])
     return {
         "study": job.config.name,
@@ -170,6 +172,6 @@ def _check_json(job: Job, found: Sequence[Probe], bill: Estimate, notes: Sequenc
             *notes,
         ],
         "personal_data": count_findings(texts),
-        "models": [asdict(each) for each in found],
+        "models": [asdict(each) | ({"usd": None} if each.role in unknown else {}) for each in found],
         "estimate": asdict(bill),
     }

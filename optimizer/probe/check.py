@@ -51,9 +51,9 @@ def probes(job: Job) -> Iterator[Probe]:
     yield _probe_task(job)
     hello = CallRequest(messages=(Message("user", "Say hello in one word."),), max_tokens=8)
     if job.proposer_backend is not job.task_backend:
-        yield _probe(job.proposer_backend, "proposer", hello)
+        yield _call(job, job.proposer_backend, "proposer", hello)[0]
     if job.judge_backend is not None and job.judge_backend is not job.proposer_backend:
-        yield _probe(job.judge_backend, "judge", hello)
+        yield _call(job, job.judge_backend, "judge", hello)[0]
 
 
 def metric_notes(job: Job) -> list[str]:
@@ -177,8 +177,8 @@ def _probe_task(job: Job) -> Probe:
     spent: list[Probe] = []
 
     def complete(request: CallRequest) -> Reply:
-        probe, reply = _call(job.task_backend, "task", request)
-        spent.append(replace(probe, usd=job.prices["task"].usd(reply.tokens_in, reply.tokens_out)))
+        probe, reply = _call(job, job.task_backend, "task", request)
+        spent.append(probe)
         return reply
 
     note, hides_rows = "", job.config.tracking.rows == "ids"
@@ -194,11 +194,7 @@ def _probe_task(job: Job) -> Probe:
     return replace(last, seconds=seconds / n, tokens=tokens // n, usd=usd / n, reply=reply, note=note)
 
 
-def _probe(backend: Backend, role: Role, request: CallRequest) -> Probe:
-    return _call(backend, role, request)[0]
-
-
-def _call(backend: Backend, role: Role, request: CallRequest) -> tuple[Probe, Reply]:
+def _call(job: Job, backend: Backend, role: Role, request: CallRequest) -> tuple[Probe, Reply]:
     started = time.monotonic()
     try:
         reply = backend.complete(request)
@@ -207,4 +203,5 @@ def _call(backend: Backend, role: Role, request: CallRequest) -> tuple[Probe, Re
             raise ConfigError(f"lm.{role}: {error}") from error
         raise ConfigError(f"lm.{role}: {backend.identity} cannot be used: {error.kind}: {error}") from error
     seconds, tokens = time.monotonic() - started, reply.tokens_in + reply.tokens_out
-    return Probe(role=role, model=backend.identity, seconds=seconds, tokens=tokens, reply=reply.text), reply
+    usd = job.prices[role].usd(reply.tokens_in, reply.tokens_out)
+    return Probe(role=role, model=backend.identity, seconds=seconds, tokens=tokens, reply=reply.text, usd=usd), reply
