@@ -85,7 +85,7 @@ class TrialRecord:
     candidate: Candidate | None = None
     parents: tuple[str, ...] = ()
     reason: str = ""
-    outcomes: tuple[Outcome, ...] = ()
+    outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     difference: float | None = None
     started_s: float = 0.0
     duration_s: float = 0.0
@@ -170,8 +170,8 @@ class Verdict:
     p_value: float
     test_name: str
     confidence: float
-    seed_outcomes: tuple[Outcome, ...] = ()
-    winner_outcomes: tuple[Outcome, ...] = ()
+    seed_outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
+    winner_outcomes: tuple[Outcome, ...] = field(default=(), repr=False)
     slices: tuple[SliceScore, ...] = ()
     broken_rules: tuple[str, ...] = ()
     shortfall: str = ""

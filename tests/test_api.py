@@ -83,6 +83,8 @@ def test_optimize_returns_a_better_program_with_its_proof(tmp_path: Path, server
     result = optimizer.optimize(Pack, metric="accuracy", train=labelled_rows(), **options)
     assert (result.verdict.decision, result.verdict.winner_score) == ("promote", 1.0)
     assert HINT in result.prompt
+    assert len(str(result.verdict)) < 2000, "its rows are not printed with it"
+    assert "Outcome(" not in str(result.view.trials)
     assert HINT in result.export("yaml")
     with dspy.context(lm=options["lm"]):
         assert result.program(note="Box 7 holds 3 limes.").team == FRUIT["lime"]

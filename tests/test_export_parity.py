@@ -32,6 +32,7 @@ from optimizer.prompts.formats import FORMATS
 from optimizer.prompts.program import ModuleProgram, TaskProgram
 from optimizer.prompts.spec import spec_of_task
 from optimizer.storage.files import write_into, write_new
+from tests.fake_server import FakeServer, Fault, error, rate_limited
 from tests.sample_study import sample_view
 from tests.test_export import NASTY, Desk, filled, read
 
@@ -456,6 +457,28 @@ def test_the_file_of_a_model_in_this_program_asks_for_a_server(tmp_path: Path, m
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")
     with pytest.raises(ConnectionError, match=r"http://127\.0\.0\.1:9/v1 does not answer"):
         module.task(note="x")
+
+
+def test_the_file_asks_a_busy_server_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An overloaded or broken server is tried four times; what it refuses for good is refused at once."""
+    module = loaded(exported("label", candidate_of("label", "chat"), "python"), tmp_path)
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    waiting: list[Fault] = []
+
+    def answer(body: object) -> Fault | str:
+        del body
+        return waiting.pop(0) if waiting else "reply"
+
+    for faults, n_calls in (([error(500), rate_limited()], 3), ([error(503)] * 4, 4), ([error(400)], 1)):
+        waiting[:] = faults
+        with FakeServer(answer) as server:
+            monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+            if n_calls == 3:
+                assert module.ask("task", note="x") == "reply"
+            else:
+                with pytest.raises(ConnectionError, match=f"{faults[0].status}: .*; OPENAI_BASE_URL says which"):
+                    module.ask("task", note="x")
+            assert len(server.calls) == n_calls
 
 
 def test_the_study_name_becomes_a_name_for_code() -> None:
