@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from optimizer.search.race import FloatArray, RaceRule, race_rows
+from optimizer.study.rounds import next_size
 
 SCORES = st.sampled_from([0.0, 0.25, 0.5, 1.0])
 PAIRS = st.lists(st.tuples(SCORES, SCORES), min_size=2, max_size=40)
@@ -173,3 +177,31 @@ def test_worse_candidates_cost_little() -> None:
 def test_races_grow_with_their_number_and_with_the_search(n_races: int, progress: float, n_rows: int) -> None:
     """They begin with four blocks, gain one every four races, and keep up with the share of trials that are done."""
     assert race_rows(n_races=n_races, block=5, n_dev=100, progress=progress) == n_rows
+
+
+@pytest.mark.parametrize(
+    ("begun", "running", "in_flight", "sizes"),
+    [
+        (12, 1, 4, [5, 5, 10, 20, 32, 32, 16]),  # the last race alone: the model is not left waiting
+        (12, 4, 4, [5, 5, *[8] * 13, 6]),  # four races share 32 calls
+        (11, 1, 4, [5] * 20 + [5, 5, 5, 5]),  # another candidate is about to begin
+        (12, 1, 1, [5] * 20 + [5, 5, 5, 5]),  # one at a time: the same study at any number of calls
+    ],
+)
+def test_the_last_races_fill_the_places_that_others_left(
+    begun: int, running: int, in_flight: int, sizes: list[int]
+) -> None:
+    """They look less often, but never ask for more rows at once than they have had."""
+    job = SimpleNamespace(
+        config=SimpleNamespace(
+            lm=SimpleNamespace(task=SimpleNamespace(mode="single", concurrency=32)),
+            search=SimpleNamespace(block=5, in_flight=in_flight, trials=12),
+        )
+    )
+    study = SimpleNamespace(n_started=lambda: begun, running=lambda: [None] * running)
+    session: Any = SimpleNamespace(job=job, study=study)
+    found, start = [], 0
+    while start < 120:
+        found.append(min(120 - start, next_size(session, 5, start=start, n_rows=120)))
+        start += found[-1]
+    assert found == sizes

@@ -201,7 +201,10 @@ class Search(Model):
         True, description="Stop scoring a candidate that will hardly win; `false` scores each one on all of dev."
     )
     block: int = Field(
-        5, ge=2, description="Dev examples between two race decisions, more in long races; default with batches: 10."
+        5,
+        ge=2,
+        description="Dev examples between two race decisions, more in long races and in the last ones of several in flight; "
+        "default with batches: 10.",
     )
     in_flight: int = Field(
         1,

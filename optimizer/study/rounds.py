@@ -41,9 +41,20 @@ def next_size(session: Session, size: int, *, start: int, n_rows: int) -> int:
     """Return how many rows the next block of a race has, `start` of `n_rows` being scored.
 
     Single calls: as many as `search.block` says, and in long races more, because five rows beside two hundred change no
-    decision, and a race that runs alone would keep the model waiting after each of them. In batches a decision takes an
-    hour: there are as few as will do, and none before there is an incumbent.
+    decision; the last races of a search fill the places that others have left, with no more rows than they had before.
+    In batches a decision takes an hour: there are as few as will do, and none before there is an incumbent.
     """
     if session.job.config.lm.task.mode != "batch":
-        return max(session.job.config.search.block, start // NEWS)
+        return max(session.job.config.search.block, start // NEWS, min(start, _places_for_each(session)))
     return max(size, start) if session.elite.incumbent is not None else n_rows
+
+
+def _places_for_each(session: Session) -> int:
+    """Return how many calls each race could have in flight once no other will begin; 0 before that.
+
+    With one candidate at a time it is 0, too: what is asked must not depend on how many calls the model takes at once.
+    """
+    search = session.job.config.search
+    if search.in_flight == 1 or session.study.n_started() < search.trials:
+        return 0
+    return session.job.config.lm.task.concurrency // max(1, len(session.study.running()))
