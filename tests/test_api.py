@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import dspy
@@ -14,7 +15,7 @@ import pytest
 
 import optimizer
 from optimizer.cli.reading import show_status
-from optimizer.errors import ConfigError, DataError, StudyError
+from optimizer.errors import ConfigError, DataError, StudyError, UserError
 from optimizer.export import export
 from optimizer.prompts.program import ModuleProgram
 from optimizer.prompts.render import render
@@ -259,3 +260,20 @@ def test_a_study_that_was_stopped_before_it_began_hides_no_other(
     said = capsys.readouterr()
     assert [each["study"] for each in json.loads(said.out)] == ["first"]
     assert "study 'second': it was stopped before it began; run its line again" in said.err
+
+
+def test_models_are_closed_when_settings_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a name opened is closed again; a model that is the caller's stays open."""
+    closed: list[str] = []
+    monkeypatch.setattr("optimizer.api.open_backend", lambda lm: SimpleNamespace(close=lambda: closed.append(lm.model)))
+    with pytest.raises(UserError, match="trial"):
+        optimizer.optimize(
+            Pack,
+            metric="accuracy",
+            train=labelled_rows(),
+            lm="embedded",
+            proposer="openai/other",
+            search={"trial": 3},
+            runs_dir=tmp_path,
+        )
+    assert sorted(closed) == ["embedded", "openai/other"]

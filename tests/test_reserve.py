@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from optimizer.probe.check import concerns, probes
 from optimizer.records import StudyView
 from optimizer.run import run
 from optimizer.study.job import Job, open_job
+from optimizer.study.reserve import worst_call
 from optimizer.study.saved import forked
 from tests.fake_server import Body, FakeServer, Fault, reply
 from tests.faults import answer, write_study
@@ -185,3 +187,18 @@ def test_replies_that_are_known_leave_calls_for_further_test_rows(tmp_path: Path
     assert (whole.verdict.n, view.verdict.n) == (40, 40)
     assert view.verdict.shortfall == ""
     assert view.spend.calls.get("task", 0) <= 60
+
+
+def test_the_worst_call_is_that_of_the_row_with_the_most_bytes(tmp_path: Path, server: FakeServer) -> None:
+    """Tokens are bounded by bytes: a shorter text in another script may take more of them than a longer one."""
+    job = opened(tmp_path, server, concurrency=1)
+    try:
+        row = job.splits.test[0]
+        latin, greek = (replace(row, inputs={"note": text}) for text in ("a" * 300, "λ" * 200))
+        worst = [
+            worst_call(replace(job, splits=replace(job.splits, test=rows)), job.seed).tokens
+            for rows in ((latin,), (greek,), (latin, greek), (greek, latin))
+        ]
+    finally:
+        job.close()
+    assert worst[0] < worst[1] == worst[2] == worst[3]

@@ -23,8 +23,12 @@ from hypothesis import strategies as st
 from sqlalchemy import Engine, create_engine
 
 from optimizer.candidate import Candidate, Demo, JsonValue, Part
+from optimizer.config.file import load_config
 from optimizer.errors import ConfigError
 from optimizer.records import DevEstimate, Outcome, Recipe, Spend, StudyView, TrialRecord, Verdict
+from optimizer.run import run as carry_out
+from optimizer.study.job import open_job
+from optimizer.study.observe import Observer
 from optimizer.track import (
     NoTracker,
     Outbox,
@@ -44,6 +48,8 @@ from optimizer.track.outbox import WAITING, Entry, EntryKind, is_settled
 from optimizer.track.points import Charts, final_points, trial_points
 from optimizer.track.traces import sampled
 from optimizer.track.tracker import grouped, show
+from tests.fake_server import FakeServer
+from tests.faults import answer, write_study
 
 # MLflow uses parts of SQLAlchemy that are on their way out.
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy:DeprecationWarning")
@@ -908,3 +914,22 @@ def test_the_ui_serves_runs_and_artifacts(projection: Projection) -> None:
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(timeout=30)
+
+
+def test_an_observer_that_fails_at_the_start_leaves_no_thread(tmp_path: Path) -> None:
+    """The tracker is closed with everything else that a study had opened by then."""
+
+    class Broken(Observer):
+        def opened(self, session: object) -> None:
+            del session
+            raise RuntimeError("no screen")
+
+    with FakeServer(answer) as server:
+        path = write_study(tmp_path, server.url, tracking={"enabled": True})
+        job = open_job(load_config(path), folder=tmp_path, runs_dir=tmp_path / "runs")
+        try:
+            with pytest.raises(RuntimeError, match="no screen"):
+                carry_out(job, Broken())
+        finally:
+            job.close()
+    assert "optimizer-track" not in [thread.name for thread in threading.enumerate()]

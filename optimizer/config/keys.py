@@ -203,8 +203,8 @@ class Search(Model):
     block: int = Field(
         5,
         ge=2,
-        description="Dev examples between two race decisions, more in long races and in the last ones of several in flight; "
-        "default with batches: 10.",
+        description="Dev examples between two race decisions, more in long races and in the last ones of several in "
+        "flight; default with batches: 10.",
     )
     in_flight: int = Field(
         1,
