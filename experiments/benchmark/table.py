@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import itertools
 import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -133,15 +134,16 @@ def table(cells: Sequence[Cell], n_calls: int, rng: np.random.Generator) -> list
 def ablation_table(whole: Sequence[Cell], parts: Sequence[Cell], rng: np.random.Generator) -> list[dict[str, str]]:
     """One row a part: what our search gains by having it, over the runs made both with and without it."""
     rows = []
-    for method in ABLATIONS:
+    for n_calls, method in itertools.product(sorted({cell.n_calls for cell in parts}), ABLATIONS):
         without = [cell for cell in parts if cell.method == method]
-        pairs = paired([*(cell for cell in whole if cell.n_calls in {c.n_calls for c in without}), *without], method)
+        pairs = paired([cell for cell in (*whole, *without) if cell.n_calls == n_calls], method)
         if pairs:
             worth, low, high = interval(pairs, rng)
             won, lost, _ = losses(pairs, rng)
             rows.append(
                 {
                     "search with": method,
+                    "calls": str(n_calls),
                     "runs": str(len(pairs)),
                     "mean": f"{100 * np.mean([cell.mean for _, cell in pairs]):.1f}",
                     "whole search": f"{100 * np.mean([cell.mean for cell, _ in pairs]):.1f}",
