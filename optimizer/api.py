@@ -113,17 +113,21 @@ def optimize(
     Args:
         program: a module with any number of predictors, or a signature such as `"question -> answer"`.
         metric: a name such as `"accuracy"`, or a function of (example, prediction) that returns a number in [0, 1], or
-            that and a text saying what was wrong.
-        train: labelled rows, as mappings or `dspy.Example`s. Splits that are not given are taken from it by hash.
-        dev: rows that score candidates.
-        test: rows that are looked at once, for the verdict.
+            that and a text saying what was wrong. If its second parameter is named `pred` or `prediction`, or its third
+            one `trace`, it gets DSPy's objects; else a row with `.inputs` and `.outputs`, and the answer as a mapping.
+        train: labelled rows, as mappings or `dspy.Example`s.
+        dev: rows that score candidates; where none are given, a part of `train`, by hash.
+        test: rows that are looked at once, for the verdict; where none are given, a part of `dev`, else of `train`.
         lm: the model that the prompt is for; default: DSPy's configured one, else the embedded model.
         proposer: the model that writes mutations; default: the same.
+        goal: what the program is for, in a sentence.
         outputs: names of the label columns; default: those that the predictors write, or of marked `dspy.Example`s all
             that are no inputs. For programs that compute their answer from what a predictor writes.
-        budget: as the section `budget` of a configuration file; `search` and `tracking` likewise.
+        budget: as the section `budget` of a configuration file; `search` and `tracking` likewise, but that the first
+            of `formats` is `chat`, and that `seed` deals out the rows, too.
         name: of the study; calling again with the same name and data continues it or returns its result.
         fork: name of a study of the same `runs_dir` whose paid replies this one, under a name of its own, uses again.
+        observer: told of trials as they begin and end.
 
     Raises:
         UserError: something is wrong with what was given; one line says what.

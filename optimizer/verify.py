@@ -16,6 +16,7 @@ from optimizer.command_line import command_name
 from optimizer.config.keys import LM, Config
 from optimizer.data.fields import BadRow, example_of
 from optimizer.data.rows import open_table
+from optimizer.data.text_files import is_utf8
 from optimizer.errors import CallError, DataError, Paused, ProgramError, StudyError
 from optimizer.export.reading import read_exported, words_of
 from optimizer.lm import open_backend
@@ -150,9 +151,12 @@ def rows_of_file(config: Config, path: Path) -> tuple[Example, ...]:
     Raises:
         DataError: the file cannot be read, a row is bad, or there are too few rows.
     """
-    names = [*config.task.inputs, *config.task.outputs]
-    columns = {name: config.data.fields.get(name, name) for name in names}
-    table = open_table(str(path.resolve()), folder=path.resolve().parent, columns=columns.values(), key="--data")
+    data, path = config.data, path.resolve()
+    columns = {name: data.fields.get(name, name) for name in (*config.task.inputs, *config.task.outputs)}
+    encoding = None if is_utf8(path) else data.encoding
+    table = open_table(
+        str(path), folder=path.parent, columns=columns.values(), key="--data", encoding=encoding, sheet=data.sheet
+    )
     found: dict[str, Example] = {}
     for row in table.rows:
         try:

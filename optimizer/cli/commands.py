@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.markup import escape
-from rich.table import Table
 
 from optimizer.cli.terminal import EXIT_USER, console, hold_logs, is_live, log_to, print_command, stop_on_signals
 from optimizer.command_line import with_overrides
@@ -21,7 +20,7 @@ from optimizer.config.keys import config_folder
 from optimizer.errors import ConfigError, StudyError
 from optimizer.storage.files import make_private_folder, private_files
 from optimizer.unattended.background import runs_flag
-from optimizer.words import duration, percent
+from optimizer.words import duration
 
 if TYPE_CHECKING:
     from optimizer.records import StudyView
@@ -34,6 +33,7 @@ LOOKS_PER_WORD = 20  # five seconds
 
 def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) -> int:
     """Print what a run would find and take."""
+    from optimizer.cli.data_table import print_data
     from optimizer.cli.privacy import print_privacy
     from optimizer.cli.probe import bill_words
     from optimizer.privacy.local import unused_notes
@@ -48,7 +48,7 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     out = console()
     job = open_job(config, folder=config_folder(config_path), runs_dir=runs_dir)
     try:
-        _print_data(job)
+        print_data(out, job)
         print_privacy(out, job)
         notes = [*unused_notes(config), *metric_notes(job)]  # before anything is sent
         found = list(probes(job))
@@ -70,38 +70,6 @@ def check_config(config_path: Path, overrides: Sequence[str], runs_dir: Path) ->
     out.print("Mend this first, then:" if is_broken else ready, highlight=False)
     print_command(out, f"{'check' if is_broken else 'run'} {with_overrides(config_path, overrides)}")
     return EXIT_USER if is_broken else 0
-
-
-def _print_data(job: Job) -> None:
-    from optimizer.data.classes import classes_text
-    from optimizer.data.report import provable_gain, unquoted
-    from optimizer.prompts.marks import mark_notes
-    from optimizer.proof.slices import group_notes
-
-    out, report = console(), job.splits.report
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for head in ("split", "rows", "used for", "classes"):
-        table.add_column(head)
-    uses = {"train": "shown in prompts", "dev": "scoring candidates", "test": "the verdict, once"}
-    for split, n in report.n.items():
-        table.add_row(split, str(n), uses[split], escape(classes_text(report.class_counts.get(split, {}))))
-    out.print(table, highlight=False)
-    if report.constant_answer is not None:
-        answer, share = report.constant_answer
-        share_words = f"score {percent(share)} on dev" if job.metric.is_mean else f"be right on {percent(share)} of dev"
-        out.print(f"Always answering {answer!r} would {share_words}.", highlight=False)
-    gain = provable_gain(report.n["test"])
-    out.print(
-        f"A true gain of {100 * gain:.0f} points is proved on this test split four times out of five.", highlight=False
-    )
-    hides_rows = job.config.tracking.rows == "ids"
-    notes = [unquoted(each) if hides_rows else each for each in report.warnings]
-    notes += mark_notes(job.config.prompt, next(iter(job.program.specs.values())))
-    notes += group_notes(job.config.metric.slices, job.groups, job.splits.test[: job.n_test])
-    n_losses = len(report.losses)
-    for i, said in enumerate(notes):
-        style, what = ("bold red", "warning") if i < n_losses else ("yellow", "note")
-        out.print(f"[{style}]{what}:[/] {escape(said)}", highlight=False)
 
 
 @private_files()

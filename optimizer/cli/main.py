@@ -81,9 +81,7 @@ def check(
 @app.command()
 @options.config
 @options.overrides
-@click.option(
-    "--warm-start", metavar="STUDY", help="Begin with what another study found, for a new model or more data."
-)
+@click.option("--warm-start", metavar="STUDY", help="Begin a new study with what another found: new model, more data.")
 @options.runs_dir
 @click.option("--workers", default=1, type=click.IntRange(1, 64), metavar="N", help="Processes; more want PostgreSQL.")
 @click.option("--detach", is_flag=True, help="Run in the background, also when this terminal is closed.")
@@ -109,6 +107,8 @@ def run(
 
     def run_it() -> int:
         goes_on = detach and not commands.is_study_finished(config, overrides, runs_dir, fork=fork)
+        if goes_on and is_json:
+            raise click.UsageError("--detach: a run in the background prints no JSON; leave --json away, ask `status`")
         in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
         chosen = background.run_detached if goes_on else in_front
         return chosen(config, overrides, runs_dir, fork=fork, warm_start=warm_start, n_workers=workers)

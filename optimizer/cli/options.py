@@ -15,7 +15,7 @@ def study_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> 
     """Names that the shell completes: the studies of the runs folder."""
     del param
     folder = Path(ctx.params.get("runs_dir") or "runs")
-    return sorted(path.parent.name for path in folder.glob("*/study.db") if path.parent.name.startswith(incomplete))
+    return sorted(path.parent.name for path in folder.glob("*/study.json") if path.parent.name.startswith(incomplete))
 
 
 def example_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:

@@ -27,7 +27,11 @@ from optimizer.cli.options import guard
 @click.option("--api-base", metavar="URL", help="Address of an OpenAI-compatible server.")
 @click.option("--api-key-env", metavar="NAME", help="Environment variable that holds the key.")
 @click.option("--sheet", metavar="NAME", help="Sheet of a spreadsheet; default: the first.")
-@click.option("--private/--no-private", default=None, help="Write `privacy: local`: nothing may leave this machine.")
+@click.option(
+    "--private/--no-private",
+    default=None,
+    help="Nothing may leave this machine, and MLflow shows no rows.",
+)
 @click.option("--consent", metavar="COLUMN", help="Show as examples only rows with a yes in this column.")
 @click.option("--refusal", metavar="COLUMN", help="Never show rows with a yes in this column as examples.")
 @click.option("--no-consent", is_flag=True, help="No column says which rows may be shown: any may.")

@@ -8,9 +8,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
+from optimizer.cli.data_table import print_data
+from optimizer.cli.privacy import print_privacy
 from optimizer.cli.terminal import EXIT_USER, console, hold_logs, print_command
 from optimizer.command_line import with_overrides
 from optimizer.config.file import load_config
@@ -41,13 +44,18 @@ def probe_config(config_path: Path, overrides: Sequence[str], runs_dir: Path, *,
             notes += concerns(job, found[0])
             print(json.dumps(_check_json(job, found, estimate(job, found[0]), notes), indent=2, ensure_ascii=False))
             return EXIT_USER if must_mend(job, found[0]) else 0
-        return _probe(job, with_overrides(config_path, overrides), is_json=is_json)
+        return _probe(job, with_overrides(config_path, overrides), notes, is_json=is_json)
     finally:
         job.close()
 
 
-def _probe(job: Job, words: str, *, is_json: bool) -> int:
+def _probe(job: Job, words: str, notes: Sequence[str], *, is_json: bool) -> int:
     out, planned = console(is_error=is_json), plan(job)
+    if not is_json:
+        print_data(out, job)
+        print_privacy(out, job)
+        for note in notes:
+            out.print(f"[yellow]warning:[/yellow] {escape(note)}", highlight=False)
     if not job.is_free:
         is_asked = job.proposer_backend.style == "chat" and job.config.tracking.rows != "ids"
         extra = " and one proposer call" if is_asked else ""

@@ -202,6 +202,8 @@ def suite_rows(saved: SavedStudy, view: StudyView) -> tuple[tuple[Example, ...],
 
     After the final test they are those that it judged, so that the suite asks what the verdict rests on.
     """
+    from optimizer.export.promptfoo import has_assertions
+
     if saved.config.tracking.rows == "ids":
         return (), "the file holds 0 test rows (tracking.rows is `ids`: the suite has the prompt alone)"
     columns, known = saved.config.data.withheld_by.values(), saved.test_rows(shows_withheld=False)
@@ -210,6 +212,8 @@ def suite_rows(saved: SavedStudy, view: StudyView) -> tuple[tuple[Example, ...],
     n_unjudged = len(known) - len(rows)
     why = f"; {n_unjudged} that the final test did not judge are left out" if n_unjudged else ""
     why += f"; rows held back by {' and '.join(columns)} are left out" if columns else ""
+    if rows and not has_assertions(saved.config.metric.name):
+        why += "; promptfoo has nothing like the study's metric: they assert nothing, the answers are in `metadata`"
     return rows, f"the file holds {len(rows)} test rows{why}"
 
 

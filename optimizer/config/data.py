@@ -77,7 +77,8 @@ class Data(Model):
     max_rows: MaxRows = Field(MaxRows(), description="Caps on the rows of each split.")
     seed: int = Field(0, description="Changes which rows fall in which split.")
     skip_bad_rows: bool = Field(
-        False, description="Leave out rows that cannot be read instead of stopping; they are listed in the log."
+        False,
+        description="Leave out rows that cannot be read instead of stopping; `check` says how many and why.",
     )
 
     @model_validator(mode="after")

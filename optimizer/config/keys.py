@@ -266,7 +266,9 @@ class Tracking(Model):
         description="How rows that a prompt shows appear in MLflow: in full, or as their ids. With `ids` the winner is "
         "not registered; `optimizer export` has it.",
     )
-    register_winner: bool = Field(True, description="Put the winner into the MLflow prompt registry.")
+    register_winner: bool = Field(
+        True, description="Put the best prompt into MLflow's registry; its alias `champion` moves on `promote` only."
+    )
     traces: int = Field(
         20, ge=0, le=200, description="Test rows shown as MLflow traces, with inputs and both answers; 0 for none."
     )

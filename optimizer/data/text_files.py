@@ -27,6 +27,15 @@ _MARKS = (
 )
 
 
+def is_utf8(path: Path) -> bool:
+    """Whether all of a file can be read as UTF-8; then no other encoding has to be named for it."""
+    try:
+        path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+    return True
+
+
 def read_lines(path: Path, name: str, encoding: str | None = None) -> Iterator[str]:
     """Yield decoded lines with their ends; a byte order mark is dropped.
 

@@ -18,6 +18,7 @@ from optimizer.prompts.adapter import FormatAdapter
 from optimizer.prompts.program import Program
 from optimizer.prompts.spec import REASONING
 
+SPEC = "optimizer.prompts.spec.spec_of_task(the task of the configuration)"
 BARE = "self"  # DSPy's name for a module that is nothing but a predictor; its state has no names
 
 
@@ -32,7 +33,7 @@ def dspy_state(subject: Subject) -> str:
     for (name, _), (new_name, new) in zip(_written(subject.program, subject.candidate), asked, strict=True):
         key = _inside(name) if name in added else new_name
         state |= _state_of(new) if key == BARE else {key: _state_of(new)}
-    notes = _notes(subject, added, is_exact=_is_exact(subject))
+    notes = _notes(subject, added, is_exact=_is_exact(subject.program, subject.candidate))
     metadata = {"dependency_versions": get_dependency_versions(), "optimizer": notes}
     return json.dumps({**state, "metadata": metadata}, indent=2, ensure_ascii=False, allow_nan=False)
 
@@ -46,7 +47,8 @@ def needs(program: Program, candidate: Candidate) -> list[str]:
             f"your program cannot load this state as it is: make {names} a dspy.ChainOfThought, for the search found "
             "that reasoning first pays"
         )
-    how = f'dspy.configure(adapter=optimizer.FormatAdapter("{candidate.format}"))'
+    more = "" if _is_exact(program, candidate) else f", spec={SPEC}"
+    how = f'dspy.configure(adapter=optimizer.FormatAdapter("{candidate.format}"{more}))'
     return [*said, f"a state holds no layout; set it with {how} and temperature {candidate.temperature:g}"]
 
 
@@ -79,12 +81,11 @@ def _inside(name: str) -> str:
     return "predict" if name == BARE else f"{name}.predict"
 
 
-def _is_exact(subject: Subject) -> bool:
+def _is_exact(program: Program, candidate: Candidate) -> bool:
     """Whether the layout's adapter makes the very same messages of the state alone.
 
     It does not where the configuration says more of a field than a DSPy signature holds: the keys of an object.
     """
-    program, candidate = subject.program, subject.candidate
     adapter = FormatAdapter(candidate.format)
     for (name, spec), asked in zip(program.specs.items(), program.module(candidate).predictors(), strict=True):
         inputs = {field.name: "x" for field in spec.inputs}
@@ -96,7 +97,7 @@ def _is_exact(subject: Subject) -> bool:
 
 def _notes(subject: Subject, added: list[str], *, is_exact: bool) -> dict[str, Any]:
     candidate = subject.candidate
-    arguments = "layout" if is_exact else "layout, spec=optimizer.prompt.spec_of_task(the task of the configuration)"
+    arguments = "layout" if is_exact else f"layout, spec={SPEC}"
     return {
         "study": subject.view.name,
         "candidate": candidate.id,

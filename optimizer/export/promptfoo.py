@@ -36,6 +36,11 @@ _NUMBERS = r"(output.replace(/,(?=\d{3})/g, '').match(/-?\d+(\.\d+)?/g) || ['x']
 _EXACT = ("accuracy", "macro_f1", "exact_match")
 
 
+def has_assertions(metric: str) -> bool:
+    """Whether promptfoo can check what this metric checks."""
+    return metric in (*_EXACT, "number", "contains", "regex", "judge")
+
+
 def promptfoo_yaml(subject: Subject) -> str:
     """Return the suite; run it with `promptfoo eval -c FILE`.
 

@@ -229,7 +229,7 @@ def _field_schema(field: FieldSpec) -> dict[str, JsonValue]:
             return cast("dict[str, JsonValue]", json.loads(field.schema))
         schema: dict[str, JsonValue] = {"type": "object"}
         if field.keys:
-            schema["properties"] = {key: {"type": "string"} for key, _ in field.keys}
+            schema["properties"] = {key: {} for key, _ in field.keys}  # text, number, list: as the row has it
             schema["required"] = [key for key, _ in field.keys]
         return schema
     return {"type": {"number": "number", "boolean": "boolean"}.get(field.kind, "string")}

@@ -1,14 +1,14 @@
 """Marks such as `{note}` in a prompt that name an input: the layout adds inputs itself, so they are not sent. Pure.
 
 A line that only brings an input, `Note: {note}`, goes, and with it the line that opens the answer, `Urgency:`, at the
-end. What stands before a mark at the end of a sentence stays; within a sentence the input's label takes its place.
+end: what names a field or is a usual word for one, no request. What stands before a mark at the end of a sentence stays; within a sentence the input's label takes its place.
 Other marks belong to the user's own program, which fills them: they stay as they are.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 
 from optimizer.errors import ConfigError, did_you_mean
 from optimizer.prompts.spec import FieldSpec, PromptSpec
@@ -18,12 +18,21 @@ _MARK = re.compile(rf"\{{\{{?\s*({NAME})\s*\}}?\}}")
 _FENCE = re.compile(r"[`\"'#=*-]{3,}\w*|</?[\w-]+>")
 _OPENS_ANSWER = re.compile(r"[\s*#_]*(?:[^\W_]\S*\s+){0,3}[^\W_]\S*?[\s*_]*[:\uff1a][\s*_]*")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e<>()[]"
-MAX_LABEL_WORDS = 3
+BESIDE = frozenset("the a an your my this new current full customer user patient der die das le la les el un".split())
+FOR_INPUT = frozenset(
+    "input text question q message mail email document article passage context review sentence query comment note data "
+    "content eingabe frage nachricht entrée texte texto entrada pregunta vraag".split()
+)
+FOR_ANSWER = frozenset(
+    "answer a output response reply result label class category prediction assistant solution antwort ergebnis ausgabe "
+    "kategorie réponse respuesta resposta risposta antwoord".split()
+)
 
 
 def without_input_marks(text: str, spec: PromptSpec) -> str:
     """Return the prompt without the marks that name an input of the predictor."""
     inputs = {field.name: field for field in spec.inputs}
+    answers = _words_for(spec.outputs, FOR_ANSWER)
     lines: list[str | None] = list(text.splitlines())
     last = -1
     for i, line in enumerate(text.splitlines()):
@@ -38,7 +47,7 @@ def without_input_marks(text: str, spec: PromptSpec) -> str:
     tail = [line for line in lines[last + 1 :] if line is not None]
     while tail and not tail[-1].strip():
         tail.pop()
-    if tail and _OPENS_ANSWER.fullmatch(tail[-1]):
+    if tail and _OPENS_ANSWER.fullmatch(tail[-1]) and _is_one_of(tail[-1], answers):
         tail.pop()
     return re.sub(r"\n{3,}", "\n\n", "\n".join([*kept, *tail])).strip()
 
@@ -91,12 +100,29 @@ def _without(line: str, inputs: dict[str, FieldSpec]) -> str | None:
     is_last = not re.sub(r"</[\w-]+>", "", after).strip(_QUOTES + " .*")
     if len(marks) == 1 and is_last:
         said = re.sub(r"<[\w-]+>", "", before).strip(_QUOTES + " \t*#-")
-        is_label = said.endswith((":", "\uff1a", "=")) and len(said.split()) <= MAX_LABEL_WORDS
+        is_label = said.endswith((":", "\uff1a", "=")) and _is_one_of(said, _words_for(inputs.values(), FOR_INPUT))
         if not said or is_label:
             return None
         if said.endswith((":", "\uff1a")):
             return re.sub(r"<[\w-]+>", "", before).rstrip(_QUOTES + " \t*")
     return _MARK.sub(lambda mark: f'"{inputs[mark[1]].label}"' if mark[1] in inputs else mark[0], _unquoted(line))
+
+
+def _words_for(fields: Iterable[FieldSpec], usual: Collection[str]) -> set[str]:
+    """Return what a line may say to bring a field and nothing else."""
+    return {_plain(name) for field in fields for name in (field.name, field.label)} | set(usual)
+
+
+def _is_one_of(said: str, words: Collection[str]) -> bool:
+    return (plain := _plain(said)) in words or _without_articles(plain) in words
+
+
+def _plain(said: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", said.casefold()))
+
+
+def _without_articles(plain: str) -> str:
+    return " ".join(word for word in plain.split() if word not in BESIDE)
 
 
 def _unquoted(line: str) -> str:

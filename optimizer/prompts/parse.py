@@ -20,14 +20,23 @@ from optimizer.data.splits import normalise
 from optimizer.prompts.spec import FieldSpec, PromptSpec, as_text
 
 _DRESS = " \t\r\n\"'`*_.,;!:<>()[]{}“”‘’«»「」"
-_NUMBER = re.compile(r"(?:(?<![\w.])[-+−])?(?:\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?")
+_NUMBER = re.compile(
+    r"(?:(?<![\w.])[-+−])?(?:\d{1,3}(?:[. \u00a0\u202f]\d{3})+,\d+(?![\d,])|\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?"
+    r"|\d+,(?:\d{1,2}|\d{4,})(?![\d,])|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
+)
+_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d{1,3}(?:[. \u00a0\u202f]\d{3})+|\d+),(?:\d{1,2}|\d{4,})")  # 1.234,56 or 0,5
+_STEPS = re.compile(r"\W*1[.)]\s.*\n\W*2[.)]\s", re.DOTALL)  # numbers of steps, not of the answer
 _SUM = re.compile(r"\s*[-+*/^=×÷x]\s*[\d.]")  # what follows the first number of `3 + 4 = 7`
 _TRUTH = re.compile(r"(?<!\w)(?:(yes|true)|no|false)(?!\w)", re.IGNORECASE)
 _FENCE = re.compile(r"\s*```[^\n`]*\n(.*?)\s*```\s*", re.DOTALL)
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are no JSON; they become null
+_NEGATION = re.compile(  # right before a label, with up to three words between
+    r"(?:(?<!\w)(?:not|cannot|never|neither|nor|nicht|kein\w*|pas|jamais|niet|geen)|n['’]t)\s+(?:[\w'’]+\s+){0,3}\Z"
+)
 _MAX_OBJECTS = 20
 _MAX_MENDED_CHARS = 20_000  # mending takes time that grows with the square of the length
 _N_CHARS_SHOWN = 60
+_LARGEST = 2**1023
 
 
 class UnreadableReply(ValueError):
@@ -96,7 +105,8 @@ def read_value(field: FieldSpec, value: JsonValue) -> JsonValue:
         UnreadableReply: the value is not allowed.
     """
     if field.kind == "label":
-        return _read_label(field, as_text(value))
+        word = str(value).lower()  # JSON's true or false, where that is a label
+        return _read_label(field, word if isinstance(value, bool) and word in field.choices else as_text(value))
     if field.kind == "number":
         return _read_number(field, value)
     if field.kind == "boolean":
@@ -163,32 +173,37 @@ def _object_in(text: str, keys: Sequence[str]) -> dict[str, JsonValue] | None:
 def _decoded(text: str, start: int) -> JsonValue:
     try:
         value, _ = _DECODER.raw_decode(text, start)
+        return _storable(value)
     except (ValueError, RecursionError):
         return None
-    return _storable(value)
 
 
 def _mended(text: str) -> JsonValue:
     try:
         value: JsonValue = json_repair.loads(text)
+        if isinstance(value, list):  # several objects, or one with a broken end
+            value = next((item for item in value if isinstance(item, dict)), None)
+        return _storable(value)
     except (ValueError, RecursionError):
         return None
-    if isinstance(value, list):  # several objects, or one with a broken end
-        value = next((item for item in value if isinstance(item, dict)), None)
-    return _storable(value)
 
 
 def _storable(value: JsonValue) -> JsonValue:
     """Drop what escapes in JSON can smuggle past every database: NUL, halves of surrogate pairs, infinities."""
     if isinstance(value, str):
         return re.sub("[\0\ud800-\udfff]", "", value)
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return value if _is_storable(value) else None
     if isinstance(value, Mapping):
         return {as_text(_storable(key)): _storable(item) for key, item in value.items()}
     if isinstance(value, Sequence):
         return [_storable(item) for item in value]
     return value
+
+
+def _is_storable(number: int | float) -> bool:
+    """Whether a number is finite and no larger than a float can be; a model that loops writes hundreds of digits."""
+    return math.isfinite(number) if isinstance(number, float) else abs(number) < _LARGEST
 
 
 def _unreadable(field: FieldSpec, problem: str, text: str) -> UnreadableReply:
@@ -204,7 +219,10 @@ def _read_label(field: FieldSpec, text: str) -> str:
         same = same or [choice for choice, key in zip(field.choices, bare, strict=True) if key and key == _bare(heard)]
         if len(same) == 1:
             return same[0]
-    named = set(_mention(field.choices).findall(_bare(text)))
+    mentions = list(_mention(field.choices).finditer(said := _bare(text)))
+    named = {mention[0] for mention in mentions}
+    if any(_NEGATION.search(said[: mention.start()]) for mention in mentions):
+        raise _unreadable(field, "says what the label is not", text)
     if len(named) == 1 and bare.count(key := named.pop()) == 1:
         return field.choices[bare.index(key)]
     problem = "names several labels" if named else f"is none of {', '.join(field.choices)}"
@@ -235,7 +253,7 @@ def _read_number(field: FieldSpec, value: JsonValue) -> int | float:
     """Take the number that the text starts with, unless a sum follows; else the last one."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     number = value if is_number else _number_in(as_text(value).strip())
-    if not isinstance(number, int | float) or not math.isfinite(number):
+    if not isinstance(number, int | float) or not _is_storable(number):
         raise _unreadable(field, "is no number", as_text(value) if number is None else str(number))
     return _whole(number)
 
@@ -245,7 +263,11 @@ def _number_in(text: str) -> int | float | None:
     if not found:
         return None
     starts = not re.search(r"\w", text[: found[0].start()]) and not _SUM.match(text, found[0].end())
-    digits = (found[0] if starts else found[-1])[0].replace(",", "").replace("−", "-")
+    starts = starts and not _STEPS.match(text)
+    digits = (found[0] if starts else found[-1])[0].replace("−", "-")
+    if _DECIMAL_COMMA.fullmatch(digits):
+        digits = re.sub(r"[. \u00a0\u202f]", "", digits).replace(",", ".")
+    digits = digits.replace(",", "")
     return int(digits) if digits.lstrip("+-").isdigit() and len(digits) < 300 else float(digits)
 
 

@@ -206,6 +206,11 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
     )
     if changed:
         raise StudyError(changed_study(job, changed))
+    if job.warm_starts and not record["warm_starts"]:
+        raise StudyError(
+            f"study {job.config.name!r} exists and began without it: --warm-start begins a new study; "
+            "add --set name=NEW, or leave it away to continue this one"
+        )
     journal.adopt_orphans()
     if record["state"] != "finished" and record.get("limits") != limits_of(job.config):
         journal.update_study(records={"limits": limits_of(job.config)})
