@@ -217,6 +217,13 @@ def test_outputs_of_another_kind_are_bad_rows(kind: str, value: JsonValue, phras
     assert str(caught.value).startswith("y: ")
 
 
+def test_half_a_surrogate_inside_a_conversation_is_a_bad_row() -> None:
+    """What no database can store is found in every text of a value, however deep."""
+    turns = [{"role": "customer", "content": "It is broken \ud83d"}]
+    with pytest.raises(BadRow, match=r"message: .* half a surrogate pair"):
+        example_of({"message": turns, "team": LABELS[0]}, TASK, {"message": "message", "team": "team"})
+
+
 # --- bad data --------------------------------------------------------------------------------------------------------
 
 GOOD = records(90)

@@ -28,7 +28,7 @@ from optimizer.init.task import field_names
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import open_embedded
 from optimizer.metrics import open_metric, score
-from optimizer.prompts.formats import FORMATS
+from optimizer.prompts.formats import FORMATS, UnreadableReply
 from optimizer.prompts.program import ModuleProgram, TaskProgram
 from optimizer.prompts.spec import spec_of_task
 from optimizer.storage.files import write_into, write_new
@@ -223,6 +223,84 @@ def test_the_python_file_reads_replies_like_the_search(kind: str, layout: str, t
     if kind != "json":
         with pytest.raises(ValueError, match="in the reply"):
             module.read("task", "I would rather not say.")
+
+
+ODD: Mapping[str, tuple[dict[str, Any], list[str]]] = {
+    "accuracy": (
+        {"kind": "label", "choices": ["A", "A*", "B", ">5 years", "<5 years", "true", "no-show"]},
+        ["A*", "A", "<5 years", "> 5 years", "not B", "It is B, I think.", "no show", "NO_SHOW", "\uff34RUE", "A or B"],
+    ),
+    "exact_match": (
+        {"kind": "number"},
+        [".5", "\u22125", "5 x 3 = 15", "12345678901234567891", "1.234,56", "1,5", "1. Two: 2\n2. So 4\nIt is 4", "1e3",
+         "3 + 4 = 7", "1" * 400, "none", "-3.0", "about 1,000"],
+    ),
+    "contains": (
+        {"kind": "boolean"},
+        ["There is no doubt: yes.", "Yes, no doubt", "no", "TRUE.", "It is not so", "maybe", "I say: yes"],
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("metric", "layout"), list(product(ODD, ("chat", "json", "xml", "plain"))))
+def test_the_python_file_reads_odd_replies_like_the_search(metric: str, layout: str, tmp_path: Path) -> None:
+    """Exact labels before similar ones, denials, decimal commas, steps, long digits: the same answer, or none."""
+    field, replies = ODD[metric]
+    config = config_of("odd", metric if metric != "contains" else "accuracy", field)
+    program = TaskProgram(spec_of_task(config.task), max_tokens=24)
+    candidate = Candidate(parts=(Part(predictor="answer", instructions="Look."),), format=layout)
+    view = replace(sample_view(1), config=config.model_dump(mode="json"), name="task", best=candidate)
+    module, spec = loaded(export(view, program, "python"), tmp_path), program.specs["answer"]
+    values: list[Any] = [*replies, True, False, 7, 7.0] if layout == "json" else [*replies]
+    for value in values:
+        reply = {"json": json.dumps({"answer": value}), "xml": f"<answer>{value}</answer>"}.get(layout, f" {value}")
+        try:
+            searched: Any = FORMATS[layout].parse(spec, reply)
+        except UnreadableReply:
+            with pytest.raises(ValueError, match="in the reply"):
+                module.read("task", reply)
+        else:
+            assert (module.read("task", reply), reply) == (searched, reply)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_conversation_is_one_line_a_turn_in_the_python_file(layout: str, tmp_path: Path) -> None:
+    """Values that are no texts are written as the search writes them: turns, numbers, truth values, lists."""
+    turns = [{"role": "customer", "content": "It is\nbroken."}, {"role": "call_agent", "content": "Since when?"}]
+    module = loaded(exported("label", candidate_of("label", layout), "python"), tmp_path)
+    for value in (turns, 3.0, True, [1, "ü"], {"a": None}, 12, "x"):
+        expected = list(
+            program_of("label").messages(candidate_of("label", layout), "answer", cast(Any, {"note": value}))
+        )
+        assert module.messages_of("task", note=value) == expected
+
+
+@pytest.mark.parametrize(
+    ("model", "sent"),
+    [("openai/Qwen/Qwen3-8B", "Qwen/Qwen3-8B"), ("openai/gpt-5", "gpt-5"), ("openrouter/openai/gpt-5", "openai/gpt-5")],
+)
+def test_a_model_keeps_its_own_slashes(model: str, sent: str, tmp_path: Path) -> None:
+    """Only the provider that DSPy puts before a name is taken off."""
+    config = CONFIGS["label"].model_dump(mode="json")
+    config["lm"]["task"] |= {"model": model, "api_base": "http://127.0.0.1:8377/v1"}
+    view = replace(sample_view(1), config=config, name="task", best=candidate_of("label", "chat"))
+    assert json.loads(export(view, program_of("label"), "openai"))["body"]["model"] == sent
+    module = loaded(export(view, program_of("label"), "python"), tmp_path)
+    assert module.PROMPTS["task"]["settings"]["model"] == sent
+
+
+def test_promptfoo_compares_with_the_number_in_the_expected_text() -> None:
+    """Thousands and units of the expected answer do not become JavaScript."""
+    config = config_of("odd", {"name": "number", "tolerance": 0.5}, {"kind": "text"})
+    rows = [
+        replace(row, outputs={"answer": text})
+        for row, text in zip(rows_of("label"), ("1,234", "12 km", "many"), strict=True)
+    ]
+    best = candidate_of("label", "chat")
+    view = replace(sample_view(1), config=config.model_dump(mode="json"), name="task", best=best)
+    suite = yaml.safe_load(export(view, TaskProgram(spec_of_task(config.task), max_tokens=8), "promptfoo", rows=rows))
+    asserted = [case["assert"][0]["value"].partition(" - ")[2] if case["assert"] else "" for case in suite["tests"]]
+    assert asserted == ["(1234.0)) <= 0.5 + 1e-9", "(12.0)) <= 0.5 + 1e-9", ""]
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,7 @@ import itertools
 import json
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -307,6 +308,52 @@ def test_one_label_is_told_from_another(choices: tuple[str, ...], reply: str, ex
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
+        ("This is not spam.", None),
+        ("I cannot say it is spam", None),
+        ("It isn't ham", None),
+        ("Das ist keine ham", None),
+        ("I am not sure, but I think that it is ham", "ham"),
+        ("Not only that: spam", "spam"),
+        ("no-show", "no-show"),
+    ],
+)
+def test_a_label_that_is_denied_is_no_answer(reply: str, expected: str | None) -> None:
+    """A word of denial right before a label takes it back; elsewhere in the sentence it does not."""
+    spec = label_spec("spam", "ham", "no-show")
+    if expected is None:
+        with pytest.raises(UnreadableReply, match="what the label is not"):
+            FORMATS["chat"].parse(spec, reply)
+    else:
+        assert FORMATS["chat"].parse(spec, reply) == {"team": expected}
+
+
+def test_a_truth_value_of_json_may_be_a_label() -> None:
+    """Where true and false are labels, JSON's own mean these; elsewhere they say yes or no."""
+    assert FORMATS["json"].parse(label_spec("true", "false", "unknown"), '{"team": true}') == {"team": "true"}
+    assert FORMATS["json"].parse(label_spec("yes", "no"), '{"team": false}') == {"team": "no"}
+
+
+@pytest.mark.parametrize(
+    "reply", ['{"amount_eur": ' + "1" * 400 + "}", '{"amount_eur": ' + "[" * 700 + "]" * 700 + "}"]
+)
+def test_a_reply_that_runs_away_is_unreadable(reply: str) -> None:
+    """Hundreds of digits or brackets are no bug of ours: the reply holds no answer."""
+    with pytest.raises(UnreadableReply):
+        FORMATS["json"].parse(spec_of("number"), reply)
+    FORMATS["json"].parse(spec_of("text"), '{"summary": "x", "more": ' + "1" * 400 + "}")
+
+
+def test_the_keys_of_an_object_may_hold_any_value() -> None:
+    """A row may have a number, a list or nothing there; the schema that a model is held to allows what the row has."""
+    schema: Any = json_schema(spec_of("json"))
+    assert schema["properties"]["facts"]["properties"] == {"name": {}, "city": {}}
+    rule = gbnf(FORMATS["json"].constraint(spec_of("json")))
+    assert "value" in rule.partition("\n")[0]
+
+
+@pytest.mark.parametrize(
+    ("reply", "expected"),
+    [
         ("12", 12),
         ("-5", -5),
         ("−5 degrees", -5),
@@ -325,6 +372,12 @@ def test_one_label_is_told_from_another(choices: tuple[str, ...], reply: str, ex
         ("1" * 5000 + " " + "1e999", None),
         ("1e999", None),
         ("none", None),
+        ("1,5", 1.5),
+        ("1.234,56 EUR", 1234.56),
+        ("1 234,56", 1234.56),
+        ("0,1234", 0.1234),
+        ("1. Add 3 and 4: 7\n2. Double it: 14\n\nThe answer is 14.", 14),
+        ("1. That is the only one", 1),
     ],
 )
 def test_number_is_found(reply: str, expected: float | None) -> None:
@@ -337,7 +390,7 @@ def test_number_is_found(reply: str, expected: float | None) -> None:
         assert read_value(field, reply) == expected
 
 
-@pytest.mark.parametrize("value", [True, math.nan, math.inf, [1], {"a": "b"}])
+@pytest.mark.parametrize("value", [True, math.nan, math.inf, 10**400, [1], {"a": "b"}])
 def test_number_that_is_none_is_refused(value: JsonValue) -> None:
     """In JSON, a truth value, NaN and infinity are no numbers."""
     if value == [1]:

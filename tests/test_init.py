@@ -820,3 +820,14 @@ def test_a_column_of_dates_is_no_label() -> None:
     columns = {column.name: column for column in (triage, days, german)}
     assert [is_label_like(column) for column in (triage, days, german)] == [True, False, False]
     assert pick_output(columns, ()) == "Triage"
+
+
+def test_whole_numbers_that_a_table_holds_as_floats_are_labels_without_a_point(tmp_path: Path) -> None:
+    """pandas writes 4.0 as soon as one cell of a column is empty; the file and the data agree on how it is read."""
+    rows: list[Fields] = [
+        {"text": f"Review {i // 15}x{i % 15} of the day", "stars": float(1 + i % 5)} for i in range(240)
+    ]
+    (tmp_path / "stars.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    found = written(tmp_path, "stars.jsonl", outputs=("stars",))
+    assert found.draft.outputs["stars"].choices == ("1", "2", "3", "4", "5")
+    assert {row.outputs["stars"] for row in found.splits.train} == {"1", "2", "3", "4", "5"}

@@ -26,10 +26,18 @@ SPEC = PromptSpec(
         ('Judge how urgent the following note is: "{note}"', "Judge how urgent the following note is:"),
         ("Given {note} and '{age}', how urgent?", 'Given "Note" and "Age", how urgent?'),
         ("{note}", ""),
+        ("Patient note: {note}\nThe answer:", ""),
+        ("Q: {note}\nA:", ""),
+        ("Translate to German: {note}", "Translate to German:"),
+        ("Summarize: {note}", "Summarize:"),
+        ("Note: {note}\nTranslate into French:", "Translate into French:"),
+        ("{note}\n\nIs it urgent? Answer:", "Is it urgent? Answer:"),
+        ("Look.\n{note}\nThink step by step:", "Look.\nThink step by step:"),
     ],
 )
 def test_a_mark_for_an_input_is_not_sent(text: str, left: str) -> None:
-    """Lines that only bring an input go, with the line that opens the answer; in a sentence the label stands."""
+    """Lines that only bring an input go, with the line that opens the answer; in a sentence the label stands, and a
+    request stays, however short it is."""
     assert without_input_marks(text, SPEC) == left
 
 

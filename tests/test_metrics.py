@@ -113,6 +113,8 @@ def test_a_label_in_other_dress_is_right(name: str, reply: str) -> None:
         ("regex", "text", "a.b", "see axb here", 0),
         ("number", "number", 1234.5, "about $1,234.5 in all", 1),
         ("number", "number", 12, "12 %", 1),
+        ("number", "text", "1.234,56 EUR", "9.876,56 EUR", 0),
+        ("number", "text", "1 234,56", "1.234,56", 1),
         ("number", "number", 7, "3 + 4 = 7", 1),
         ("number", "number", 7, "seven", 0),
         ("number", "number", -5, "\u22125", 1),

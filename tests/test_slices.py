@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,21 @@ def test_small_groups_are_taken_together() -> None:
     groups = group_rows(Slices(by="region", min_rows=10), ROWS, [example(99, "far"), example(98, None)])
     assert [groups.name(row) for row in (ROWS[0], ROWS[12], ROWS[24])] == ["north", "south", OTHER]
     assert groups.of["e99"] == groups.of["e98"] == OTHER
+
+
+def test_a_group_that_is_called_other_is_not_mixed_with_the_small_ones() -> None:
+    """The small ones then have another name, under which the list and the notes speak of them."""
+    rows = [
+        replace(row, extras={"region": {"south": "other"}.get(str(row.extras["region"]), row.extras["region"])})
+        for row in ROWS
+    ]
+    groups = group_rows(Slices(by="region", min_rows=10), rows, [])
+    assert [groups.name(row) for row in (rows[0], rows[12], rows[24])] == ["north", "other", "all other"]
+    metric = open_metric(config("accuracy"))
+    scores = slice_scores(metric, groups, rows, outcomes({*range(12, 22)}), outcomes({*range(12), *range(12, 17)}))
+    assert {each.name: (each.n, each.holds) for each in scores} == {
+        "north": (12, ()), "other": (10, ()), "all other": (3, ("far 3",)),
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(

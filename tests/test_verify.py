@@ -116,7 +116,7 @@ def test_what_was_not_proven_is_not_still_proven() -> None:
 
 def test_a_change_says_which_rows_it_is_told_from() -> None:
     """The gain then, the gain now and their change are of the rows that both occasions have, and say so; where these
-    are all rows nothing is said, and where there are none both samples are named."""
+    are all rows nothing is said, and where there are none, or a few among many, both samples are named."""
     then = verdict([0] * 20, [1] * 20)
     more = verdict([0] * 50, [*[0] * 20, *[1] * 30])  # lost what it gained, and gains elsewhere
     for measure in (None, lambda found: float(np.mean([each.value for each in found]))):
@@ -127,6 +127,17 @@ def test_a_change_says_which_rows_it_is_told_from() -> None:
         others = gain_change(verdict([0] * 30, [1] * 30, "new"), then, rng=np.random.default_rng(0), measure=measure)
         assert (others.n, others.is_paired) == (30, False)
         assert others.rows == "30 rows now, and 20 others in the study's final test"
+        study, check = verdict([0] * 302, [1] * 302), verdict([0] * 98, [0] * 98, "new")  # the new rows show no gain
+        two = verdict([0] * 2, [1] * 2)  # of the study's rows, which show it as ever
+        mixed = replace(
+            check,
+            n=100,
+            seed_outcomes=(*two.seed_outcomes, *check.seed_outcomes),
+            winner_outcomes=(*two.winner_outcomes, *check.winner_outcomes),
+        )
+        change = gain_change(mixed, study, rng=np.random.default_rng(0), measure=measure)
+        assert (change.n, change.is_paired, change.high < 0) == (100, False, True)
+        assert change.rows == "100 rows now, and 302 in the study's final test, 2 of them the same"
     weaker = judge_decay(more, then, rng=np.random.default_rng(0))
     assert weaker.reason == "Its gain on the seed was +100.0 points and is +0.0 now."
 

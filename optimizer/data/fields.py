@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import lru_cache
 
 from optimizer.candidate import Example, Fields, JsonValue, canonical_json
@@ -52,12 +52,23 @@ def _present(values: Fields, name: str, column: str) -> JsonValue:
     value = values[column]
     if value is None or (isinstance(value, str) and not value.strip()) or value == []:
         raise BadRow(f"{name}: is empty or NaN, expected a value")
-    if isinstance(value, str):
-        if len(value) > MAX_CELL_CHARS:
-            raise BadRow(f"{name}: has {len(value):,} characters, at most {MAX_CELL_CHARS:,} are allowed")
-        if _UNSTORABLE.search(value):
-            raise BadRow(f"{name}: {show(value)} holds a NUL or half a surrogate pair, which no database can store")
+    if isinstance(value, str) and len(value) > MAX_CELL_CHARS:
+        raise BadRow(f"{name}: has {len(value):,} characters, at most {MAX_CELL_CHARS:,} are allowed")
+    if any(map(_UNSTORABLE.search, _texts_in(value))):
+        raise BadRow(f"{name}: {show(value)} holds a NUL or half a surrogate pair, which no database can store")
     return value
+
+
+def _texts_in(value: JsonValue) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        for key, item in value.items():
+            yield key
+            yield from _texts_in(item)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            yield from _texts_in(item)
 
 
 def _output(name: str, value: JsonValue, output: OutputField) -> JsonValue:
@@ -68,7 +79,7 @@ def _output(name: str, value: JsonValue, output: OutputField) -> JsonValue:
 
 
 def _label(value: JsonValue, output: OutputField) -> JsonValue:
-    text = _scalar_text(value)
+    text = scalar_text(value)
     if text in output.choices:
         return text
     if (choice := _choice_index(output.choices).get(normalise(text))) is not None:
@@ -87,7 +98,7 @@ def _choice_index(choices: tuple[str, ...]) -> dict[str, str]:
     }
 
 
-def _scalar_text(value: JsonValue) -> str:
+def scalar_text(value: JsonValue) -> str:
     """Text as it is; a number or a truth value as JSON spells it, whole floats without their `.0`."""
     if isinstance(value, str):
         return value
@@ -99,7 +110,7 @@ def _scalar_text(value: JsonValue) -> str:
 
 
 def _text(value: JsonValue, _: OutputField) -> JsonValue:
-    return _scalar_text(value)
+    return scalar_text(value)
 
 
 def _number(value: JsonValue, _: OutputField) -> JsonValue:
@@ -118,7 +129,7 @@ def _whole(number: float) -> int | float:
 
 
 def _boolean(value: JsonValue, _: OutputField) -> JsonValue:
-    word = normalise(_scalar_text(value))
+    word = normalise(scalar_text(value))
     if word not in _BOOLEANS:
         raise BadRow(f"{show(value)} is no truth value; allowed: true, false, yes, no, 1, 0")
     return _BOOLEANS[word]

@@ -59,7 +59,7 @@ def anthropic_request(subject: Subject, prompt: PredictorPrompt) -> dict[str, Js
 def bare_model(subject: Subject) -> str:
     """Return the model's name without the provider that DSPy puts before it."""
     name = model_name(subject.view)
-    return name if is_local(subject.view) else name.rpartition("/")[2]
+    return name if is_local(subject.view) else name.partition("/")[2] or name
 
 
 def _file(subject: Subject, requests: Mapping[str, dict[str, JsonValue]]) -> str:

@@ -27,6 +27,7 @@ from optimizer.export.facts import (
 from optimizer.export.other_tools import raw
 from optimizer.export.structured import dump_yaml
 from optimizer.export.template import Slot, written
+from optimizer.metrics.values import find_numbers
 from optimizer.prompts.spec import FieldSpec, as_text
 
 LLAMA_SERVER = "http://127.0.0.1:8080/v1"  # where llama.cpp's server listens, if it is told nothing else
@@ -127,8 +128,11 @@ def _assertion(metric: Fields, field: FieldSpec, expected: JsonValue) -> dict[st
     if field.kind == "boolean" and name in _EXACT:
         return {"type": "equals", "value": text.lower()}
     if name == "number" or (field.kind == "number" and name in _EXACT):
+        wanted = find_numbers(text)
+        if not wanted:
+            return None
         near = f"<= {metric.get('tolerance') or 0} + 1e-9"
-        return {"type": "javascript", "value": f"Math.abs(Number({_NUMBERS}.at(-1)) - {text}) {near}"}
+        return {"type": "javascript", "value": f"Math.abs(Number({_NUMBERS}.at(-1)) - ({wanted[-1]!r})) {near}"}
     if name in _EXACT:
         return {"type": "equals", "value": text.lower()}
     if name == "contains":

@@ -14,7 +14,10 @@ from optimizer.export.clients import openai_request
 from optimizer.export.facts import PredictorPrompt, Subject, goal, predictor_prompts, server_of
 from optimizer.prompts.spec import FieldSpec
 
-_TAKEN = {"json", "os", "re", "urllib", "SERVER", "PROMPTS", "GOAL", "messages_of", "ask", "read"}
+_TAKEN = {
+    "json", "os", "re", "time", "unicodedata", "urllib", "SERVER", "PROMPTS", "GOAL", "TRIES", "NUMBER", "STEPS",
+    "NEGATION", "messages_of", "ask", "read",
+}  # fmt: skip
 
 
 def python_file(subject: Subject) -> str:

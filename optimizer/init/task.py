@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from optimizer.candidate import Fields, JsonValue
 from optimizer.config.keys import OutputKind
 from optimizer.data.balance import imbalance
+from optimizer.data.fields import scalar_text
 from optimizer.data.splits import normalise
 from optimizer.errors import DataError, did_you_mean
 from optimizer.init.column_words import (
@@ -46,7 +47,11 @@ class Column:
 
     @property
     def texts(self) -> list[str]:
-        return [value if isinstance(value, str) else json.dumps(value, ensure_ascii=False) for value in self.values]
+        """As the data is read: a whole number has no `.0`."""
+        return [
+            json.dumps(value, ensure_ascii=False) if isinstance(value, (list, dict)) else scalar_text(value)
+            for value in self.values
+        ]
 
     @property
     def n_empty(self) -> int:

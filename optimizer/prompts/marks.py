@@ -1,7 +1,8 @@
 """Marks such as `{note}` in a prompt that name an input: the layout adds inputs itself, so they are not sent. Pure.
 
 A line that only brings an input, `Note: {note}`, goes, and with it the line that opens the answer, `Urgency:`, at the
-end: what names a field or is a usual word for one, no request. What stands before a mark at the end of a sentence stays; within a sentence the input's label takes its place.
+end: a line that names a field or has a usual word for one, and no other. What stands before a mark at the end of a
+sentence stays; within a sentence the input's label takes its place.
 Other marks belong to the user's own program, which fills them: they stay as they are.
 """
 
@@ -18,14 +19,24 @@ _MARK = re.compile(rf"\{{\{{?\s*({NAME})\s*\}}?\}}")
 _FENCE = re.compile(r"[`\"'#=*-]{3,}\w*|</?[\w-]+>")
 _OPENS_ANSWER = re.compile(r"[\s*#_]*(?:[^\W_]\S*\s+){0,3}[^\W_]\S*?[\s*_]*[:\uff1a][\s*_]*")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e<>()[]"
-BESIDE = frozenset("the a an your my this new current full customer user patient der die das le la les el un".split())
-FOR_INPUT = frozenset(
-    "input text question q message mail email document article passage context review sentence query comment note data "
-    "content eingabe frage nachricht entrée texte texto entrada pregunta vraag".split()
+
+
+def _set(words: str) -> frozenset[str]:
+    return frozenset(words.split())
+
+
+BESIDE = _set("the a an your my this new current full customer user patient der die das le la les el un")
+FOR_INPUT = _set(
+    """
+    input text question q message mail email document article passage context review sentence query comment note data
+    content eingabe frage nachricht entrée texte texto entrada pregunta vraag
+    """
 )
-FOR_ANSWER = frozenset(
-    "answer a output response reply result label class category prediction assistant solution antwort ergebnis ausgabe "
-    "kategorie réponse respuesta resposta risposta antwoord".split()
+FOR_ANSWER = _set(
+    """
+    answer a output response reply result label class category prediction assistant solution antwort ergebnis ausgabe
+    kategorie réponse respuesta resposta risposta antwoord
+    """
 )
 
 

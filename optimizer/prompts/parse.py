@@ -17,16 +17,10 @@ import json_repair
 
 from optimizer.candidate import JsonValue
 from optimizer.data.splits import normalise
+from optimizer.prompts.numbers import number_in
 from optimizer.prompts.spec import FieldSpec, PromptSpec, as_text
 
 _DRESS = " \t\r\n\"'`*_.,;!:<>()[]{}“”‘’«»「」"
-_NUMBER = re.compile(
-    r"(?:(?<![\w.])[-+−])?(?:\d{1,3}(?:[. \u00a0\u202f]\d{3})+,\d+(?![\d,])|\d{1,3}(?:,\d{3})+(?!\d)(?:\.\d+)?"
-    r"|\d+,(?:\d{1,2}|\d{4,})(?![\d,])|\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
-)
-_DECIMAL_COMMA = re.compile(r"[-+]?(?:\d{1,3}(?:[. \u00a0\u202f]\d{3})+|\d+),(?:\d{1,2}|\d{4,})")  # 1.234,56 or 0,5
-_STEPS = re.compile(r"\W*1[.)]\s.*\n\W*2[.)]\s", re.DOTALL)  # numbers of steps, not of the answer
-_SUM = re.compile(r"\s*[-+*/^=×÷x]\s*[\d.]")  # what follows the first number of `3 + 4 = 7`
 _TRUTH = re.compile(r"(?<!\w)(?:(yes|true)|no|false)(?!\w)", re.IGNORECASE)
 _FENCE = re.compile(r"\s*```[^\n`]*\n(.*?)\s*```\s*", re.DOTALL)
 _DECODER = json.JSONDecoder(parse_constant=lambda _: None)  # NaN and Infinity are no JSON; they become null
@@ -252,23 +246,10 @@ def _is_cased(char: str) -> bool:
 def _read_number(field: FieldSpec, value: JsonValue) -> int | float:
     """Take the number that the text starts with, unless a sum follows; else the last one."""
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    number = value if is_number else _number_in(as_text(value).strip())
+    number = value if is_number else number_in(as_text(value).strip())
     if not isinstance(number, int | float) or not _is_storable(number):
         raise _unreadable(field, "is no number", as_text(value) if number is None else str(number))
     return _whole(number)
-
-
-def _number_in(text: str) -> int | float | None:
-    found = list(_NUMBER.finditer(text))
-    if not found:
-        return None
-    starts = not re.search(r"\w", text[: found[0].start()]) and not _SUM.match(text, found[0].end())
-    starts = starts and not _STEPS.match(text)
-    digits = (found[0] if starts else found[-1])[0].replace("−", "-")
-    if _DECIMAL_COMMA.fullmatch(digits):
-        digits = re.sub(r"[. \u00a0\u202f]", "", digits).replace(",", ".")
-    digits = digits.replace(",", "")
-    return int(digits) if digits.lstrip("+-").isdigit() and len(digits) < 300 else float(digits)
 
 
 def _whole(number: int | float) -> int | float:

@@ -10,7 +10,7 @@ judged it? An alarm wants 99% confidence, because a check that runs every night 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Literal
 
@@ -94,11 +94,15 @@ def judge_decay(
 
 
 def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator, measure: Measure | None = None) -> Change:
-    """Compare the gain on both occasions: row by row where both saw the same rows, else as two samples."""
+    """Compare the gain on both occasions: row by row where they share half of the rows of either, else as two samples.
+
+    A few old rows among many new ones say little, and the new ones must not be left out for them.
+    """
     if measure is not None:
         return _change_of_measure(now, then, measure, rng)
     old, new = gains(then.seed_outcomes, then.winner_outcomes), gains(now.seed_outcomes, now.winner_outcomes)
-    if shared := sorted(old.keys() & new.keys()):
+    shared = sorted(old.keys() & new.keys())
+    if _pays_to_pair(shared, old, new):
         before, after = (np.array([side[key] for key in shared]) for side in (old, new))
         found = stats.compare(before, after, is_binary=False, confidence=ALARM_CONFIDENCE, rng=rng)
         return Change(
@@ -108,7 +112,7 @@ def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator, measur
             high=found.high,
             is_paired=True,
             n=len(shared),
-            rows=_rows(now, then, n_shared=len(shared)),
+            rows=_rows(now, then, n_shared=len(shared), is_paired=True),
         )
     before, after = np.array(list(old.values())), np.array(list(new.values()))
     drawn = _means(after, rng) - _means(before, rng)
@@ -122,7 +126,7 @@ def gain_change(now: Verdict, then: Verdict, *, rng: np.random.Generator, measur
         high=float(high),
         is_paired=False,
         n=len(after),
-        rows=_rows(now, then, n_shared=0),
+        rows=_rows(now, then, n_shared=len(shared), is_paired=False),
     )
 
 
@@ -130,7 +134,8 @@ def _change_of_measure(now: Verdict, then: Verdict, measure: Measure, rng: np.ra
     """The same for a score that is no mean: the interval comes from drawing whole rows again."""
     again, before = _pairs(now), _pairs(then)
     shared = sorted(again.keys() & before.keys())
-    new, old = ([side[key] for key in shared or sorted(side)] for side in (again, before))
+    is_paired = _pays_to_pair(shared, before, again)
+    new, old = ([side[key] for key in (shared if is_paired else sorted(side))] for side in (again, before))
 
     def gain(pairs: Sequence[tuple[Outcome, Outcome]], indices: stats.IntArray) -> float:
         drawn = [pairs[i] for i in indices]
@@ -139,7 +144,7 @@ def _change_of_measure(now: Verdict, then: Verdict, measure: Measure, rng: np.ra
     def draws() -> Iterator[float]:
         for _ in range(N_DRAWS):
             rows = rng.integers(0, len(new), size=len(new))
-            others = rows if shared else rng.integers(0, len(old), size=len(old))
+            others = rows if is_paired else rng.integers(0, len(old), size=len(old))
             yield gain(new, rows) - gain(old, others)
 
     tail = (1 - ALARM_CONFIDENCE) / 2
@@ -150,15 +155,20 @@ def _change_of_measure(now: Verdict, then: Verdict, measure: Measure, rng: np.ra
         difference=gain(new, np.arange(len(new))) - gained,
         low=float(low),
         high=float(high),
-        is_paired=bool(shared),
+        is_paired=is_paired,
         n=len(new),
-        rows=_rows(now, then, n_shared=len(shared)),
+        rows=_rows(now, then, n_shared=len(shared), is_paired=is_paired),
     )
 
 
-def _rows(now: Verdict, then: Verdict, *, n_shared: int) -> str:
-    if not n_shared:
-        return f"{now.n} rows now, and {then.n} others in the study's final test"
+def _pays_to_pair(shared: Sized, old: Sized, new: Sized) -> bool:
+    return len(shared) > 0 and 2 * len(shared) >= min(len(old), len(new))
+
+
+def _rows(now: Verdict, then: Verdict, *, n_shared: int, is_paired: bool) -> str:
+    if not is_paired:
+        others, same = ("", f", {n_shared} of them the same") if n_shared else (" others", "")
+        return f"{now.n} rows now, and {then.n}{others} in the study's final test{same}"
     if n_shared == now.n == then.n:
         return ""
     return (

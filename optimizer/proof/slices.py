@@ -33,15 +33,17 @@ class Groups:
 
     Attributes:
         small: groups with too few rows in the final test to be the worst one by more than chance.
-        joined: the values that `other` holds, with the number of their test rows.
+        joined: the values that the group of all small ones holds, with the number of their test rows.
+        rest: the name of that group; `other`, unless a group of the data has that name.
     """
 
     of: Mapping[str, str]
     small: frozenset[str] = frozenset()
     joined: tuple[str, ...] = ()
+    rest: str = OTHER
 
     def name(self, example: Example) -> str:
-        return self.of.get(example.id, OTHER)
+        return self.of.get(example.id, self.rest)
 
 
 def grouped(
@@ -79,8 +81,11 @@ def group_rows(
         raise ConfigError(f"metric.slices.by: no column {settings.by!r}; columns: {', '.join(columns)}.{near}")
     counts = Counter(found[example.id] for example in test)
     large = {value for value, n in counts.items() if n >= settings.min_rows and value is not None}
+    rest = OTHER
+    while rest in large:
+        rest = f"all {rest}"
     groups = {
-        example_id: value if value in large and value is not None else OTHER for example_id, value in found.items()
+        example_id: value if value in large and value is not None else rest for example_id, value in found.items()
     }
     if len(set(groups.values())) < 2:
         sizes = ", ".join(f"{value} {n}" for value, n in counts.most_common(5))
@@ -91,9 +96,9 @@ def group_rows(
     tested = Counter(groups[example.id] for example in test[:n_tested])
     small = frozenset(name for name in set(groups.values()) if tested[name] < settings.min_rows)
     if small >= set(groups.values()):  # of a short test; the largest groups are then the best that there is
-        small = frozenset({OTHER}) & small
+        small = frozenset({rest}) & small
     joined = tuple(f"{value or 'no value'} {n}" for value, n in counts.most_common() if value not in large)
-    return Groups(of=groups, small=small, joined=joined)
+    return Groups(of=groups, small=small, joined=joined, rest=rest)
 
 
 def group_notes(settings: Slices | None, groups: Groups | None, tested: Sequence[Example]) -> list[str]:
@@ -119,13 +124,14 @@ def group_notes(settings: Slices | None, groups: Groups | None, tested: Sequence
     return found
 
 
-def _holds(groups: Groups, among: Collection[str] = (OTHER,)) -> str:
-    """Say what `other` holds, where it is spoken of."""
-    if OTHER not in among or OTHER not in groups.of.values() or not groups.joined:
+def _holds(groups: Groups, among: Collection[str] | None = None) -> str:
+    """Say what the group of small ones holds, where it is spoken of."""
+    rest = groups.rest
+    if rest not in (among or (rest,)) or rest not in groups.of.values() or not groups.joined:
         return ""
     shown = ", ".join(groups.joined[:MAX_JOINED])
     more = f" and {len(groups.joined) - MAX_JOINED} more" if len(groups.joined) > MAX_JOINED else ""
-    return f" ({OTHER!r} holds {shown}{more})"
+    return f" ({rest!r} holds {shown}{more})"
 
 
 def value_of(example: Example, column: str) -> str | None:
@@ -173,7 +179,7 @@ def slice_scores(
             n=n[name],
             seed=old[name],
             winner=new[name],
-            holds=groups.joined if name == OTHER else (),
+            holds=groups.joined if name == groups.rest else (),
             decides=name not in groups.small,
         )
         for name in old

@@ -37,7 +37,9 @@ def label_of(fields: Fields, field: str) -> str:
 
 
 def value_text(value: JsonValue) -> str:
-    """Show a value as one line: strings as they are, everything else as JSON."""
+    """Show a value as one line: strings as they are, yes or no as layouts write it, everything else as JSON."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return one_line(value) if isinstance(value, str) else canonical_json(value)
 
 

@@ -51,7 +51,7 @@ def label_line(task: Task) -> str:
 
 def labels_of(output: OutputField) -> tuple[str, ...]:
     """Return the closed set of answers of a label or boolean field; empty for the open kinds."""
-    return ("true", "false") if output.kind == "boolean" else output.choices
+    return ("yes", "no") if output.kind == "boolean" else output.choices
 
 
 def said(context: Context) -> str:
