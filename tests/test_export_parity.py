@@ -28,7 +28,7 @@ from optimizer.init.task import field_names
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import open_embedded
 from optimizer.metrics import open_metric, score
-from optimizer.prompts.formats import FORMATS, UnreadableReply
+from optimizer.prompts.formats import FORMATS, UnreadableReply, json_schema
 from optimizer.prompts.program import ModuleProgram, TaskProgram
 from optimizer.prompts.spec import spec_of_task
 from optimizer.storage.files import write_into, write_new
@@ -287,6 +287,46 @@ def test_a_model_keeps_its_own_slashes(model: str, sent: str, tmp_path: Path) ->
     assert json.loads(export(view, program_of("label"), "openai"))["body"]["model"] == sent
     module = loaded(export(view, program_of("label"), "python"), tmp_path)
     assert module.PROMPTS["task"]["settings"]["model"] == sent
+
+
+@pytest.mark.parametrize(
+    ("task", "layout", "sent", "absent"),
+    [
+        ({"model": "openai/gpt-5-mini"}, "plain", {"max_completion_tokens": 24}, {"temperature", "stop", "max_tokens"}),
+        (
+            {"model": "openai/qwen", "api_base": "http://127.0.0.1:8377/v1", "guided": "vllm"},
+            "chat",
+            {"structured_outputs": {"choice": ["fruit", "animal", "tool"]}, "temperature": 0.0, "max_tokens": 24},
+            {"response_format"},
+        ),
+        (
+            {"model": "openai/gpt-4.1-mini"},
+            "json",
+            {
+                "response_format": {
+                    "type": "json_schema",
+                    "json_schema": {"name": "reply", "schema": json_schema(program_of("label").specs["answer"])},
+                }
+            },
+            {"structured_outputs", "grammar"},
+        ),
+        ({"model": "openai/gpt-4.1-mini"}, "chat", {"temperature": 0.0}, {"response_format", "structured_outputs"}),
+    ],
+)
+def test_a_request_has_the_settings_that_the_search_sent(
+    task: dict[str, Any], layout: str, sent: dict[str, Any], absent: set[str], tmp_path: Path
+) -> None:
+    """What holds a reply to its form goes along; what a model that reasons first refuses does not."""
+    config = CONFIGS["label"].model_dump(mode="json")
+    config["lm"]["task"] |= task
+    view = replace(sample_view(1), config=config, name="task", best=candidate_of("label", layout))
+    body = json.loads(export(view, program_of("label"), "openai"))["body"]
+    settings = loaded(export(view, program_of("label"), "python"), tmp_path).PROMPTS["task"]["settings"]
+    suite = yaml.safe_load(export(view, program_of("label"), "promptfoo"))["providers"][0]["config"]
+    suite |= suite.pop("passthrough", {})
+    for made in (body, settings, suite):
+        assert {key: made[key] for key in sent} == sent
+        assert not absent & set(made)
 
 
 def test_promptfoo_compares_with_the_number_in_the_expected_text() -> None:

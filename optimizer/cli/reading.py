@@ -173,6 +173,9 @@ def export_study(
     if chosen == "dspy":
         _tell_dspy(saved.program(), candidate)
     _tell_local(view, chosen)
+    if chosen in ("langchain", "mlflow") and candidate.format == "json":
+        said = "note: this layout shows inputs as JSON: give json.dumps(value, ensure_ascii=False) for each of them"
+        console(is_error=True).print(said, highlight=False, markup=False, style="yellow", soft_wrap=True)
     _tell_personal(candidate)
     return 0
 

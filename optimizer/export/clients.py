@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from optimizer.candidate import JsonValue
 from optimizer.export.facts import PredictorPrompt, Subject, facts, is_local, model_name, predictor_prompts
 from optimizer.export.template import ENCODINGS, FILL
+from optimizer.lm.provider import REASONING_MODELS
 
 
 def openai_json(subject: Subject) -> str:
@@ -28,16 +29,21 @@ def openai_request(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonV
         if prompt.is_completion
         else {"messages": [{"role": message.role, "content": message.content} for message in messages]}
     )
-    stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
     body = {
         "model": bare_model(subject),
         **said,
-        "temperature": prompt.temperature,
-        "max_tokens": prompt.max_tokens,
-        **stop,
+        **limits(subject, prompt),
         **prompt.guide,
     }
     return {"path": "/completions" if prompt.is_completion else "/chat/completions", "body": body}
+
+
+def limits(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:
+    """Return temperature, length and stop texts; models that reason first refuse the one and the other."""
+    if REASONING_MODELS.match(model_name(subject.view)):
+        return {"max_completion_tokens": prompt.max_tokens}
+    stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
+    return {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens, **stop}
 
 
 def anthropic_request(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from optimizer.candidate import Candidate, Example, Fields, JsonValue, Part
 from optimizer.export.template import Template, open_template
-from optimizer.lm.grammar import gbnf, only_json
+from optimizer.lm.grammar import gbnf, only_json, structured_outputs
 from optimizer.privacy.local import is_here
 from optimizer.prompts.adapter import spec_of_signature
 from optimizer.prompts.formats import FORMATS
@@ -51,8 +51,8 @@ class PredictorPrompt:
         spec: the fields; `reasoning` is among the outputs where it is asked for.
         n_own_demos: demonstrations that came with the user's program and are not the search's.
         is_completion: the search sent it as one text to continue, with no chat around it.
-        guide: further fields of a request that hold a llama.cpp server to the allowed replies, as the search did.
-            Empty for hosted models, which the search leaves free.
+        guide: further fields of a request that hold the model to the allowed replies, as the search did: those of
+            llama.cpp, of vLLM with `guided: vllm`, of OpenAI for a JSON object. Empty where the search left it free.
     """
 
     part: Part
@@ -114,14 +114,21 @@ def server_of(view: StudyView) -> str:
 
 
 def _guide(subject: Subject) -> Fields:
-    program = subject.program
-    if not (is_local(subject.view) and isinstance(program, TaskProgram)):
+    program, task = subject.program, task_model(subject.view)
+    if not isinstance(program, TaskProgram):
         return {}
     blank = {field.name: "" for spec in program.specs.values() for field in spec.inputs}
     request = program.request(subject.candidate, blank)
-    if schema := only_json(request.constraint):
-        return {"json_schema": json.loads(schema)}
-    return {"grammar": gbnf(request.constraint, ends=request.stop)} if request.constraint else {}
+    schema = only_json(request.constraint)
+    if is_local(subject.view):
+        grammar = {"grammar": gbnf(request.constraint, ends=request.stop)} if request.constraint else {}
+        return {"json_schema": json.loads(schema)} if schema else grammar
+    if task.get("guided") == "vllm" and request.constraint:
+        return {"structured_outputs": cast(JsonValue, structured_outputs(request.constraint))}
+    if schema and task.get("api_base") is None and str(task["model"]).startswith("openai/"):
+        inner = {"name": "reply", "schema": json.loads(schema)}
+        return {"response_format": {"type": "json_schema", "json_schema": inner}}
+    return {}
 
 
 def _spec(own: PromptSpec, asked: Any) -> PromptSpec:

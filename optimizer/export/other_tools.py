@@ -75,6 +75,8 @@ def _mlflow(subject: Subject, prompt: PredictorPrompt, *, is_one: bool) -> dict[
             "score": f"{verdict.winner_score:.4f}",
             "interval": f"{points(verdict.low)} to {points(verdict.high)} points",
         }
+    if encoded := [slot.name for slot in prompt.template.slots if slot.encoding == "json"]:
+        tags |= {"inputs_as_json": ", ".join(encoded)}
     name = view.name if is_one else f"{view.name}-{prompt.part.predictor}"
     return {
         "name": re.sub(r"[^a-zA-Z0-9_.-]", "-", name),

@@ -13,7 +13,7 @@ from typing import cast
 
 from optimizer.candidate import Example, Fields, JsonValue
 from optimizer.errors import ConfigError
-from optimizer.export.clients import bare_model
+from optimizer.export.clients import bare_model, limits
 from optimizer.export.facts import (
     OPENAI,
     PredictorPrompt,
@@ -81,15 +81,13 @@ def _provider(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]
     name = model_name(subject.view)
     kind = "anthropic:messages" if name.startswith("anthropic/") else "openai:chat"
     kind = "openai:completion" if prompt.is_completion else kind
-    stop: dict[str, JsonValue] = {"stop": list(prompt.stop)} if prompt.stop else {}
     extra: dict[str, JsonValue] = {"passthrough": dict(prompt.guide)} if prompt.guide else {}
     server = LLAMA_SERVER if is_local(subject.view) else server_of(subject.view)
     if not server and kind == "openai:chat":  # promptfoo would send the rows to OpenAI
         server = NO_SERVER
     place: dict[str, JsonValue] = {"apiBaseUrl": server} if server not in ("", OPENAI) else {}
-    settings: dict[str, JsonValue] = {"temperature": prompt.temperature, "max_tokens": prompt.max_tokens}
     label = {"label": f"{name}, behind a llama.cpp server: apiBaseUrl says where"} if is_local(subject.view) else {}
-    return {"id": f"{kind}:{bare_model(subject)}", **label, "config": {**place, **settings, **stop, **extra}}
+    return {"id": f"{kind}:{bare_model(subject)}", **label, "config": {**place, **limits(subject, prompt), **extra}}
 
 
 def _scored(subject: Subject, prompt: PredictorPrompt) -> FieldSpec:
