@@ -39,12 +39,13 @@ from optimizer.lm import open_backend
 from optimizer.lm.backend import Backend
 from optimizer.lm.dspy_engine import Engine
 from optimizer.lm.provider import borrow_provider
-from optimizer.metrics import Metric, from_function, open_metric
+from optimizer.metrics import from_function, open_metric
 from optimizer.prompts.adapter import LaidOut
 from optimizer.prompts.program import ModuleProgram, Program
 from optimizer.prompts.recorded import shape_of
 from optimizer.prompts.render import render
 from optimizer.prompts.spec import FieldSpec
+from optimizer.prompts.values import plain_rows
 from optimizer.propose import open_operators
 from optimizer.records import StudyView, Verdict
 from optimizer.run import run
@@ -154,12 +155,13 @@ def optimize(
             budget=section_of(Budget, "budget", budget, "optimize"),
             tracking=section_of(Tracking, "tracking", tracking, "optimize"),
         )
-        splits = splits_from_rows(train_rows, dev, test, task=config.task, seed=config.search.seed)
+        given = [None if rows is None else plain_rows(rows) for rows in (dev, test)]
+        splits = splits_from_rows(plain_rows(train_rows), *given, task=config.task, seed=config.search.seed)
         job = Job(
             config=config,
             program=program_,
             splits=splits,
-            metric=_metric(metric, config),
+            metric=open_metric(config) if isinstance(metric, str) else from_function(metric),
             operators=open_operators(config.search.operators),
             task_backend=task_backend,
             proposer_backend=proposer_backend,
@@ -236,10 +238,6 @@ def _max_tokens(model: Model) -> int:
     return default if isinstance(model, str) else int(model.kwargs.get("max_tokens") or default)
 
 
-def _metric(metric: str | Callable[..., Any], config: Config) -> Metric:
-    return open_metric(config) if isinstance(metric, str) else from_function(metric)
-
-
 def _taken(module: dspy.Module, program: Program) -> frozenset[str] | None:
     """Return the names of what a program can be called with, None where it takes anything."""
     if type(module).__module__.startswith("dspy."):
@@ -294,6 +292,8 @@ def _task(
 
 def _output(field: FieldSpec | None, value: object) -> OutputField:
     if field is not None:
-        return OutputField(kind=field.kind, choices=field.choices, description=field.description)
+        found = OutputField(kind=field.kind, choices=field.choices, description=field.description)
+        found._takes_lists = bool(field.schema)
+        return found
     kinds: dict[type, OutputKind] = {bool: "boolean", int: "number", float: "number", dict: "json"}
     return OutputField(kind=kinds.get(type(value), "text"))

@@ -25,7 +25,6 @@ from mlflow.genai.optimize.optimizers.base import BasePromptOptimizer
 from mlflow.genai.optimize.types import EvaluationResultRecord, PromptOptimizerOutput
 
 from optimizer.api import optimize
-from optimizer.candidate import canonical_json
 from optimizer.errors import ConfigError, DataError
 
 EvalFn = Callable[[dict[str, str], list[dict[str, Any]]], list[EvaluationResultRecord]]
@@ -71,8 +70,9 @@ class StudyPromptOptimizer(BasePromptOptimizer):
         name, template = _only(target_prompts)
         if not train_data or eval_fn is None:
             raise DataError("optimize_prompts: no train_data; a study needs rows, and scorers that rate the answers")
-        rows = [{ROW: canonical_json(row), ANSWER: _answer(row)} for row in train_data]
-        program = _Evaluated(eval_fn, name, template)
+        given = {_row_text(row): row for row in train_data}
+        rows = [{ROW: text, ANSWER: _answer(row, i)} for i, (text, row) in enumerate(given.items(), 1)]
+        program = _Evaluated(eval_fn, name, template, given)
         search = {"max_demos": 0, "formats": ("chat",), **self.options.get("search", {})}
         fresh = _free_name(_slug(name), Path(self.options.get("runs_dir", "runs")))
         options = {"name": fresh, "goal": "Improve this prompt.", **self.options}
@@ -98,8 +98,9 @@ class StudyPromptOptimizer(BasePromptOptimizer):
 class _Evaluated(dspy.Module):
     """A program whose one prompt is the template, and whose answers come from MLflow's evaluation function."""
 
-    def __init__(self, eval_fn: EvalFn, name: str, template: str) -> None:
+    def __init__(self, eval_fn: EvalFn, name: str, template: str, rows: Mapping[str, dict[str, Any]]) -> None:
         super().__init__()
+        self._rows = rows  # as MLflow gave them, by the text that stands for each
         self.text = dspy.Predict(dspy.Signature(f"{ROW} -> {ANSWER}", template))
         self._evaluate, self._name = eval_fn, name
         self._variables = set(_VARIABLE.findall(template))
@@ -117,7 +118,7 @@ class _Evaluated(dspy.Module):
         """Have MLflow answer and rate one row."""
         with _ONE_AT_A_TIME, dspy.context(callbacks=self._callbacks):  # your function's traces are MLflow's affair
             template = self.template_of(self.text.signature.instructions)
-            record = self._evaluate({self._name: template}, [json.loads(row)])[0]
+            record = self._evaluate({self._name: template}, [self._rows[row]])[0]
         rated = list(record.individual_scores.values())
         score = sum(rated) / len(rated) if rated else record.score
         said = "; ".join(f"{key}: {why}" for key, why in (record.rationales or {}).items() if why)
@@ -130,7 +131,7 @@ class _Evaluated(dspy.Module):
         return instructions
 
     def _copy(self) -> _Evaluated:
-        twin = _Evaluated(self._evaluate, self._name, self.text.signature.instructions)
+        twin = _Evaluated(self._evaluate, self._name, self.text.signature.instructions, self._rows)
         twin.text = self.text.deepcopy()
         twin._variables, twin._callbacks = self._variables, self._callbacks
         return twin
@@ -156,13 +157,31 @@ def _only(prompts: Mapping[str, str]) -> tuple[str, str]:
     return name, template
 
 
-def _answer(row: Mapping[str, Any]) -> str:
-    expected = row.get("expectations") or row.get("outputs")
-    return _text(expected) or "unlabelled"
+def _row_text(row: Mapping[str, Any]) -> str:
+    """Return the text that a row is known by in the study: its one input as it is, else what it is given as JSON."""
+    inputs = row.get("inputs")
+    values = list(inputs.values()) if isinstance(inputs, Mapping) else [inputs]
+    return _text(values[0] if len(values) == 1 and isinstance(values[0], str) else inputs)
+
+
+def _answer(row: Mapping[str, Any], number: int) -> str:
+    """Return what is expected, as text; rows that only a judge rates have none, and must not look all alike."""
+    expected = next((row[key] for key in ("expectations", "outputs") if not _is_missing(row.get(key))), None)
+    return _text(expected) or f"(nothing is expected of row {number})"
+
+
+def _is_missing(value: Any) -> bool:
+    return value is None or value == "" or value == {} or (isinstance(value, float) and value != value)  # pandas' NaN
 
 
 def _text(value: Any) -> str:
-    return value if isinstance(value, str) else "" if value is None else json.dumps(value, default=str, sort_keys=True)
+    return (
+        value
+        if isinstance(value, str)
+        else ""
+        if value is None
+        else json.dumps(value, default=str, sort_keys=True, ensure_ascii=False)
+    )
 
 
 def _free_name(slug: str, runs_dir: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import sqlite3
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Literal, cast
 
 import dspy
+import pydantic
 import pytest
 
 import optimizer
@@ -277,3 +279,41 @@ def test_models_are_closed_when_settings_are_refused(tmp_path: Path, monkeypatch
             runs_dir=tmp_path,
         )
     assert sorted(closed) == ["embedded", "openai/other"]
+
+
+class Place(pydantic.BaseModel):
+    city: str
+
+
+class Size(enum.Enum):
+    SMALL = 1
+    LARGE = 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "replies"),
+    [
+        (list[str], (["a", "b"], ["c"]), ('["a", "b"]', '["c"]')),
+        (Place, (Place(city="Ulm"), Place(city="Bonn")), ('{"city": "Ulm"}', '{"city": "Bonn"}')),
+        (Size, (Size.SMALL, Size.LARGE), ("1", "2")),
+        (Literal[1, 2], (1, 2), ("1", "2")),
+    ],
+)
+@pytest.mark.slow
+def test_outputs_may_be_of_any_type_that_dspy_knows(
+    kind: Any, values: tuple[Any, Any], replies: tuple[str, str], tmp_path: Path, server: FakeServer
+) -> None:
+    """Rows may hold lists, pydantic objects and enum members; what a row and a reply say is compared as JSON."""
+    signature = dspy.Signature({"note": (str, dspy.InputField()), "found": (kind, dspy.OutputField())}, "Find it.")
+    words = ["pears", "plums", "figs", "dates", "limes", "kiwis", "nuts", "oats", "rye", "corn", "beans", "peas"]
+    rows = [
+        dspy.Example(note=f"{word} in box {'abcdefghij'[j]}{word[::-1]}", found=values[(i + j) % 2]).with_inputs("note")
+        for i, word in enumerate(words)
+        for j in range(10)
+    ]
+    right = {row.note: replies[values.index(row.found)] for row in rows}
+    options = settings(tmp_path, server) | {"search": {"trials": 2}}
+    with FakeServer(lambda body: next(right[note] for note in right if note in str(body["messages"]))) as model:
+        options |= {"lm": lm(model, "task"), "proposer": lm(model, "proposer")}
+        result = optimizer.optimize(signature, metric="accuracy", train=rows, **options)
+    assert result.verdict.seed_score == 1.0

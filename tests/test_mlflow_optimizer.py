@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import json
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from optimizer.errors import ConfigError, UserError
@@ -189,3 +191,37 @@ def test_autolog_goes_on_around_a_study(tmp_path: Path) -> None:
     assert (found["uri"], found["runs"]) == ("sqlite:///own.db", 0)
     assert found["ours"] == 1 + found["n_trials"]
     assert n_calls > 20
+
+
+def test_rows_are_known_by_their_input_and_given_back_as_they_were(tmp_path: Path) -> None:
+    """Dates, NumPy numbers and NaN are no trouble, short questions stay apart, and rows without an answer are rated."""
+    asked: list[dict[str, Any]] = []
+
+    def evaluate(prompts: dict[str, str], rows: list[dict[str, Any]]) -> list[Any]:
+        del prompts
+        asked.extend(rows)
+        return [SimpleNamespace(outputs="x", score=0.5, individual_scores={}, rationales={}) for _ in rows]
+
+    sums = [
+        {"inputs": {"question": f"{a} * {b}"}, "expectations": {"expected_response": str(a * b)}}
+        for a in range(11, 21)
+        for b in range(11, 25)
+    ]
+    judged = [
+        {
+            "inputs": {
+                "who": f"Person {chr(97 + i // 26)}{chr(97 + i % 26)} ü",
+                "day": datetime.date(2026, 1, 1 + i % 28),
+            }
+        }
+        | ({"expectations": float("nan")} if i % 2 else {"inputs_seen": np.int64(i)})
+        for i in range(60)
+    ]
+    for name, rows in (("sums", sums), ("judged", judged)):
+        optimizer = StudyPromptOptimizer(
+            search={"trials": 1, "operators": ("edit",)}, runs_dir=tmp_path, tracking={"enabled": False}
+        )
+        found = optimizer.optimize(evaluate, rows, {name: "Answer: {{question}}"})
+        assert found.initial_eval_score == 0.5
+    assert all(row in [*sums, *judged] for row in asked)
+    assert len({str(row["inputs"]) for row in asked}) > 60

@@ -27,7 +27,8 @@ from optimizer.candidate import Candidate, Demo, Example
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.lm.dspy_engine import as_dspy_lm
 from optimizer.metrics import Score, score
-from optimizer.prompts.adapter import FormatAdapter, json_fields
+from optimizer.prompts.adapter import FormatAdapter
+from optimizer.prompts.values import json_fields
 from optimizer.records import StudyView
 from optimizer.run import run
 from optimizer.study.job import Job

@@ -10,7 +10,7 @@ import unicodedata
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from optimizer.config.batch import BATCHED, Batch, fitted_to_task_model
 from optimizer.config.data import Data, Files, MaxRows, Model, Split
@@ -49,6 +49,7 @@ class OutputField(Model):
     description: str = Field("", description="What the model should put here.")
     choices: tuple[str, ...] = Field((), description="The labels, for `kind: label`.", strict=False)
     fields: dict[str, str] = Field({}, description="Name to description of each key, for `kind: json`.")
+    _takes_lists: bool = PrivateAttr(False)  # of a program in Python, whose signature says what its JSON is
 
     @model_validator(mode="after")
     def _choices_fit_kind(self) -> OutputField:

@@ -135,14 +135,17 @@ def _boolean(value: JsonValue, _: OutputField) -> JsonValue:
     return _BOOLEANS[word]
 
 
-def _json(value: JsonValue, _: OutputField) -> JsonValue:
-    """An object, or text that holds one. Which keys it has is the metric's business; `{}` is an answer too."""
+def _json(value: JsonValue, output: OutputField) -> JsonValue:
+    """An object, or text that holds one; a list, too, where a program's signature says so.
+
+    Which keys it has is the metric's business; `{}` is an answer too.
+    """
     if isinstance(value, str):
         try:
             value = parse_json(value)
         except ValueError as problem:
             raise BadRow(f"{show(value)} {problem}") from None
-    if not isinstance(value, Mapping):
+    if not isinstance(value, Mapping) and not (output._takes_lists and isinstance(value, (list, tuple))):
         raise BadRow(f'{show(value)} is no JSON object; expected something like {{"key": "value"}}')
     return value
 

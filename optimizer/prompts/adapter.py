@@ -20,12 +20,12 @@ from dspy.adapters.utils import annotation_allows_none, parse_value
 from dspy.utils.exceptions import AdapterParseError
 from pydantic import TypeAdapter
 from pydantic.errors import PydanticUserError
-from pydantic_core import to_jsonable_python
 
-from optimizer.candidate import Demo, Fields
+from optimizer.candidate import Demo
 from optimizer.lm.dspy_engine import Engine, response_format
 from optimizer.prompts.formats import FORMATS, UnreadableReply
 from optimizer.prompts.spec import REASONING, FieldSpec, PromptSpec, label_of, reasoning_field
+from optimizer.prompts.values import json_fields, of_enum
 
 _KINDS: Mapping[Any, Literal["text", "number", "boolean", "json"]] = {
     str: "text",
@@ -219,12 +219,6 @@ def without_reasoning(spec: PromptSpec) -> PromptSpec:
     return replace(spec, outputs=outputs)
 
 
-def json_fields(values: Mapping[str, Any]) -> Fields:
-    """Reduce a module's values (pydantic models, dates, enums, ...) to what JSON can hold; NaN becomes null."""
-    fields: Fields = to_jsonable_python(dict(values.items()), fallback=str, inf_nan_mode="null")
-    return fields
-
-
 def demo_fields(demo: Demo) -> dict[str, Any]:
     """Return a demonstration as the flat fields that DSPy wants."""
     reasoning = {} if demo.reasoning is None else {REASONING: demo.reasoning}
@@ -245,8 +239,9 @@ def _typed(signature: type[dspy.Signature], values: Mapping[str, Any]) -> dict[s
     """Turn values into what the signature's annotations promise to the module's code."""
     typed: dict[str, Any] = {}
     for name, value in values.items():
+        annotation = signature.output_fields[name].annotation
         try:
-            typed[name] = parse_value(value, signature.output_fields[name].annotation)
+            typed[name] = parse_value(of_enum(value, _without_none(annotation)), annotation)
         except (ValueError, TypeError) as error:
             raise UnreadableReply(f"{name!r} is not of its type: {' '.join(str(error).split())[:200]}") from error
     return typed

@@ -23,7 +23,6 @@ from optimizer.prompts.adapter import (
     FormatAdapter,
     LaidOut,
     demo_fields,
-    json_fields,
     signature_of_spec,
     spec_of_signature,
     with_reasoning,
@@ -34,6 +33,7 @@ from optimizer.prompts.formats import FORMATS, UnreadableReply
 from optimizer.prompts.marks import without_input_marks
 from optimizer.prompts.spec import REASONING, Message, PromptSpec
 from optimizer.prompts.user_module import check_module, fingerprint_of
+from optimizer.prompts.values import json_fields
 from optimizer.user_code import place_of
 
 Complete = Callable[[CallRequest], Reply]

@@ -13,9 +13,10 @@ from typing import Any, cast
 import dspy
 
 from optimizer.candidate import JsonValue
-from optimizer.prompts.adapter import json_fields, signature_of_spec, with_reasoning, without_reasoning
+from optimizer.prompts.adapter import signature_of_spec, with_reasoning, without_reasoning
 from optimizer.prompts.program import ModuleProgram
 from optimizer.prompts.spec import REASONING, FieldSpec, PromptSpec
+from optimizer.prompts.values import json_fields
 
 WHOLE = "self"  # DSPy's name of a predictor that is the whole program
 
