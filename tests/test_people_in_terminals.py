@@ -132,7 +132,7 @@ def test_the_shell_completes_commands_studies_and_examples(tmp_path: Path) -> No
         return done.stdout
 
     (tmp_path / "runs/tickets").mkdir(parents=True)
-    (tmp_path / "runs/tickets/study.db").touch()
+    (tmp_path / "runs/tickets/study.json").touch()
     (tmp_path / "runs/other").mkdir()
     assert "_OPTIMIZER_COMPLETE=bash_complete" in optimizer(_OPTIMIZER_COMPLETE="bash_source")
     for words, found in (
