@@ -82,6 +82,10 @@ def test_a_study_runs_in_the_background_and_is_stopped_from_another_terminal(
     gate = Gate(30)
     with FakeServer(gate) as server:
         write(folder, small(server.url))
+        words = command("run", "study.yaml", "--detach", "--json")
+        refused = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240)
+        assert refused.returncode == 2
+        assert "a run in the background prints no JSON" in " ".join(refused.stderr.split())
         said = optimizer(folder, "run", "study.yaml", "--detach")
         pid = int(re.findall(r"as process (\d+)", said)[0])
         assert os.getsid(pid) == pid  # no terminal's end reaches it

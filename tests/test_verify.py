@@ -255,7 +255,22 @@ def test_a_prompt_is_checked_from_the_command_line(finished: tuple[Path, FakeSer
     (folder / "again.yaml").write_text(yaml.safe_dump(settings))
     optimizer(folder, "run", "again.yaml", "--warm-start", "fruit")
     optimizer(folder, "run", "again.yaml")  # a study remembers what it started from
+    optimizer(folder, "run", "again.yaml", "--warm-start", "fruit")  # the same line goes on, too
+    words = command("run", "study.yaml", "--warm-start", "again")
+    refused = subprocess.run(words, cwd=folder, capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 2
+    assert "study 'fruit' exists and began without it" in " ".join(refused.stderr.split())
     assert HINT in (folder / "runs/again/best_prompt.txt").read_text()
+
+
+def test_rows_of_a_file_are_read_in_the_encoding_of_the_study(tmp_path: Path) -> None:
+    """A table from the same program as the study's is read like it; one in UTF-8 needs nobody's word for that."""
+    rows = "".join(f"Käse {chr(97 + i)} fehlt,{('billing', 'parcels')[i % 2]}\n" for i in range(12))
+    settings = CONFIG.model_copy(update={"data": CONFIG.data.model_copy(update={"encoding": "cp1252"})})
+    for encoding in ("cp1252", "utf-8"):
+        path = tmp_path / f"{encoding}.csv"
+        path.write_bytes(f"message,team\n{rows}".encode(encoding))
+        assert {str(row.inputs["message"])[:4] for row in rows_of_file(settings, path)} == {"Käse"}
 
 
 @pytest.mark.slow

@@ -107,10 +107,9 @@ def run(
 
     def run_it() -> int:
         goes_on = detach and not commands.is_study_finished(config, overrides, runs_dir, fork=fork)
-        if goes_on and is_json:
-            raise click.UsageError("--detach: a run in the background prints no JSON; leave --json away, ask `status`")
         in_front = functools.partial(commands.run_study, is_quiet=quiet, is_json=is_json)
-        chosen = background.run_detached if goes_on else in_front
+        detached = functools.partial(background.run_detached, is_json=is_json)
+        chosen = detached if goes_on else in_front
         return chosen(config, overrides, runs_dir, fork=fork, warm_start=warm_start, n_workers=workers)
 
     guard(debug, run_it)

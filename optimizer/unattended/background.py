@@ -17,7 +17,7 @@ from optimizer.budget.limits import expected_in_all
 from optimizer.command_line import command_name
 from optimizer.config.file import load_config
 from optimizer.config.keys import Budget
-from optimizer.errors import StudyError
+from optimizer.errors import ConfigError, StudyError
 from optimizer.records import StudyView
 from optimizer.storage.files import PRIVATE_FILE, is_claimed, make_private_folder
 from optimizer.unattended.heartbeat import Live, read_live
@@ -163,8 +163,15 @@ def run_detached(
     fork: str | None = None,
     warm_start: str | None = None,
     n_workers: int = 1,
+    is_json: bool = False,
 ) -> int:
-    """Start a study in the background and say how to follow and end it."""
+    """Start a study in the background and say how to follow and end it.
+
+    Raises:
+        ConfigError: JSON is asked for, and the background prints none.
+    """
+    if is_json:
+        raise ConfigError("--detach: a run in the background prints no JSON; leave --json away, ask `status --json`")
     config = load_config(config_path, [*overrides, f"name={fork}"] if fork else overrides)
     flags = [flag for override in overrides for flag in ("--set", override)]
     flags += ["--fork", fork] if fork else []
