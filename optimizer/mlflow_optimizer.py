@@ -16,7 +16,7 @@ import itertools
 import json
 import re
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,7 @@ class StudyPromptOptimizer(BasePromptOptimizer):
         name, template = _only(target_prompts)
         if not train_data or eval_fn is None:
             raise DataError("optimize_prompts: no train_data; a study needs rows, and scorers that rate the answers")
-        given = {_row_text(row): row for row in train_data}
+        given = rows_by_text(train_data)
         rows = [{ROW: text, ANSWER: _answer(row, i)} for i, (text, row) in enumerate(given.items(), 1)]
         program = _Evaluated(eval_fn, name, template, given)
         search = {"max_demos": 0, "formats": ("chat",), **self.options.get("search", {})}
@@ -157,6 +157,15 @@ def _only(prompts: Mapping[str, str]) -> tuple[str, str]:
     return name, template
 
 
+def rows_by_text(rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Return the rows by the text that stands for each: its input, or all of it where another row has that input."""
+    found: dict[str, dict[str, Any]] = {}
+    for row in rows:
+        text = _row_text(row)
+        found[_text(row) if text in found and found[text] is not row else text] = row
+    return found
+
+
 def _row_text(row: Mapping[str, Any]) -> str:
     """Return the text that a row is known by in the study: its one input as it is, else what it is given as JSON."""
     inputs = row.get("inputs")
@@ -175,13 +184,9 @@ def _is_missing(value: Any) -> bool:
 
 
 def _text(value: Any) -> str:
-    return (
-        value
-        if isinstance(value, str)
-        else ""
-        if value is None
-        else json.dumps(value, default=str, sort_keys=True, ensure_ascii=False)
-    )
+    if value is None or isinstance(value, str):
+        return value or ""
+    return json.dumps(value, default=str, sort_keys=True, ensure_ascii=False)
 
 
 def _free_name(slug: str, runs_dir: Path) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from optimizer.errors import ConfigError, UserError
-from optimizer.mlflow_optimizer import StudyPromptOptimizer
+from optimizer.mlflow_optimizer import StudyPromptOptimizer, rows_by_text
 from tests.fake_server import Body, FakeServer
 from tests.test_main_job import FRUIT, HINT, answer, labelled_rows
 
@@ -225,3 +225,12 @@ def test_rows_are_known_by_their_input_and_given_back_as_they_were(tmp_path: Pat
         assert found.initial_eval_score == 0.5
     assert all(row in [*sums, *judged] for row in asked)
     assert len({str(row["inputs"]) for row in asked}) > 60
+
+
+def test_rows_with_one_input_and_two_answers_are_both_kept() -> None:
+    """A question that is asked twice with other expectations is two rows; the same row twice is one."""
+    first = {"inputs": {"question": "Why?"}, "expectations": {"expected_response": "a"}}
+    second = {"inputs": {"question": "Why?"}, "expectations": {"expected_response": "b"}}
+    found = rows_by_text([first, second, first])
+    assert list(found.values()) == [first, second]
+    assert found["Why?"] is first

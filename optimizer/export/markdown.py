@@ -123,7 +123,7 @@ def _settings(subject: Subject, prompts: tuple[PredictorPrompt, ...]) -> str:
     if any(prompt.guide for prompt in prompts):
         lines.append(
             "- replies: the model could answer in the allowed form alone, such as one of the labels. Where yours is "
-            "not held to it, say the form in the prompt or in your tool; `chat-json` has the rule for llama.cpp"
+            "not held to it, say the form in the prompt or in your tool; `chat-json` has the rule"
         )
     for prompt in prompts:
         stop = ", ".join(code(json.dumps(text, ensure_ascii=False)) for text in prompt.stop) or "none"

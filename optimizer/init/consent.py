@@ -113,7 +113,7 @@ def with_showing(
 
 
 def _plain(found: Sequence[str], rows: Sequence[Fields], guessed: Sequence[str]) -> tuple[str, str]:
-    """Return the column of consent and that of refusal, one of them empty where there is none; both if any is open."""
+    """Return the columns of consent and refusal, empty where there is none; both are where a person has to say."""
     columns = {"consent": "", "refusal": ""}
     for name in found:
         meaning = meaning_of(name)
