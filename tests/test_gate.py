@@ -65,12 +65,11 @@ NORMAL = [
 
 
 def memory_of(*candidates: Candidate) -> Memory:
-    return Memory.from_trials(
-        [
-            TrialRecord(number=i, recipe=Recipe(operator="rewrite"), state="complete", candidate=candidate)
-            for i, candidate in enumerate(candidates)
-        ]
-    )
+    memory = Memory()
+    for i, candidate in enumerate(candidates):
+        recipe = Recipe(operator="rewrite")
+        memory = memory.with_trial(TrialRecord(number=i, recipe=recipe, state="complete", candidate=candidate))
+    return memory
 
 
 def gate(

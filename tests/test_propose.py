@@ -216,10 +216,15 @@ def context_of(
     )
 
 
+def memory_of(*trials: TrialRecord) -> Memory:
+    memory = Memory()
+    for each in trials:
+        memory = memory.with_trial(each)
+    return memory
+
+
 def gate(candidate: Candidate, *, parent: Candidate = PARENT) -> str | None:
-    memory = Memory.from_trials(
-        [TrialRecord(number=0, recipe=Recipe(operator="seed"), state="complete", candidate=parent)]
-    )
+    memory = memory_of(TrialRecord(number=0, recipe=Recipe(operator="seed"), state="complete", candidate=parent))
     return check(
         candidate,
         parent=parent,
@@ -711,7 +716,7 @@ def test_history_holds_the_best_and_the_latest_in_order() -> None:
     """The best complete trials and the latest of any kind are each shown once, in the order tried."""
     scores = [0.9, 0.1, 0.8, 0.2, 0.3]
     trials = [trial(i, f"text {i}", score=score) for i, score in enumerate(scores)]
-    memory = Memory.from_trials([*trials, trial(5, "bad", score=None, state="rejected")])
+    memory = memory_of(*trials, trial(5, "bad", score=None, state="rejected"))
     history = memory.history(2, predictor="sort")
     assert [(tried.instructions, tried.score) for tried in history] == [
         ("text 0", 0.9),
@@ -723,20 +728,10 @@ def test_history_holds_the_best_and_the_latest_in_order() -> None:
 
 def test_memory_knows_what_was_tried_but_lets_failures_be_tried_again() -> None:
     """Rejected candidates are remembered; an infrastructure failure says nothing about a candidate."""
-    memory = Memory.from_trials(
-        [trial(0, "a", score=None, state="rejected"), trial(1, "b", score=None, state="failed")]
-    )
+    memory = memory_of(trial(0, "a", score=None, state="rejected"), trial(1, "b", score=None, state="failed"))
+    assert [each.number for each in memory.trials] == [0]
     assert memory.seen(PARENT.with_instructions("sort", "a"))
     assert not memory.seen(PARENT.with_instructions("sort", "b"))
-
-
-def test_memory_grows_like_one_that_is_rebuilt() -> None:
-    """Adding trials one by one equals rebuilding from all records; a failed one is left out in both."""
-    trials = [trial(0, "a", score=0.5), trial(1, "c", score=None, state="failed"), trial(2, "b", score=0.7)]
-    grown = Memory()
-    for each in trials:
-        grown = grown.with_trial(each)
-    assert grown == Memory.from_trials(trials)
 
 
 def starts(seed: Candidate, **changes: object) -> list[tuple[str, Candidate]]:

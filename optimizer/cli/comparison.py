@@ -16,7 +16,7 @@ from optimizer.candidate import Candidate, JsonValue
 from optimizer.cli.tables import diff_text
 from optimizer.proof import insight
 from optimizer.proof.insight import Pair
-from optimizer.records import Outcome, StudyView, Verdict
+from optimizer.records import StudyView, Verdict
 from optimizer.report import Material
 from optimizer.words import count, duration, money, percent, points, trial_word, visible
 
@@ -162,10 +162,6 @@ def _difference(compared: Sequence[Pair], split: str, verdict: Verdict | None = 
         f"{100 * confidence:.0f}% interval {points(found.low)} to {points(found.high)}, p = {found.p_value:.2g}; "
         f"{flips['fixed']} fixed, {flips['broken']} broken{chosen}"
     )
-
-
-def _sides(compared: Sequence[Pair]) -> tuple[list[Outcome], list[Outcome]]:
-    return [pair.seed for pair in compared], [pair.winner for pair in compared]
 
 
 def _changes(material: Material, one: Candidate, other: Candidate) -> RenderableType:

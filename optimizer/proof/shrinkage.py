@@ -13,8 +13,8 @@ _MOST = 0.25  # the largest variance that scores in [0, 1] can have
 _LIKE_OTHERS = 5.0  # rows' worth of belief that a candidate's scores scatter as those of all candidates do
 
 
-def shrink(means: FloatArray, standard_errors: FloatArray) -> FloatArray:
-    """Pull each mean towards the others by as much as chance alone would spread them. Shapes [k].
+def shrink(means: FloatArray, standard_errors: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """Pull each mean towards the others by as much as chance alone would spread them; return these and variances [k].
 
     Normal errors, normal true scores; the spread of the true scores is estimated from the data and is 0 when chance
     explains everything. Deviation: the true scores may come in two groups (most prompts fail, some work), each with its
@@ -29,7 +29,21 @@ def shrink(means: FloatArray, standard_errors: FloatArray) -> FloatArray:
     Source: Efron and Morris (1975), Data analysis using Stein's estimator; DerSimonian and Laird (1986), Meta-analysis
     in clinical trials, for the variance between candidates; Akaike (1974), for the second group.
     """
-    return _posterior(finite(means), finite(standard_errors))[0]
+    means, errors = finite(means), finite(standard_errors)
+    k, error2 = len(means), np.maximum(errors, 1e-9) ** 2
+    if k < 2:
+        return means.copy(), error2
+    fit = _best_fit(means, error2)
+    kept = (fit.between / (fit.between + error2))[:, None]  # [k, 1]: how much of a lead is real
+    offsets = means[:, None] - fit.centres
+    by_group = fit.centres + kept * offsets
+    shrunk = np.sum(fit.shares * by_group, axis=1)
+    n_group = np.maximum(fit.shares.sum(axis=0), 1.0)
+    # Morris (1983): noise that stays, plus not knowing the centre, plus not knowing the spread.
+    within = kept * error2[:, None] + (1 - kept) * error2[:, None] / n_group
+    spread = np.where(n_group > 1, 2 / np.maximum(n_group - 3, 1) * ((1 - kept) * offsets) ** 2, 0.0)
+    variance = np.sum(fit.shares * (within + spread + (by_group - shrunk[:, None]) ** 2), axis=1)
+    return shrunk, variance
 
 
 def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) -> tuple[float, float, float]:
@@ -64,7 +78,7 @@ def shrunken_best(values: FloatArray, chosen: int, *, confidence: float = 0.95) 
     means, covariance = _means(values)
     centred = np.eye(k) - 1 / k
     errors = np.sqrt(np.maximum(np.diag(centred @ covariance @ centred), 0.0) * (k / max(1, k - 1)))
-    shrunk, variances = _posterior(means - means.mean(), errors * _own_noise(values))
+    shrunk, variances = shrink(means - means.mean(), errors * _own_noise(values))
     estimate = min(1.0, max(0.0, float(means.mean() + shrunk[place])))
     variance = float(variances[place]) + float(covariance.sum()) / k**2
     # Wilson's interval with the number of 0/1 rows that would be as uncertain: stays in [0, 1], is never of zero width.
@@ -92,24 +106,6 @@ class _Fit(NamedTuple):
     centres: FloatArray
     between: float
     loglik: float
-
-
-def _posterior(means: FloatArray, errors: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """Posterior mean and variance of each true score, shapes [k]."""
-    k, error2 = len(means), np.maximum(errors, 1e-9) ** 2
-    if k < 2:
-        return means.copy(), error2
-    fit = _best_fit(means, error2)
-    kept = (fit.between / (fit.between + error2))[:, None]  # [k, 1]: how much of a lead is real
-    offsets = means[:, None] - fit.centres
-    by_group = fit.centres + kept * offsets
-    shrunk = np.sum(fit.shares * by_group, axis=1)
-    n_group = np.maximum(fit.shares.sum(axis=0), 1.0)
-    # Morris (1983): noise that stays, plus not knowing the centre, plus not knowing the spread.
-    within = kept * error2[:, None] + (1 - kept) * error2[:, None] / n_group
-    spread = np.where(n_group > 1, 2 / np.maximum(n_group - 3, 1) * ((1 - kept) * offsets) ** 2, 0.0)
-    variance = np.sum(fit.shares * (within + spread + (by_group - shrunk[:, None]) ** 2), axis=1)
-    return shrunk, variance
 
 
 def _best_fit(means: FloatArray, error2: FloatArray) -> _Fit:

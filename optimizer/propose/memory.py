@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from optimizer.candidate import Candidate
@@ -22,11 +21,6 @@ class Memory:
 
     trials: tuple[TrialRecord, ...] = ()
     ids: frozenset[str] = frozenset()
-
-    @classmethod
-    def from_trials(cls, trials: Sequence[TrialRecord]) -> Memory:
-        kept = tuple(trial for trial in trials if trial.candidate is not None and trial.state not in LOST)
-        return cls(trials=kept, ids=frozenset(trial.candidate.id for trial in kept if trial.candidate))
 
     def with_trial(self, trial: TrialRecord) -> Memory:
         """Return a memory that knows `trial`, too."""
