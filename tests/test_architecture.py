@@ -15,7 +15,8 @@ PACKAGE = ROOT / "optimizer"
 MODULES = sorted(path for path in PACKAGE.rglob("*.py"))
 PURE = (
     "candidate", "records", "errors", "stats", "words", "word_diff",
-    "prompts/spec", "prompts/formats", "prompts/parse", "prompts/marks",
+    "prompts/spec", "prompts/formats", "prompts/parse", "prompts/kinds", "prompts/objects",
+    "prompts/numbers", "prompts/marks",
     "data/splits", "init/task", "init/text", "init/even_split", "privacy/personal_data", "budget/room", "probe/advice",
     "search/race", "search/elite", "search/front", "search/patience", "review/finalists",
     "proof/shrinkage", "proof/verdict", "proof/slices", "proof/rules", "proof/insight", "proof/decay", "proof/ending",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -221,23 +222,25 @@ def test_the_python_file_reads_replies_like_the_search(kind: str, layout: str, t
         for dressed in (reply, f" {reply}\n"):
             assert module.read("task", dressed) == FORMATS[layout].parse(spec, dressed) == dict(row.outputs)
     if kind != "json":
-        with pytest.raises(ValueError, match="in the reply"):
+        with pytest.raises(ValueError, match=r"answer|no JSON object"):
             module.read("task", "I would rather not say.")
 
 
 ODD: Mapping[str, tuple[dict[str, Any], list[str]]] = {
     "accuracy": (
         {"kind": "label", "choices": ["A", "A*", "B", ">5 years", "<5 years", "true", "no-show"]},
-        ["A*", "A", "<5 years", "> 5 years", "not B", "It is B, I think.", "no show", "NO_SHOW", "\uff34RUE", "A or B"],
+        ["A*", "A", "<5 years", "> 5 years", "not B", "**<A>**", "no idea",
+         "Team: B\nAnswer: A", "It is B, I think.", "no show", "NO_SHOW", "\uff34RUE", "A or B"],
     ),
     "exact_match": (
         {"kind": "number"},
         [".5", "\u22125", "5 x 3 = 15", "12345678901234567891", "1.234,56", "1,5", "1. Two: 2\n2. So 4\nIt is 4", "1e3",
-         "3 + 4 = 7", "1" * 400, "none", "-3.0", "about 1,000"],
+         "3 + 4 = 7", "1" * 400, "none", "-3.0", "about 1,000", "2 500 EUR", "1.234.567", "1'000"],
     ),
     "contains": (
         {"kind": "boolean"},
-        ["There is no doubt: yes.", "Yes, no doubt", "no", "TRUE.", "It is not so", "maybe", "I say: yes"],
+        ["There is no doubt: yes.", "That is not true", "I have no idea", "True or False? False",
+         "Yes, no doubt", "no", "TRUE.", "It is not so", "maybe", "I say: yes"],
     ),
 }  # fmt: skip
 
@@ -257,10 +260,75 @@ def test_the_python_file_reads_odd_replies_like_the_search(metric: str, layout: 
         try:
             searched: Any = FORMATS[layout].parse(spec, reply)
         except UnreadableReply:
-            with pytest.raises(ValueError, match="in the reply"):
+            with pytest.raises(ValueError, match=r"answer|no JSON object"):
                 module.read("task", reply)
         else:
             assert (module.read("task", reply), reply) == (searched, reply)
+
+
+TWO = {"team": {"kind": "label", "choices": ["billing", "delivery"]}, "amount": {"kind": "number"}}
+SUMMARY = {"summary": {"kind": "text"}}
+REPLIES: Sequence[tuple[Mapping[str, Any], str]] = (
+    (TWO, "billing\nAmount: 5"),
+    (TWO, "Team\uff1abilling\nAmount\uff1a5"),
+    (TWO, "- **Team:** billing\n- **Amount:** 5"),
+    (TWO, "```\nTeam: billing\nAmount: 5\n```"),
+    (TWO, "Team: billing"),
+    (TWO, '{"Team": "billing", "AMOUNT": 5}'),
+    (TWO, '{"team": "billing", "amount": 5,}'),
+    (TWO, "{'team': 'billing', 'amount': 5}"),
+    (TWO, '{"team": "billing", "amount": 5'),
+    (TWO, 'Here: {"team": "billing", "amount": 5} or {so}'),
+    (TWO, '{"team": "billing", "amount": NaN}'),
+    (TWO, '{"team": "billing"} {"team": "delivery", "amount": 6}'),
+    (TWO, "<team>billing</team><amount>5"),
+    (SUMMARY, "hi\nSummary: there"),
+    (SUMMARY, "Summary: Summary: there"),
+    (SUMMARY, '{"summary": "\\ud800 x"}'),
+)
+
+
+def exported_of(outputs: Mapping[str, Any], layout: str, folder: Path, **inputs: str) -> tuple[ModuleType, TaskProgram]:
+    """A task with these outputs, as its exported file and as the program of the search."""
+    config = config_of("label", "accuracy", {"kind": "text"}).model_dump(mode="json")
+    config["task"] |= {"inputs": inputs or {"note": ""}, "outputs": outputs}
+    config["metric"] = {"name": "accuracy", "output": next(iter(outputs))}
+    program = TaskProgram(spec_of_task(Config.model_validate(config).task), max_tokens=24)
+    best = Candidate(parts=(Part(predictor="answer", instructions="Look."),), format=layout)
+    view = replace(sample_view(1), config=config, name="task", best=best)
+    return loaded(export(view, program, "python"), folder), program
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_the_python_file_takes_replies_apart_like_the_search(layout: str, tmp_path: Path) -> None:
+    """Several answers, heads in other dress, broken JSON or other text beside it: the same, or an error in each."""
+    for outputs, reply in REPLIES:
+        module, program = exported_of(outputs, layout, tmp_path)
+        try:
+            searched = FORMATS[layout].parse(program.specs["answer"], reply)
+        except UnreadableReply as unreadable:
+            with pytest.raises(ValueError, match=re.escape(str(unreadable))):
+                module.read("task", reply)
+        else:
+            assert module.read("task", reply) == searched
+
+
+def test_without_its_helper_broken_json_is_an_error(tmp_path: Path) -> None:
+    """Where `json-repair` is not installed, whole JSON is read and broken JSON is an error, never another answer."""
+    module, _ = exported_of(TWO, "json", tmp_path)
+    module.json_repair = json  # type: ignore[attr-defined]
+    assert module.read("task", 'So: {"team": "billing", "amount": 5}') == {"team": "billing", "amount": 5}
+    with pytest.raises(ValueError, match="no JSON object"):
+        module.read("task", '{"team": "billing", "amount": 5')
+
+
+def test_inputs_may_be_called_like_what_the_file_uses(tmp_path: Path) -> None:
+    """Fields named `name`, `ask` or `read` do not get in the way of the file's own names."""
+    module, _ = exported_of(SUMMARY, "chat", tmp_path, name="", ask="", read="")
+    assert "Name: x" in module.messages_of("task", name="x", ask="y", read="z")[-1][1]
+    with FakeServer(lambda _: "fine") as server, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OPENAI_BASE_URL", server.url)
+        assert module.task(name="x", ask="y", read="z") == {"summary": "fine"}
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -19,7 +19,7 @@ from optimizer.config.keys import OutputKind
 from optimizer.lm.grammar import gbnf, only_json, replies
 from optimizer.prompts.adapter import with_reasoning
 from optimizer.prompts.formats import FORMATS, UnreadableReply, json_schema, tidy
-from optimizer.prompts.parse import read_value
+from optimizer.prompts.kinds import read_value
 from optimizer.prompts.spec import Choice, Constraint, FieldSpec, Json, Line, Message, Number, PromptSpec, Text
 
 MESSAGE = FieldSpec(name="message", label="Message")
@@ -293,6 +293,17 @@ def test_label_is_recognised_in_any_dress(format: str, reply: str) -> None:
         (("حساب", "إرجاع"), "الحساب", "حساب"),
         (("STRASSE", "weg"), "straße", "STRASSE"),
         (("a b", "c"), "A\tB", "a b"),
+        (("toxic", "non-toxic"), "Non-toxic", "non-toxic"),
+        (("yes", "no"), "I have no idea.", None),
+        (("yes", "no"), "The answer is no", "no"),
+        (("0", "1"), "0.97", None),
+        (("0", "1"), "1.", "1"),
+        (("0", "1"), "-1", None),
+        (("-1", "0", "1"), "\u22121", "-1"),
+        (("<30", "30-50", ">50"), ">30", None),
+        (("<30", "30-50", ">50"), "> 50", ">50"),
+        (("<30", "30-50", ">50"), "30\u201350", "30-50"),
+        (("billing", "delivery"), "**<billing>**", "billing"),
     ],
 )
 def test_one_label_is_told_from_another(choices: tuple[str, ...], reply: str, expected: str | None) -> None:
@@ -312,6 +323,12 @@ def test_one_label_is_told_from_another(choices: tuple[str, ...], reply: str, ex
         ("I cannot say it is spam", None),
         ("It isn't ham", None),
         ("Das ist keine ham", None),
+        ("non-spam", None),
+        ("This is no spam.", None),
+        ("Sorry, I am unable to help with this spam question.", None),
+        ("No es spam", None),
+        ("No doubt it is spam", "spam"),
+        ("No, it is ham", "ham"),
         ("I am not sure, but I think that it is ham", "ham"),
         ("Not only that: spam", "spam"),
         ("no-show", "no-show"),
@@ -378,6 +395,10 @@ def test_the_keys_of_an_object_may_hold_any_value() -> None:
         ("0,1234", 0.1234),
         ("1. Add 3 and 4: 7\n2. Double it: 14\n\nThe answer is 14.", 14),
         ("1. That is the only one", 1),
+        ("1.234.567", 1234567),
+        ("2 500 EUR", 2500),
+        ("1'234.50", 1234.5),
+        ("100 200 300 or so", 100),
     ],
 )
 def test_number_is_found(reply: str, expected: float | None) -> None:
@@ -403,6 +424,12 @@ def test_number_that_is_none_is_refused(value: JsonValue) -> None:
 @pytest.mark.parametrize(
     ("reply", "expected"),
     [
+        ("That is not true.", None),
+        ("It's not a yes", None),
+        ("I have no information on that, sorry.", None),
+        ("True or False? False", False),
+        ("There is no doubt: yes.", True),
+        ("There is no sign of it", False),
         ("Yes", True),
         ("no.", False),
         ("TRUE", True),

@@ -1,30 +1,30 @@
 """The prompt as a Python file with a ready function: the standard library and nothing else, so it runs anywhere.
 
-What users and models wrote enters the file as literals of `repr`, never as code.
+The file carries the source of what reads replies in the search, so both read alike. What users and models wrote enters
+it as literals of `repr`, never as code.
 """
 
 from __future__ import annotations
 
+import ast
+import inspect
 import keyword
 import re
 from importlib.resources import files
+from types import ModuleType
 
-from optimizer.candidate import JsonValue
+from optimizer.data.splits import normalise
 from optimizer.export.clients import openai_request
 from optimizer.export.facts import PredictorPrompt, Subject, goal, predictor_prompts, server_of
+from optimizer.prompts import kinds, numbers, objects, parse, spec
 from optimizer.prompts.spec import FieldSpec
-
-_TAKEN = {
-    "json", "os", "re", "time", "unicodedata", "urllib", "SERVER", "PROMPTS", "GOAL", "TRIES", "NUMBER", "STEPS",
-    "NEGATION", "messages_of", "ask", "read",
-}  # fmt: skip
 
 
 def python_file(subject: Subject) -> str:
     """Return the file's text."""
     prompts = predictor_prompts(subject)
-    names = [slug(subject.view.name if len(prompts) == 1 else prompt.part.predictor) for prompt in prompts]
-    code = files("optimizer.export").joinpath("client_template.txt").read_text(encoding="utf-8")
+    names = [_slug(subject.view.name if len(prompts) == 1 else prompt.part.predictor) for prompt in prompts]
+    code = _code()
     entries = "\n".join(
         f"    {name!r}: {_literal(_entry(subject, prompt), 4)}," for name, prompt in zip(names, prompts, strict=True)
     )
@@ -45,14 +45,30 @@ def python_file(subject: Subject) -> str:
     return re.sub("|".join(filled), lambda found: filled[found[0]], code).removesuffix("\n")
 
 
-def slug(name: str) -> str:
-    """Return a name that Python takes for a function."""
+def _code() -> str:
+    """Return the file with places for what is particular to a prompt."""
+    template = files("optimizer.export").joinpath("client_template.txt").read_text(encoding="utf-8")
+    functions = [inspect.getsource(each) for each in (normalise, spec.label_of, spec.as_text, spec._is_turn)]
+    reader = "\n\n".join([*functions, *map(_body, (numbers, objects, kinds, parse))])
+    return template.replace("@READER@", reader.removesuffix("\n"))
+
+
+def _body(module: ModuleType) -> str:
+    """Return a module's source without its docstring and imports."""
+    source = inspect.getsource(module)
+    imports = [node for node in ast.parse(source).body if isinstance(node, ast.Import | ast.ImportFrom)]
+    return "\n".join(source.splitlines()[imports[-1].end_lineno :]).lstrip("\n") + "\n"
+
+
+def _slug(name: str) -> str:
+    """Return a name that Python takes for a function, and that the file has not taken for something else."""
     word = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "prompt"
     word = f"prompt_{word}" if word[0].isdigit() else word
-    return f"{word}_" if keyword.iskeyword(word) or word in _TAKEN else word
+    is_taken = re.search(rf"^(?:def |class |(?:from \S+ )?import )?\b{word}\b", _code(), re.MULTILINE) is not None
+    return f"{word}_" if keyword.iskeyword(word) or is_taken else word
 
 
-def _entry(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:
+def _entry(subject: Subject, prompt: PredictorPrompt) -> dict[str, object]:
     request = openai_request(subject, prompt)
     body = request["body"]
     assert isinstance(body, dict)
@@ -67,15 +83,16 @@ def _entry(subject: Subject, prompt: PredictorPrompt) -> dict[str, JsonValue]:
     }
 
 
-def _output(field: FieldSpec) -> dict[str, JsonValue]:
-    known: dict[str, JsonValue] = {"name": field.name, "label": field.label, "kind": field.kind}
-    choices: dict[str, JsonValue] = {"choices": list(field.choices)} if field.choices else {}
-    return known | choices | ({"is_optional": True} if field.is_optional else {})
+def _output(field: FieldSpec) -> dict[str, object]:
+    """Return what reading a field needs, as hashable values."""
+    known: dict[str, object] = {"name": field.name, "label": field.label, "kind": field.kind}
+    rest = {name: getattr(field, name) for name in ("choices", "keys", "schema", "is_optional")}
+    return known | {name: value for name, value in rest.items() if value}
 
 
 def _function(name: str, prompt: PredictorPrompt) -> str:
     inputs = [slot.name for slot in prompt.template.slots]
-    are_names = not any(keyword.iskeyword(each) or each == "server" for each in inputs)
+    are_names = not any(keyword.iskeyword(each) or each in ("ask", "read") for each in inputs)
     taken = ", ".join(inputs) if are_names else "**inputs"
     given = ", ".join(f"{each}={each}" for each in inputs) if are_names else "**inputs"
     star = "*, " if are_names else ""
@@ -87,7 +104,7 @@ def _function(name: str, prompt: PredictorPrompt) -> str:
     )
 
 
-def _literal(value: JsonValue, indent: int) -> str:
+def _literal(value: object, indent: int) -> str:
     """Return a Python literal over several lines."""
     pad, end = " " * (indent + 4), " " * indent
     if isinstance(value, dict) and value:

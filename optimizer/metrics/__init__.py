@@ -60,7 +60,7 @@ _KINDS: Mapping[str, tuple[OutputKind, ...]] = {
 }
 _SETTINGS = {"tolerance": "number", "pattern": "regex", "rubric": "judge", "context": "supported"}
 _NOT_SCORING = {"output", "parts", "slices", "weight"}  # settings that do not change what one answer scores
-_SCORING = 1  # part of every built-in's version: raise it when a score would change, so that old scores are not reused
+_SCORING = 2  # part of every built-in's version: raise it when a score would change, so that old scores are not reused
 
 
 def open_metric(config: Config, *, judge: Callable[[str], str] | None = None, folder: Path | None = None) -> Metric:

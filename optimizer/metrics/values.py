@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 
 from optimizer.candidate import JsonValue
 from optimizer.config.keys import OutputKind
+from optimizer.prompts.numbers import numbers_in
 
 _BOOLEANS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 ROUNDING = 1e-12  # relative: 0.1 + 0.2 counts as 0.3
@@ -25,28 +26,8 @@ def normalise(text: str) -> str:
 
 
 def find_numbers(text: str) -> list[float]:
-    """Return the numbers in a text, in order: `1,234.5`, `1.234,5`, `$12`, `12 %`, `-3e5`, `0,5`. Units are ignored.
-
-    A comma before exactly three digits separates thousands, any other comma between digits is a decimal comma. Points
-    or spaces separate thousands where a decimal comma follows.
-    """
-    numbers = []
-    for match in _NUMBER.finditer(text.replace("\u2212", "-")):
-        digits = match["digits"]
-        if _THOUSANDS.fullmatch(digits):
-            digits = digits.replace(",", "")
-        elif "," in digits:
-            digits = re.sub(r"[.\s]", "", digits).replace(",", ".")
-        numbers.append(float((match["sign"] or "") + digits + (match["exponent"] or "")))
-    return [number for number in numbers if math.isfinite(number)]
-
-
-_NUMBER = re.compile(
-    r"(?:(?<![\w)%])(?P<sign>[-+])[$\u20ac\u00a3\u00a5]?)?"
-    r"(?P<digits>\d{1,3}(?:,\d{3})+(?:\.\d+)?(?![\d,])|\d{1,3}(?:[. \u00a0\u202f]\d{3})+,\d+(?![\d,])"
-    r"|\d+[.,]\d+|\d+|\.\d+)(?P<exponent>[eE][-+]?\d+)?"
-)
-_THOUSANDS = re.compile(r"\d{1,3}(?:,\d{3})+(?:\.\d+)?")
+    """Return the numbers in a text, in order, as `optimizer.prompts.numbers` reads them; infinities are left out."""
+    return [float(number) for number in numbers_in(text) if abs(number) < _LARGEST]
 
 
 def typed(value: JsonValue, kind: OutputKind) -> JsonValue:

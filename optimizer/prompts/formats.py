@@ -18,7 +18,8 @@ from collections.abc import Mapping, Sequence
 from typing import Protocol, cast
 
 from optimizer.candidate import Demo, Fields, JsonValue
-from optimizer.prompts.parse import UnreadableReply, read_labelled, read_object, read_tags
+from optimizer.prompts.kinds import UnreadableReply
+from optimizer.prompts.parse import read_labelled, read_object, read_tags
 from optimizer.prompts.spec import (
     REASONING,
     Choice,
