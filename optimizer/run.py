@@ -25,7 +25,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.search.optuna_study import Ticket
 from optimizer.storage.database import storage_errors
 from optimizer.study import closing, held
-from optimizer.study.baseline import check_baseline
+from optimizer.study.baseline import check_baseline, way_on
 from optimizer.study.chance import FINAL_TEST
 from optimizer.study.final import tested
 from optimizer.study.job import Job
@@ -145,15 +145,23 @@ def try_first_row(session: Session) -> None:
 
 
 def _side_by_side(session: Session, work: Callable[[], None], n_workers: int) -> None:
-    """Run several workers; what one of them raises ends all."""
+    """Run several workers. What one of them raises ends all, and is raised before the pauses that this brings about."""
     with ThreadPoolExecutor(n_workers, thread_name_prefix="trial") as pool:
         futures = [pool.submit(work) for _ in range(n_workers)]
         try:
             for future in wait(futures, return_when=FIRST_EXCEPTION).done:
                 future.result()
-        except BaseException:
+        except BaseException as first:
             session.stop()
-            raise
+            if not isinstance(first, Paused):
+                raise
+            errors = [first, *(error for future in futures if (error := future.exception()) is not None)]
+            raise min(errors, key=_is_consequence) from None
+
+
+def _is_consequence(error: BaseException) -> int:
+    """Rank errors of workers that ended together: those that made the others stop come first."""
+    return isinstance(error, Paused) + (getattr(error, "reason", "") == "user")
 
 
 def run_trial(session: Session, ticket: Ticket) -> None:
@@ -230,5 +238,5 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             tested_on=tested_on(among(seen_from_json(session.journal.load_study() or {}), [row.id for row in rows])),
         )
     except verdict.TooManyFailures as error:
-        raise Paused("error_rate", f"{error}; mend that and run again to continue") from error
+        raise Paused("error_rate", f"{error}; {way_on(str(error))}") from error
     return held.held_to_rules(session, replace(found, shortfall=shortfall), winner, usd_per_row=usd_per_row)

@@ -72,7 +72,7 @@ class Team:
             self._wait(SEE_S)
         for process in self._processes:
             if process.poll() is None:
-                process.send_signal(signal.SIGINT)
+                process.send_signal(signal.SIGINT if os.name == "posix" else signal.SIGTERM)
         self._wait(LEAVE_S)
 
     def _wait(self, at_most_s: float) -> None:

@@ -243,6 +243,18 @@ def test_a_money_cap_counts_calls_in_flight_at_their_worst(
     assert ledger_states(journal) == []
 
 
+def test_a_cap_waits_for_calls_that_may_cost_less_than_they_are_entered_with(
+    server: FakeServer, backend: Backend, journal: Journal
+) -> None:
+    """Eight threads make as many calls as one would: what others have reserved and do not use comes back."""
+    worst = tokens_at_most("q10") + 1000
+    model = model_of(backend, journal, caps=Caps(calls={}, tokens=2 * worst, usd=None))
+    with ThreadPoolExecutor(8) as pool:
+        replies = list(pool.map(model.call, [ask(f"q{i}", max_tokens=1000) for i in range(30)]))
+    assert len(replies) == 30
+    assert journal.spend().tokens == 30 * 14 == 14 * len(server.calls)
+
+
 def test_without_a_ledger_nothing_is_sent(server: FakeServer, backend: Backend, journal: Journal) -> None:
     """When the database is full the run pauses before the call, not after it."""
     model = model_of(backend, journal)

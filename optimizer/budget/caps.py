@@ -1,14 +1,19 @@
-"""Hard limits on what a study may spend, and what of it is kept back. Pure; the journal enforces them."""
+"""Hard limits on what a study may spend, and what of it is kept back. The journal enforces them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
+from optimizer.budget.under_way import UnderWay
 from optimizer.records import Role
 
 
 class Caps:
-    """Hard limits on spend; None means no limit. Some is kept back for the finalists and for the final test."""
+    """Hard limits on spend; None means no limit. Some is kept back for the finalists and for the final test.
+
+    Attributes:
+        under_way: the calls that may use less than they are entered with.
+    """
 
     def __init__(
         self,
@@ -27,6 +32,7 @@ class Caps:
         self.kept_back_share = kept_back_share
         self.finalist_calls = self._for_finalists = finalist_calls
         self.held_tokens = self.held_usd = 0.0
+        self.under_way = UnderWay()
 
     def hold(self, *, tokens: float, usd: float) -> None:
         """Keep back so much of tokens and money at least; the share stays kept back."""

@@ -13,7 +13,7 @@ from rich.panel import Panel
 from rich.text import Text
 
 from optimizer.cli.terminal import console, wide_console
-from optimizer.errors import ConfigError, StudyError
+from optimizer.errors import ConfigError, Paused, UserError
 from optimizer.unattended.background import runs_flag
 from optimizer.words import visible
 
@@ -117,7 +117,7 @@ def _opened(name: str | None, runs_dir: Path) -> list[SavedStudy]:
     for each in names:
         try:
             found.append(open_saved(runs_dir, each))
-        except StudyError as error:
+        except (UserError, Paused) as error:  # its database is damaged or away; the others can be seen
             console(is_error=True).print(str(error), highlight=False, markup=False, soft_wrap=True)
     return found
 

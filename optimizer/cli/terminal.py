@@ -117,9 +117,10 @@ def guarded(command: Callable[[], int], *, is_debug: bool) -> int:
 
 def _is_read() -> bool:
     """Whether standard output still has a reader; what is left for one that has gone is thrown away."""
-    (looked := select.poll()).register(sys.stdout.fileno(), 0)
-    if not any(state & select.POLLERR for _, state in looked.poll(0)):
-        return True
+    if hasattr(select, "poll"):  # not on Windows
+        (looked := select.poll()).register(sys.stdout.fileno(), 0)
+        if not any(state & select.POLLERR for _, state in looked.poll(0)):
+            return True
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     return False
 

@@ -59,6 +59,7 @@ class BatchModel(Model):
             max_in_flight=max_in_flight,
             on_wait=on_wait,
         )
+        self._journal = journal
         self._endpoint, self._left_s, self._is_final = endpoint, left_s, False
         at_first_s = left_s()
         self._most_kept_s = float("inf") if at_first_s is None else at_first_s / 2

@@ -42,7 +42,7 @@ def _from_environment(settings: LM) -> str:
 def _from_file(settings: LM) -> str:
     path = Path(str(settings.api_key_file)).expanduser()
     try:
-        is_open = path.stat().st_mode & 0o077
+        is_open = os.name == "posix" and path.stat().st_mode & 0o077
         key = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"lm: api_key_file: {str(path)!r} cannot be read: {error}") from None

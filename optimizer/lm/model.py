@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from optimizer.budget.caps import Caps
 from optimizer.candidate import content_hash
 from optimizer.errors import BudgetExhausted, CallError, ConfigError, Paused
-from optimizer.lm.backend import MAX_REPLY_CHARS, AttemptError, Backend, CallRequest, Reply, tokens_at_most
+from optimizer.lm.account import Account
+from optimizer.lm.backend import MAX_REPLY_CHARS, AttemptError, Backend, CallRequest, Reply
 from optimizer.lm.flow import AWAY, Flow, ahead
 from optimizer.lm.pricing import Pricing, require_prices
 from optimizer.lm.retry import CallHistory, Health, RetryPolicy
@@ -57,9 +58,7 @@ class Model:
     ) -> None:
         self.backend = backend
         self.role: Role = role
-        self._journal = journal
-        self._caps = caps
-        self._pricing = pricing
+        self._account = Account(journal, role, caps, pricing)
         self._retry = retry
         self._on_wait = on_wait or (lambda _: None)
         self.health = Health()
@@ -138,7 +137,7 @@ class Model:
                     return entered
                 with self._flow.slot(self._stop):
                     if self._stop.is_set() or self._flow.away_since is not None:
-                        self._journal.release(entered, was_billed=False)
+                        self._account.release(entered, was_billed=False)
                         self.raise_if_stopped()
                         return None
                     reply = self._send(entered, request)
@@ -230,17 +229,12 @@ class Model:
             raise Paused(*self._stopped_by)
 
     def _enter(self, key: str, request: CallRequest, *, looks: bool) -> Reply | int:
-        """Reserve a call and return its id, or the reply that the journal has of it if that should be looked for."""
-        tokens_in = tokens_at_most(*(message.content for message in request.messages))
-        reserve = self._journal.find_or_reserve if looks else self._journal.reserve
-        return reserve(
-            self.role,
-            key,
-            tokens=tokens_in + request.max_tokens,
-            usd=self._pricing.usd(tokens_in, request.max_tokens),
-            caps=self._caps,
-            trial=getattr(self._local, "trial", None),
-        )
+        trial = getattr(self._local, "trial", None)
+        try:
+            return self._account.enter(key, request, looks=looks, trial=trial, stop=self._stop)
+        except BudgetExhausted:
+            self.raise_if_stopped()
+            raise
 
     def _send(self, call_id: int, request: CallRequest) -> Reply:
         crash_point("reserve")
@@ -248,16 +242,15 @@ class Model:
         try:
             return self.backend.complete(request)
         except AttemptError as error:
-            self._journal.release(call_id, was_billed=error.is_billed)
+            self._account.release(call_id, was_billed=error.is_billed)
             raise
         finally:
             del self._sent_at[call_id]
 
     def _settled(self, call_id: int, key: str | None, reply: Reply) -> Reply:
-        """Enter what a call took, and its reply under `key` if that is given; both are durable before what follows."""
+        """Enter what a call took, and its reply under `key` if that is given."""
         crash_point("reply")
-        usd = self._pricing.usd(reply.tokens_in, reply.tokens_out)
-        self._journal.settle(call_id, reply, usd=usd, keep_as=key if reply.is_valid else None)
+        self._account.settle(call_id, reply, keep_as=key if reply.is_valid else None)
         crash_point("commit")
         return reply
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -254,8 +255,7 @@ def require_space(engine: sa.Engine) -> None:
     path = engine.url.database
     if engine.dialect.name != "sqlite" or not path or path == ":memory:":
         return
-    disk = os.statvfs(os.path.dirname(os.path.abspath(path)))
-    free = disk.f_bavail * disk.f_frsize
+    free = shutil.disk_usage(os.path.dirname(os.path.abspath(path))).free
     if free < MIN_FREE_BYTES:
         raise Paused(
             "storage",

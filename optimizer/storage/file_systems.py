@@ -17,20 +17,26 @@ NETWORK = frozenset(
 )
 
 
+def file_of(url: str) -> Path | None:
+    """Return the file of an SQLite database, None for any other."""
+    path = sa.engine.make_url(url).database if url.startswith("sqlite") else None
+    return Path(path) if path and path != ":memory:" else None
+
+
 def require_local_disk(url: str) -> None:
     """Refuse an SQLite file on a network file system, where the machine tells which those are.
 
     Raises:
         ConfigError: it is on one.
     """
-    path = sa.engine.make_url(url).database if url.startswith("sqlite") else None
-    if not path or path == ":memory:" or not MOUNTS.is_file():
+    path = file_of(url)
+    if path is None or not MOUNTS.is_file():
         return
-    kind = file_system_of(Path(path).resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
+    kind = file_system_of(path.resolve(), MOUNTS.read_text(encoding="utf-8", errors="replace"))
     if kind in NETWORK:
         raise ConfigError(
-            f"storage: {path!r} is on a network file system ({kind}), where SQLite's locks do not hold; use a local "
-            "disk (--runs-dir), or for several machines storage: postgresql+psycopg://USER@HOST/NAME"
+            f"storage: {str(path)!r} is on a network file system ({kind}), where SQLite's locks do not hold; use a "
+            "local disk (--runs-dir), or for several machines storage: postgresql+psycopg://USER@HOST/NAME"
         )
 
 

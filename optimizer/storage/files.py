@@ -37,13 +37,16 @@ def private_files() -> Iterator[None]:
         os.umask(before)
 
 
-def claim(run_dir: Path) -> FileLock:
+def claim(run_dir: Path, database: Path | None = None) -> FileLock:
     """Take a study for this process; the claim ends with `release` or with the process.
+
+    Args:
+        database: where it is no file of the run folder, it is this file's part of the study that is taken.
 
     Raises:
         StudyError: another process has it.
     """
-    lock = FileLock(run_dir / ".lock")
+    lock = FileLock(database.with_name(f"{database.name}.{run_dir.name}.lock") if database else run_dir / ".lock")
     try:
         lock.acquire(timeout=1, poll_interval=0.05)  # somebody may just be looking, see below
     except Timeout:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from optimizer.candidate import Candidate
-from optimizer.errors import ConfigError, Paused
+from optimizer.errors import ConfigError, MetricError, Paused, ProgramError
+from optimizer.proof.verdict import MAX_FAILED_SHARE
 from optimizer.records import Outcome
 from optimizer.study import reserve
 from optimizer.words import visible
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 MANY_UNREAD, MANY_PROMPTS = 20, 3  # replies, to so many prompts, none of them readable: no matter of the wording
 MAX_SHOWN = 60
+LEAST_ROWS = 10  # that several prompts were scored on
+LOOKS = 12  # trials: what fails with all prompts fails with the first ones
 
 
 def check_baseline(session: Session, candidate: Candidate) -> None:
@@ -86,6 +89,36 @@ def require_readable(session: Session) -> None:
         f"({outcomes[0].error}{reply}); look at the server, raise max_tokens, allow another layout in search.formats, "
         "or take another model, and begin a study of another name",
     )
+
+
+def require_scorable(session: Session) -> None:
+    """Refuse to go on where so many rows cannot be scored with any prompt that the final test would have no verdict.
+
+    Raises:
+        Paused: it is so after some rows and prompts.
+    """
+    trials = [trial for trial in session.known.trials if trial.outcomes]
+    if not MANY_PROMPTS <= len(trials) <= LOOKS:
+        return
+    outcomes: dict[str, list[Outcome]] = {}
+    for trial in trials:
+        for outcome in trial.outcomes:
+            outcomes.setdefault(outcome.example_id, []).append(outcome)
+    rows = [each for each in outcomes.values() if len(each) >= MANY_PROMPTS]
+    failing = [each for each in rows if all(outcome.kind == "failed" for outcome in each)]
+    if len(rows) >= LEAST_ROWS and len(failing) > MAX_FAILED_SHARE * len(rows):
+        error = str(failing[0][0].error)
+        raise Paused(
+            "error_rate",
+            f"{len(failing)} of {len(rows)} dev rows cannot be scored with any prompt, one because of {error}; with so "
+            f"many there would be no verdict: {way_on(error)}",
+        )
+
+
+def way_on(failure: str) -> str:
+    """Say what to do about rows that failed, where what has to be mended may be a part of the study's identity."""
+    is_ours = not any(name in failure for name in (MetricError.__name__, ProgramError.__name__))
+    return "mend that and run again to continue" if is_ours else "mend that and begin another study with --fork NAME"
 
 
 def _is_unread(outcome: Outcome) -> bool:

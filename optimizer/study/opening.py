@@ -31,7 +31,7 @@ from optimizer.search.optuna_study import RacePruner, Study
 from optimizer.search.race import FloatArray, RaceRule
 from optimizer.storage.addresses import passwords_in, without_password, written_settings
 from optimizer.storage.database import is_shared
-from optimizer.storage.file_systems import require_local_disk
+from optimizer.storage.file_systems import file_of, require_local_disk
 from optimizer.storage.files import claim, make_private_folder
 from optimizer.storage.journal import Journal, open_engine
 from optimizer.study.chance import generator_of
@@ -105,6 +105,8 @@ def _claim_folder(resources: ExitStack, job: Job) -> bool:
         require_local_disk(job.storage_url)
     try:
         resources.callback(claim(job.run_dir).release)
+        if (database := file_of(job.storage_url)) is not None and job.config.storage:
+            resources.callback(claim(job.run_dir, database).release)  # another run folder may go with the same file
     except StudyError:
         if is_shared(job.storage_url):
             return False

@@ -94,13 +94,20 @@ def hold(session: Session) -> None:
 
 
 def payable(session: Session, finalists: Sequence[Candidate]) -> list[Candidate]:
-    """Return the finalists whose final test can be paid, the seed at least: its own rows are paid in any case."""
+    """Return the finalists whose final test can be paid, the seed at least: its own rows are paid in any case.
+
+    What a final test that was broken off has paid for is paid.
+    """
     budget, spend = session.job.config.budget, session.journal.spend()
     if budget.tokens is None and budget.usd is None:
         return list(finalists)
+    ids = {session.seed.id, *(candidate.id for candidate in finalists)}
+    known = session.journal.outcomes_of(ids, session.job.metric.version)
 
     def can_pay(candidate: Candidate) -> bool:
-        cost = _test_cost(session, _rows(session, candidate), candidate)
+        both = known.get(session.seed.id, {}).keys() & known.get(candidate.id, {}).keys()
+        n_paid = sum(row.id in both for row in session.splits.test)
+        cost = _test_cost(session, _rows(session, candidate), candidate, n_paid=n_paid)
         has_tokens = budget.tokens is None or spend.tokens + cost.tokens <= budget.tokens
         return has_tokens and (budget.usd is None or spend.cost_usd + cost.usd <= budget.usd)
 
@@ -113,10 +120,10 @@ def _hold(session: Session, rows: Amount, candidate: Candidate) -> None:
     session.caps.hold(tokens=cost.tokens, usd=cost.usd)
 
 
-def _test_cost(session: Session, rows: Amount, candidate: Candidate) -> Amount:
-    """Return what the shortest final test takes, where a test row of both prompts takes `rows`."""
-    n_rows = min(MIN_TEST_ROWS, session.n_test)
-    return rows.times(SLACK * n_rows).plus(worst_call(session.job, candidate))
+def _test_cost(session: Session, rows: Amount, candidate: Candidate, *, n_paid: int = 0) -> Amount:
+    """Return what is left to pay of the shortest final test, where a test row of both prompts takes `rows`."""
+    n_rows = min(MIN_TEST_ROWS, session.n_test) - n_paid
+    return rows.times(SLACK * n_rows).plus(worst_call(session.job, candidate)) if n_rows > 0 else Amount(0, 0)
 
 
 def _rows(session: Session, candidate: Candidate) -> Amount:

@@ -34,7 +34,7 @@ from optimizer.search.race import FIRST_BLOCKS, race_rows
 from optimizer.storage.crash_points import crash_point
 from optimizer.storage.files import save_best, saved_best
 from optimizer.study import reserve
-from optimizer.study.baseline import require_readable
+from optimizer.study.baseline import require_readable, require_scorable
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
 from optimizer.study.opening import generator, open_all
@@ -86,18 +86,17 @@ class Session:
             with self.deciding():
                 self.is_restored = True
                 return
-        ended = [trial for trial in self.study.trials() if trial.state.is_finished()]
-        for trial in self._records.of(sorted(ended, key=order_told)):
+        ended = sorted((trial for trial in self.study.trials() if trial.state.is_finished()), key=order_told)
+        for trial, found in zip(self._records.of(ended), ended, strict=True):
             crash_point("resume")
             self.known.learn(trial)
-            if trial.candidate is not None and trial.outcomes:
-                if trial.state == "complete":
-                    self.elite.challenge(trial.candidate)
-                if trial.state in RACED:
-                    try:  # what it cost is in the journal, unless the budget ended there
-                        self.deepen(n_races=self.known.n_races())
-                    except BudgetExhausted as error:
-                        self.budget_used_up(error)
+            if found.user_attrs.get(IS_BEST) and trial.candidate is not None:
+                self.elite.incumbent = trial.candidate
+                self.enter_kept(trial.candidate)
+        try:  # what it costs is in the journal, unless the process was killed before it was paid
+            self.deepen(n_races=self.known.n_races())
+        except BudgetExhausted as error:
+            self.budget_used_up(error)
 
     @contextmanager
     def deciding(self) -> Iterator[None]:
@@ -125,6 +124,7 @@ class Session:
             if self.stop_reason() is not None:
                 return None
             require_readable(self)
+            require_scorable(self)
             if plain := self._plain_operators():
                 if not self.n_plain:
                     logger.warning("the last replies of the proposer were no use; going on without it for a while")
@@ -139,10 +139,11 @@ class Session:
         Raises:
             Rejection: there is nothing to score.
         """
-        if not self.crew.is_shared and self.job.config.search.in_flight == 1:
-            return self._made(ticket)  # it comes out the same again; others may have told something meanwhile
-        if (proposal := made_before(self, ticket)) is None:
-            keep_made(self, ticket, proposal := self._made(ticket))
+        if (proposal := made_before(self, ticket)) is not None:
+            return proposal
+        proposal = self._made(ticket)
+        if self.crew.is_shared or self.job.config.search.in_flight > 1:  # else it comes out the same again
+            keep_made(self, ticket, proposal)
         return proposal
 
     def _made(self, ticket: Ticket) -> Proposal:
