@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from optimizer.cli.commands import run_study
+from optimizer.config.keys import Config
 from optimizer.errors import StudyError
 from optimizer.study.fork import differences
 from optimizer.study.saved import open_saved
@@ -58,9 +59,32 @@ def test_differences_name_what_changed() -> None:
     wanted: dict[str, Any] = {"data": "b", "metric": "m", "search": {"seed": 2}, "task model": "x@http://y"}
     old: dict[str, Any] = {"fingerprints": {"dev": "1", "test": "2"}, "n_rows": {"dev": 40, "test": 50}}
     new: dict[str, Any] = {"fingerprints": {"dev": "3", "test": "4"}, "n_rows": {"dev": 45, "test": 50}}
-    assert differences(known, wanted, known_facts=old, facts=new) == [
+    settings = Config.model_validate(small("http://127.0.0.1:9/v1"))
+    record: dict[str, Any] = {
+        "identity": known,
+        "facts": old,
+        "state": "paused",
+        "config": settings.model_dump(mode="json"),
+    }
+    assert differences(record, wanted, config=settings, facts=new) == [
         "data (dev: 40 -> 45 rows, test: other rows)",
         "search (block: 5 -> default, seed: 1 -> 2)",
         'task model ("x" -> "x@http://y")',
     ]
-    assert differences(known, known, known_facts=old, facts=new) == []
+    assert differences(record, known, config=settings, facts=new) == []
+
+
+def test_another_version_of_the_program_is_not_the_users_change() -> None:
+    """The same settings and another version: the program scores otherwise, and once a study is finished no matter."""
+    settings = Config.model_validate(small("http://127.0.0.1:9/v1"))
+    record: dict[str, Any] = {
+        "identity": {"metric": "1"},
+        "facts": {},
+        "state": "paused",
+        "config": settings.model_dump(mode="json"),
+    }
+    said = differences(record, {"metric": "2"}, config=settings, facts={})
+    assert said == ["metric (this version of the program scores answers in another way)"]
+    assert differences({**record, "state": "finished"}, {"metric": "2"}, config=settings, facts={}) == []
+    other = Config.model_validate(small("http://127.0.0.1:9/v1", metric="exact_match"))
+    assert differences(record, {"metric": "2"}, config=other, facts={}) == ["metric (its settings or its source code)"]

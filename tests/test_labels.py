@@ -86,7 +86,7 @@ def test_a_prompt_that_gives_one_label_is_not_promoted() -> None:
 def test_each_display_warns_directly_under_the_verdict() -> None:
     """Terminal, report, MLflow and the one line of --quiet name the constant answer and each class that is lost."""
     view = view_of(verdict_on(CONSTANT))
-    always = "answers 'returns' to 88 of 88 test rows and is no better than always answering 'returns' (52.3%)."
+    always = "answers 'returns' to 88 of 88 test rows and is no better than always answering 'returns' (52.3%)"
     lost = "Worse in 2 of 3 classes (points, rows): billing 100.0% to 0.0% (-100.0 on 14), parcels 50.0% to 0.0% "
     lines = shown(view).splitlines()
     at = next(i for i, line in enumerate(lines) if line.startswith("Verdict: keep"))

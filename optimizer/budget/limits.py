@@ -116,13 +116,15 @@ class Deadline:
 def expected_left_s(*, n_left: int, trial_s: float | None, final_s: float, deadline_s: float | None) -> float | None:
     """Return the seconds until the verdict if trials keep their pace, the deadline at the latest; None without a pace.
 
+    A deadline alone is no forecast: most searches end before it.
+
     Args:
         n_left: trials to come.
         trial_s: how long one takes; None while too few are known.
         final_s: what finalists and final test are expected to take.
     """
     if trial_s is None and n_left > 0:
-        return deadline_s
+        return None
     by_pace = (trial_s or 0.0) * max(0, n_left) + final_s
     return by_pace if deadline_s is None else min(by_pace, deadline_s)
 

@@ -30,6 +30,8 @@ def compare_trials(material: Material, one: Candidate, other: Candidate) -> Grou
     facts = [_trial_facts(material, each) for each in (one, other)]
     for head in facts[0]:
         table.add_row(head, facts[0][head], facts[1][head])
+    if one == other:
+        return Group(table, Text(), Text("Both are the same prompt: there is nothing to compare."))
     compared, split = _compared(material, one, other)
     verdict, is_final = material.view.verdict, split == "test" and one == material.view.seed
     said = Text(_difference(compared, split, verdict if is_final else None))

@@ -166,7 +166,7 @@ class Progress(Observer):
             Text(f"{count(sum(spend.calls.values()))} calls" + (f" of about {count(in_all.calls)}" if in_all else "")),
             Text(price + (f" of about {money(in_all.usd)}" if in_all and in_all.usd and spend.usd is not None else "")),
             Text(f"{duration(time.monotonic() - self._started_at)} so far"),
-            *([Text(f"about {duration(left)} left")] if left is not None else []),
+            *([Text(f"about {duration(left)} left")] if left is not None else _at_most(session.deadline.left_s())),
         ]
         width = self._console.width
         lines: list[RenderableType] = [*_in_lines(facts, width)]
@@ -178,6 +178,10 @@ class Progress(Observer):
             Text(f"waiting: {self._waiting}" if self._waiting else phase, style="yellow" if self._waiting else "dim")
         )
         return Group(*lines)
+
+
+def _at_most(deadline_s: float | None) -> list[Text]:
+    return [] if deadline_s is None else [Text(f"at most {duration(deadline_s)} left")]
 
 
 def _in_lines(facts: Sequence[Text], width: int) -> list[Text]:

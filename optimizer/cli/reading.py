@@ -43,9 +43,11 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
         print(json.dumps(summary_json(view, prompts), indent=2, ensure_ascii=False))
         return 0
     wide = wide_console()
-    means = f"; dev scores are means of all rows, not of the {whose}" if (whose := worst_of(view)) else ""
+    marks = material.marks.values()
+    means = f"\ndev scores are means of all rows, not of the {whose}" if (whose := worst_of(view)) else ""
     why = f"\n{said}" if not whose and (said := insight.why_not_highest(view)) else ""
-    star = Text(f"* no other trial is better and shorter{means}{why}\n", style="dim")
+    marked = "\none label: gives one label to nearly all rows, so it cannot win" if "one label" in marks else ""
+    star = Text(f"* no other trial is better and shorter{marked}{means}{why}\n", style="dim")
     made = insight.lineage(view)
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     paid = Text(OPERATOR_HEADS, style="dim")
@@ -70,6 +72,8 @@ def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> in
 
     first = material_of(open_saved(runs_dir, name))
     if one is not None and other is None:
+        if (one.isdecimal() or one in ("seed", "best")) and not (runs_dir / one).exists():
+            raise UserError(f"compare: name two trials, or another study; for example: {name} {one} best")
         second = material_of(open_saved(runs_dir, one))
         wide_console().print(compare_studies(first, second), highlight=False)
         return 0

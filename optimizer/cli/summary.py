@@ -91,9 +91,10 @@ def one_line(view: StudyView) -> str:
     if verdict is None:
         return f"{view.name}: {view.state}, no verdict yet"
     scores = f"{percent(verdict.seed_score)} to {percent(verdict.winner_score)}"
-    interval = f"{points(verdict.low)} to {points(verdict.high)}"
-    warned = "".join(f"; {each}" for each in labels.warnings(view))
-    return f"{view.name}: {verdict.decision}, {scores} on {verdict.n} test rows, difference {interval}{warned}"
+    interval = f"{100 * verdict.confidence:.0f}% interval {points(verdict.low)} to {points(verdict.high)}"
+    found = f"{scores} on {verdict.n} test rows, difference {points(verdict.difference)} ({interval})"
+    warned = "".join(f"; {each.removesuffix('.')}" for each in labels.warnings(view))
+    return f"{view.name}: {verdict.decision}, {found}{warned}"
 
 
 def _blocks(view: StudyView, prompts: Mapping[str, str], runs_flag: str) -> list[RenderableType]:
@@ -130,7 +131,7 @@ def _winner_title(view: StudyView) -> str:
 
 def _prompt_panel(title: str, candidate: Candidate, prompts: Mapping[str, str]) -> Panel:
     lines = prompts[candidate.id].splitlines()
-    shown = lines[:MAX_PROMPT_LINES]
+    shown = lines if len(lines) == MAX_PROMPT_LINES + 1 else lines[:MAX_PROMPT_LINES]
     if len(lines) > len(shown):
         shown.append(f"... {len(lines) - len(shown)} more lines; `optimizer export` prints them all")
     facts = f"{candidate.format}, {candidate.n_demos} examples, {len(prompts[candidate.id])} characters"

@@ -75,7 +75,8 @@ def _filling(prompts: tuple[PredictorPrompt, ...]) -> str:
 
 def _scores(subject: Subject) -> str:
     view, lines = subject.view, []
-    if subject.is_best and (verdict := view.verdict) is not None:
+    is_new = subject.is_best and view.best != view.seed
+    if is_new and (verdict := view.verdict) is not None:
         lines.append(
             f"- Test, {verdict.n} rows that the search never saw: {percent(verdict.winner_score)}; "
             f"the prompt at the start {percent(verdict.seed_score)}; difference {points(verdict.difference)} points "
@@ -85,7 +86,7 @@ def _scores(subject: Subject) -> str:
     elif (verdict := view.verdict) is not None and subject.candidate.id == view.seed.id:
         lines.append(f"- Test, {verdict.n} rows that the search never saw: {percent(verdict.seed_score)}")
     score, n_scored = view.dev_score(view.trial_of(subject.candidate))
-    if subject.is_best and (dev := view.dev) is not None:
+    if is_new and (dev := view.dev) is not None:
         lines.append(
             f"- Dev, {dev.n if dev.n_winner is None else dev.n_winner} rows that the search chose on: "
             f"{percent(dev.winner)} ({percent(dev.low)} to {percent(dev.high)}, corrected for having been chosen); "

@@ -88,4 +88,4 @@ def _names(seen: Sequence[SeenBefore]) -> str:
     names = [each.study for each in seen]
     if len(names) > MAX_NAMES:
         return f"{', '.join(names[:MAX_NAMES])} and {len(names) - MAX_NAMES} more"
-    return " and ".join(names)
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))

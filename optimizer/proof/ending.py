@@ -15,6 +15,8 @@ LATE_S = 1.0  # seconds over the limit that are worth a sentence
 def stopped_words(view: StudyView) -> str:
     """Return why the search ended, without a full stop."""
     timing = view.timing
+    if not view.stop_reason:
+        return "not stopped yet"
     if view.stop_reason != "time" or timing is None:
         return f"stopped: {STOP_WORDS.get(view.stop_reason, view.stop_reason)}"
     took = f", took {duration(timing.final_s)}" if timing.final_s else ""

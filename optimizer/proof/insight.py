@@ -209,14 +209,24 @@ def why_not_highest(view: StudyView) -> str:
 def front_of(view: StudyView, n_chars: Mapping[str, int]) -> tuple[TrialRecord, ...]:
     """Return the trials that no other one beats in dev score and prompt length at once, shortest first.
 
-    Only trials that ran their whole race: the score of a dropped one rests on a few rows.
+    Only trials that ran their whole race, then or as finalists: the score of a dropped one rests on a few rows. The
+    chosen one is always among them, though a score on fewer rows may be higher.
 
     Args:
         n_chars: candidate id to prompt length.
     """
-    raced = [trial for trial in view.trials if trial.state == "complete" and trial.candidate is not None]
+    scores = {trial.number: view.dev_score(trial) for trial in view.trials if trial.candidate is not None}
+    n_most = max((n for _, n in scores.values()), default=0)
+    best = view.trial_of(view.best)
+    raced = [
+        trial
+        for trial in view.trials
+        if trial.number in scores and (trial.state == "complete" or scores[trial.number][1] == n_most or trial == best)
+    ]
     lengths = [n_chars[trial.candidate.id] for trial in raced if trial.candidate is not None]
-    return tuple(raced[i] for i in pareto_front([view.dev_score(trial)[0] or 0.0 for trial in raced], lengths))
+    front = set(pareto_front([scores[trial.number][0] or 0.0 for trial in raced], lengths))
+    kept = [i for i, trial in enumerate(raced) if i in front or trial == best]
+    return tuple(raced[i] for i in sorted(kept, key=lambda i: lengths[i]))
 
 
 def pairs(seed: Sequence[Outcome], winner: Sequence[Outcome], rows: Mapping[str, Example]) -> tuple[Pair, ...]:

@@ -53,9 +53,12 @@ def dev_estimate(elite: Elite, *, seed: Candidate, winner: Candidate, confidence
     ranked = elite.ranked()
     values = np.stack([elite.values(candidate) for candidate in ranked])
     chosen = ranked.index(winner)
-    estimate, low, high = shrinkage.shrunken_best(values, chosen, confidence=confidence)
     seed_mean, n_seed = elite.scored(seed)
     raw, n_winner = elite.scored(winner)
+    if winner == seed and seed_mean is not None:
+        estimate, (low, high) = seed_mean, stats.wilson(seed_mean * n_seed, n_seed, confidence)
+    else:
+        estimate, low, high = shrinkage.shrunken_best(values, chosen, confidence=confidence)
     return DevEstimate(
         n=values.shape[1],
         seed=seed_mean,
@@ -99,7 +102,9 @@ def judge(
     is_promoted = not is_same and stats.is_significant_gain(comparison, confidence)
     return Verdict(
         decision="promote" if is_promoted else "keep",
-        reason=_reason(is_promoted, is_same=is_same, tested_on=tested_on) + _unread(new, is_same=is_same),
+        reason=_reason(is_promoted, is_same=is_same, tested_on=tested_on)
+        + _disagreement(comparison, confidence=confidence, is_promoted=is_promoted)
+        + _unread(new, is_same=is_same),
         n=comparison.n,
         seed_score=score_of(metric, rows, old),
         winner_score=score_of(metric, rows, new),
@@ -140,6 +145,13 @@ def _reason(is_promoted: bool, *, is_same: bool, tested_on: str) -> str:
     if is_same:
         return "No candidate was better than your prompt on dev: keep yours."
     return f"It is not proven that the new prompt is better on {tested_on}: keep yours."
+
+
+def _disagreement(found: stats.Comparison, *, confidence: float, is_promoted: bool) -> str:
+    """A sentence on an interval that lies above 0 where the test does not bear it out; the more careful one counts."""
+    if is_promoted or found.low <= 0:
+        return ""
+    return f" The interval lies above 0, but p = {found.p_value:.2g} is not below {1 - confidence:.2g}: both must hold."
 
 
 def _unread(outcomes: Sequence[Outcome], *, is_same: bool) -> str:

@@ -70,22 +70,20 @@ def progress_figure(dots: Sequence[Dot]) -> str:
         return _svg(figure, "progress", "Dev score of each trial and the best complete score so far, against calls")
 
 
-def verdict_figure(verdict: Verdict) -> str:
-    """Draw both test scores, with their intervals where they have some."""
+def verdict_figure(verdict: Verdict, *, is_same: bool = False) -> str:
+    """Draw both test scores, with their intervals where they have some; one where both prompts are the same."""
     with matplotlib.rc_context(STYLE):
-        figure, axes = _axes((5.4, 1.9))
-        sides = (
-            ("new prompt", verdict.winner_score, verdict.winner_outcomes),
-            ("your prompt", verdict.seed_score, verdict.seed_outcomes),
-        )
-        for height, (name, score, outcomes) in enumerate(sides):
-            colour = COLOURS["winner" if height == 0 else "seed"]
+        figure, axes = _axes((5.4, 1.4 if is_same else 1.9))
+        yours = ("your prompt", "seed", verdict.seed_score, verdict.seed_outcomes)
+        new = ("new prompt", "winner", verdict.winner_score, verdict.winner_outcomes)
+        for height, (name, side, score, outcomes) in enumerate([yours] if is_same else [new, yours]):
+            colour = COLOURS[side]
             if (bounds := _interval(verdict, outcomes)) is not None:
                 axes.plot([100 * bound for bound in bounds], [height, height], color=colour, lw=3, alpha=0.45)
             axes.plot([100 * score], [height], "o", color=colour, ms=8)
             axes.annotate(f"{100 * score:.1f}%", (100 * score, height + 0.14), ha="center", color=colour)
             axes.text(-0.02, height, name, transform=axes.get_yaxis_transform(), ha="right", va="center")
-        axes.set(xlim=(0, 100), ylim=(-0.4, 1.6), xlabel="score on test, %", yticks=[])
+        axes.set(xlim=(0, 100), ylim=(-0.4, 0.6 if is_same else 1.6), xlabel="score on test, %", yticks=[])
         axes.spines["left"].set_visible(False)
         return _svg(figure, "verdict", "Test scores of both prompts")
 
@@ -131,9 +129,8 @@ def length_figure(view: StudyView, front: Sequence[TrialRecord], n_chars: Mappin
         for state, (mark, colour) in MARKS.items():
             found = _points(view, [trial for trial in view.trials if trial.state == state], n_chars)
             if found:
-                axes.scatter(
-                    [x for x, _ in found], [y for _, y in found], marker=mark, s=28, color=COLOURS[colour], label=state
-                )
+                across, up = [x for x, _ in found], [y for _, y in found]
+                axes.scatter(across, up, marker=mark, s=28, color=COLOURS[colour], label=trial_word(state))
         if line := _points(view, front, n_chars):
             axes.plot(
                 [x for x, _ in line],

@@ -8,7 +8,7 @@ from optimizer.proof import labels
 from optimizer.proof.earlier import of_test, warning
 from optimizer.records import StudyView
 from optimizer.stats import smallest_provable_gain
-from optimizer.words import percent, points
+from optimizer.words import number_of, percent, points
 
 FEW_IN_SLICE = 10
 
@@ -31,21 +31,24 @@ def limits(view: StudyView, *, n_flips: Mapping[str, int]) -> list[str]:
         )
         if n_broken := n_flips.get("broken", 0):
             found.append(
-                f"The new prompt is not better everywhere: {n_broken} test rows that were right are wrong now."
+                f"The new prompt is not better everywhere: {number_of(n_broken, 'test row')} that had been right "
+                f"{'is' if n_broken == 1 else 'are'} wrong now."
             )
         found.append(f"Tables of classes and slices rest on few rows: under {FEW_IN_SLICE} rows they are anecdotes.")
         found.append(
             "The verdict holds for this model, metric and kind of data; `optimizer verify` checks another model."
         )
-    if (dev := view.dev) is not None:
+    if (dev := view.dev) is not None and view.best != view.seed:
         yours = "" if dev.seed is None else f"; your prompt scored {percent(dev.seed)}{_on(dev.n_seed)}"
         found.append(
             f"On dev the winner scored {percent(dev.raw)}{_on(dev.n_winner)}; having been chosen as the best of "
             f"{len(view.trials)} trials, it is believed to be worth {percent(dev.winner)} "
             f"({points(dev.winner - dev.raw)}){yours}."
         )
+    once = "" if of_test(view) else " once"
+    by = "by your prompt" if view.best == view.seed else "by two prompts"
     found.append(
-        "Test rows were scored once, after the search had ended, and by two prompts only. If they are used for a "
+        f"Test rows were scored{once} in this study, after its search had ended, and {by} only. If they are used for a "
         "second study they no longer are what the search never saw."
     )
     return found

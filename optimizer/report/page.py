@@ -113,7 +113,9 @@ def _drawn(material: Material) -> dict[str, str]:
         "operators": figures.operators_figure(insight.operators(view)),
         "length": figures.length_figure(view, insight.front_of(view, material.n_chars), material.n_chars),
     }
-    return drawn | ({"verdict": figures.verdict_figure(view.verdict)} if view.verdict else {})
+    if view.verdict is not None:
+        drawn["verdict"] = figures.verdict_figure(view.verdict, is_same=view.best == view.seed)
+    return drawn
 
 
 def _content(material: Material) -> dict[str, Any]:
@@ -199,7 +201,8 @@ def headline(view: StudyView) -> str:
         return "Keep your prompt: no candidate did better while searching."
     if verdict.broken_rules:
         return f"Keep your prompt: the best candidate went from {scores}, but {'; and '.join(verdict.broken_rules)}."
-    return f"Keep your prompt: the best candidate went from {scores}, which may be chance ({interval})."
+    p_value = f"; p = {verdict.p_value:.2g}" if verdict.low > 0 else ""
+    return f"Keep your prompt: the best candidate went from {scores}, which may be chance ({interval}{p_value})."
 
 
 def _no_better(view: StudyView) -> str:

@@ -21,15 +21,34 @@ MAX_SHOWN_CHARS = 120
 Record = Mapping[str, JsonValue]
 
 
-def differences(known: Record, wanted: Record, *, known_facts: Record, facts: Record) -> list[str]:
+def differences(record: Record, wanted: Record, *, config: Config, facts: Record) -> list[str]:
     """Say what of a study's identity changed, one phrase each; empty when it can be continued.
 
+    A finished study is only shown, so that it does not matter when a later version of this program scores otherwise.
+
     Args:
-        known: what the study was started with, as `Job.identity` gives it; `wanted` likewise for now.
-        known_facts: row counts and fingerprints of the splits, to name those that changed; `facts` likewise.
+        record: the study's.
+        wanted: what it is now, as `Job.identity` gives it.
+        facts: row counts and fingerprints of the splits, to name those that changed.
     """
+    known, known_facts = cast(Record, record["identity"]), cast(Record, record["facts"])
     changed = [key for key in wanted if canonical_json(wanted[key]) != canonical_json(known.get(key))]
-    return [_phrase(key, known.get(key), wanted[key], known_facts, facts) for key in changed]
+    phrases = {key: _phrase(key, known.get(key), wanted[key], known_facts, facts) for key in changed}
+    if "metric" in phrases and _is_built_in(config) and _began(record).metric == config.metric:
+        if record["state"] == "finished":
+            del phrases["metric"]
+        else:
+            phrases["metric"] = "metric (this version of the program scores answers in another way)"
+    return list(phrases.values())
+
+
+def _is_built_in(config: Config) -> bool:
+    return not any(":" in measure.name for measure in config.metric.measures)
+
+
+def _began(record: Record) -> Config:
+    """Return the configuration that a study began with."""
+    return Config.model_validate_json(canonical_json(record["config"]))
 
 
 def changed_study(job: Job, changed: Sequence[str]) -> str:
@@ -63,7 +82,7 @@ def raised(record: Record, config: Config) -> list[str]:
 
 def reshown(record: Record, config: Config) -> list[str]:
     """Say which settings of what may be shown or sent differ from those that a study began with, one phrase each."""
-    began = Config.model_validate_json(canonical_json(record.get("config")))
+    began = _began(record)
     pairs = {
         "privacy": (began.privacy, config.privacy),
         "tracking.rows": (began.tracking.rows, config.tracking.rows),

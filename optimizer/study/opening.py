@@ -200,13 +200,7 @@ def open_record(journal: Journal, job: Job, seed: Candidate) -> dict[str, JsonVa
             }
         )
         return open_record(journal, job, seed)
-    changed = differences(
-        cast("dict[str, JsonValue]", record["identity"]),
-        identity,
-        known_facts=cast("dict[str, JsonValue]", record["facts"]),
-        facts=job.facts,
-    )
-    if changed:
+    if changed := differences(record, identity, config=job.config, facts=job.facts):
         raise StudyError(changed_study(job, changed))
     if job.warm_starts and not record["warm_starts"]:
         raise StudyError(

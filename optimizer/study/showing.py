@@ -17,6 +17,7 @@ from optimizer.review.wishes import vetoes
 from optimizer.study.saved import SavedStudy
 from optimizer.study.view import one_label
 from optimizer.track.projection import shown_uri, without_rows
+from optimizer.words import number_of, trial_word, visible
 
 
 def material_of(saved: SavedStudy, *, needs_rows: bool = True) -> Material:
@@ -78,12 +79,16 @@ def picked(view: StudyView, word: str) -> Candidate:
         return view.seed if word == "seed" else view.best
     made = {str(trial.number + 1): trial.candidate for trial in view.trials if trial.candidate}
     if word not in made:
-        allowed = ", ".join(made) or "none yet"
-        raise StudyError(
-            f"study {view.name!r} has no candidate of trial {word}; trials with one: {allowed} (numbers as in `show`; "
-            "`best` and `seed` are names, too)"
-        )
+        raise StudyError(f"study {view.name!r} has no prompt of trial {word}: {_why_none(view, word)}")
     return made[word]
+
+
+def _why_none(view: StudyView, word: str) -> str:
+    trial = next((trial for trial in view.trials if str(trial.number + 1) == word), None)
+    if trial is not None:
+        return f"it was {trial_word(trial.state)}" + (f", {visible(trial.reason)}" if trial.reason else "")
+    known = f"trials 1 to {len(view.trials)}" if len(view.trials) > 1 else number_of(len(view.trials), "trial")
+    return f"it has {known}, numbered as in `show`; `best` and `seed` are names, too"
 
 
 def texts(program: Program) -> Callable[[Candidate], str]:
