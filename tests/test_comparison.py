@@ -156,7 +156,9 @@ def test_what_two_studies_do_not_share_is_said_first() -> None:
     assert "p =" not in other_metric
 
 
-def test_an_unknown_trial_is_named_with_those_that_exist() -> None:
-    """A number without a candidate is a mistake of one line."""
+def test_a_trial_without_a_prompt_says_why() -> None:
+    """A number without a candidate is a mistake of one line, with what became of the trial or how many there are."""
     with pytest.raises(StudyError, match=r"no prompt of trial 6: it was rejected, copies a row"):
         picked(sample_view(7), "6")
+    with pytest.raises(StudyError, match=r"no prompt of trial 99: it has trials 1 to 7"):
+        picked(sample_view(7), "99")

@@ -104,6 +104,17 @@ def test_a_byte_order_mark_and_windows_line_ends_are_ignored(tmp_path: Path, nam
     content = (as_jsonl(rows) if name.endswith("jsonl") else as_csv(rows)).replace(b"\n", b"\r\n")
     expected = load(tmp_path, as_jsonl(rows), "plain.jsonl").report.fingerprints
     assert load(tmp_path, b"\xef\xbb\xbf" + content, name).report.fingerprints == expected
+    assert load(tmp_path, b"\xef\xbb\xbf" + content, name, encoding="utf-8").report.fingerprints == expected
+
+
+def test_the_line_that_names_the_separator_for_excel_is_no_header(tmp_path: Path) -> None:
+    """`sep=;` before the header, which Excel hides, says what separates; lines are counted with it."""
+    rows = records(90)
+    expected = load(tmp_path, as_jsonl(rows), "plain.jsonl").report.fingerprints
+    assert load(tmp_path, b"sep=;\n" + as_csv(rows, ";"), "rows.csv").report.fingerprints == expected
+    broken = b"sep=;\n" + as_csv(rows, ";").rstrip() + b"\none;two;three\n"
+    with pytest.raises(DataError, match=r"rows\.csv:93: has 3 cells"):
+        load(tmp_path, broken, "rows.csv")
 
 
 def test_csv_cells_may_hold_quotes_line_breaks_and_delimiters(tmp_path: Path) -> None:

@@ -473,6 +473,8 @@ def column(*values: JsonValue) -> Column:
         ([*["routine"] * 45, *["urgent"] * 35, *["admin"] * 20], "label", "accuracy"),
         ([*range(50)], "number", "number"),
         ([f"{i}.5" for i in range(50)], "number", "number"),
+        ([f"{i:04}" for i in range(20)] * 3, "label", "accuracy"),
+        ([f"intent {i}" for i in range(250)] * 3, "label", "accuracy"),
         (['{"name": "a", "age": 3}'] * 9, "json", "json_fields"),
         ([{"name": "a"}, {"name": "b"}], "json", "json_fields"),
         ([f"Paris {i}" for i in "abcdefgh"], "text", "exact_match"),
@@ -484,6 +486,26 @@ def test_kind_and_metric_follow_from_the_values(values: list[JsonValue], kind: s
     """A few usual answers are recognised for what they are."""
     guess = guess_output(column(*values))
     assert (guess.kind, pick_metric(column(*values), guess)[0]) == (kind, metric)
+
+
+def test_answers_of_lists_are_refused_at_once() -> None:
+    """What no row could be read as is not proposed."""
+    with pytest.raises(DataError, match=r"column 'c' holds lists; .* one JSON object in each row"):
+        guess_output(column(["a", "b"], ["c"]))
+
+
+def test_room_for_replies_goes_by_bytes() -> None:
+    """A character of Chinese or Japanese is about a token, four letters of English are."""
+    assert guess_output(column("カードが使えません")).max_bytes == 27
+    assert guess_output(column("The card")).max_bytes == 8
+
+
+def test_an_answer_may_be_called_like_a_word_of_consent() -> None:
+    """Beside one text, the column with few values is the answer, whatever it is called; never a column of consent."""
+    rows = [{"text": f"some longer text about matter {i}", "accepted": "yes" if i % 3 else "no"} for i in range(40)]
+    assert pick_output(columns_of(rows), []) == "accepted"
+    rows = [{**row, "summary": f"matter {i}"} for i, row in enumerate(rows)]
+    assert pick_output(columns_of(rows), []) == "summary"
 
 
 def test_spellings_of_one_label_become_one_choice() -> None:

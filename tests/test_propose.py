@@ -434,6 +434,20 @@ def test_clarify_goes_on_with_the_next_label() -> None:
     assert second.part("sort").instructions == f"{SEED}\nbug: crashes and wrong results\nwish: things that are missing"
 
 
+def test_clarify_knows_labels_with_colons_and_arrows() -> None:
+    """Hierarchical labels are found in replies and instructions, and one that begins like another is told apart."""
+    labels = ["Billing", "Billing: refund", "Phones > Cases"]
+    task = Task.model_validate({**TASK.model_dump(), "outputs": {"kind": {"kind": "label", "choices": labels}}})
+    reply = "- **Billing: refund**: money back to them\nBilling: any other bill\n2. Phones > Cases -> covers of phones"
+    found = BUILT_IN["clarify"].parse(reply, context_of(task=task, style="chat"))
+    described = "Billing: any other bill\nBilling: refund: money back to them\nPhones > Cases: covers of phones"
+    assert found.part("sort").instructions == f"{SEED}\n{described}"
+    again = context_of(task=task, style="chat", parent=found)
+    assert BUILT_IN["clarify"].parse("Phones > Cases: hard and soft covers", again).part("sort").instructions == (
+        f"{SEED}\n{described.replace('covers of phones', 'hard and soft covers')}"
+    )
+
+
 def test_clarify_works_field_by_field_without_labels() -> None:
     """Open and multi-output tasks get a line for each output field."""
     context = context_of(task=TEXT_TASK, style="chat")

@@ -157,15 +157,21 @@ def _json_row(number: int, line: str) -> Row:
     return Row(number, {}, f'is a JSON {type(value).__name__}, expected an object such as {{"field": "text"}}')
 
 
+_SEP_LINE = re.compile(r"\"?sep=(.)\"?", re.IGNORECASE)
+
+
 def _csv_rows(lines: Iterator[str], name: str, columns: Collection[str], delimiter: str | None) -> Iterator[Row]:
     # The limit belongs to the process. It is only ever raised, so no other reader can trip over it.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
     sample = list(islice(lines, 20))
+    named = _SEP_LINE.fullmatch(sample[0].strip()) if sample else None  # for Excel, which hides it
+    if named:
+        delimiter, sample = named[1], sample[1:]
     chosen = delimiter or _delimiter(sample, columns)
     reader = csv.reader(chain(sample, lines), delimiter=chosen, strict=True)
     header: list[str] = []
     while True:
-        number = reader.line_num + 1
+        number = reader.line_num + 1 + (named is not None)
         cells = _next_cells(reader)
         if cells is None:
             return

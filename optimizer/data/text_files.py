@@ -48,7 +48,7 @@ def read_lines(path: Path, name: str, encoding: str | None = None) -> Iterator[s
     """
     used = encoding
     try:
-        used = encoding or marked_encoding(path) or "utf-8"
+        used = marked_encoding(path) or encoding or "utf-8"
         with path.open(encoding=used, newline="") as file:
             for number, line in enumerate(file, 1):
                 if "\0" in line:

@@ -28,7 +28,7 @@ from optimizer.init.column_words import (
 )
 from optimizer.init.consent import is_about_consent, meaning_of
 
-MAX_LABELS = 200
+MAX_LABELS = 400
 MIN_ROWS_PER_LABEL = 3  # on average; with fewer, the values are rather free text
 MAX_LABEL_CHARS = 60
 SHORT_ANSWER_WORDS, LONG_ANSWER_WORDS = 4, 30
@@ -83,7 +83,7 @@ class OutputGuess:
     kind: OutputKind
     choices: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
-    max_chars: int = 0
+    max_bytes: int = 0
     uneven: str = ""  # which label is so large or so small that accuracy says little
 
 
@@ -114,7 +114,8 @@ def pick_output(columns: Mapping[str, Column], inputs: Sequence[str]) -> str:
     clear = [column for column in left if not _is_on_showing(column)]
     named = [column for column in clear if column.words & OUTPUT_NAMES]
     few = [column for column in left if is_label_like(column) and not column.words & IGNORED_NAMES]
-    return (named or [column for column in few if column in clear] or clear or few or left)[-1].name
+    open_ones = [column for column in few if len(clear) < 2 and not is_about_consent(column.name)]  # `accepted`
+    return (named or [column for column in few if column in clear] or open_ones or clear or few or left)[-1].name
 
 
 def other_outputs(columns: Mapping[str, Column], inputs: Sequence[str], outputs: Sequence[str]) -> list[str]:
@@ -180,21 +181,31 @@ def is_label_like(column: Column) -> bool:
 
 
 def guess_output(column: Column) -> OutputGuess:
-    """Return the kind of an answer, from all of its values."""
-    values, max_chars = column.values, max(map(len, column.texts))
+    """Return the kind of an answer, from all of its values.
+
+    Raises:
+        DataError: they are lists.
+    """
+    values = column.values
+    max_bytes = max(len(text.encode()) for text in column.texts)
+    if all(isinstance(value, list) for value in values):
+        raise DataError(
+            f"column {column.name!r} holds lists; an answer of several values is one JSON object in each row, such as "
+            '{"items": [...]}; write it so, or name another column with --output'
+        )
     if keys := _json_keys(values):
-        return OutputGuess(kind="json", keys=keys, max_chars=max_chars)
+        return OutputGuess(kind="json", keys=keys, max_bytes=max_bytes)
     if {normalise(text) for text in column.texts} <= {"yes", "no", "true", "false"} and column.n_different == 2:
         uneven = imbalance(Counter(normalise(text) for text in column.texts))
-        return OutputGuess(kind="boolean", max_chars=5, uneven=uneven)
-    is_number = all(_NUMBER.fullmatch(text.strip()) for text in column.texts)
+        return OutputGuess(kind="boolean", max_bytes=5, uneven=uneven)
+    is_number = all(_NUMBER.fullmatch(text.strip()) and not _CODE.match(text.strip()) for text in column.texts)
     if is_number and column.n_different > 10:
-        return OutputGuess(kind="number", max_chars=max_chars)
+        return OutputGuess(kind="number", max_bytes=max_bytes)
     if is_label_like(column):
         counts = _labels(column)
         uneven = imbalance(counts)
-        return OutputGuess(kind="label", choices=tuple(sorted(counts)), max_chars=max_chars, uneven=uneven)
-    return OutputGuess(kind="number" if is_number else "text", max_chars=max_chars)
+        return OutputGuess(kind="label", choices=tuple(sorted(counts)), max_bytes=max_bytes, uneven=uneven)
+    return OutputGuess(kind="number" if is_number else "text", max_bytes=max_bytes)
 
 
 def pick_metric(column: Column, guess: OutputGuess) -> tuple[str, str]:
@@ -250,6 +261,7 @@ def named_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: st
 
 _DATE = re.compile(r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})(?:[T ].*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
+_CODE = re.compile(r"[+-]?0\d")  # a number with leading zeros is a name
 _RESERVED = frozenset(
     ["self", "instance", "signature", "config", "demos", "lm", "fields", "instructions", "reasoning", "completions"]
 )

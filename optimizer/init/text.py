@@ -11,7 +11,7 @@ import yaml
 from optimizer.init.even_split import N_SEEDS
 from optimizer.init.task import OutputGuess
 
-CHARS_PER_TOKEN = 3
+BYTES_PER_TOKEN = 3  # of UTF-8: four letters of English, one character of Chinese
 CALLS_SHARE = 0.5  # of trials x dev rows: races drop most candidates early
 
 
@@ -67,8 +67,8 @@ class Draft:
     @property
     def max_tokens(self) -> int:
         """Longest reply: twice the longest answer of the data."""
-        longest = max(guess.max_chars for guess in self.outputs.values())
-        return min(4096, max(16, 8 * math.ceil(2 * longest * len(self.outputs) / CHARS_PER_TOKEN / 8)))
+        longest = max(guess.max_bytes for guess in self.outputs.values())
+        return min(4096, max(16, 8 * math.ceil(2 * longest * len(self.outputs) / BYTES_PER_TOKEN / 8)))
 
     @property
     def trials(self) -> int:

@@ -51,6 +51,8 @@ def _contains(expected: JsonValue, answer: JsonValue) -> Score:
         raise MetricError("the expected text is empty, so there is nothing to look for; check this row of the data")
     before = "(?<![a-z0-9])" if wanted[0] in _LATIN else ""
     after = "(?![a-z0-9])" if wanted[-1] in _LATIN else ""
+    before += r"(?<!\d[.,])(?<!-)(?<!\.)" if wanted[0].isdigit() else ""
+    after += r"(?![.,]\d)" if wanted[-1].isdigit() else ""
     is_hit = re.search(before + re.escape(wanted) + after, text) is not None
     return Score(1.0) if is_hit else Score(0.0, f"expected {shown(expected)} somewhere in {shown(answer)}")
 
@@ -95,7 +97,7 @@ def _token_f1(expected: JsonValue, answer: JsonValue) -> Score:
     """F1 of the words in common, without case, punctuation and English articles.
 
     Source: Rajpurkar et al. (2016), SQuAD: 100,000+ questions for machine comprehension of text, section 6.1; with
-    Unicode's punctuation, and 2.0's rule that two empty texts agree.
+    Unicode's punctuation, 2.0's rule that two empty texts agree, and each Chinese or Japanese character as a word.
     """
     wanted, got = _squad_words(plain_text(expected)), _squad_words(plain_text(answer))
     missing, surplus = Counter(wanted) - Counter(got), Counter(got) - Counter(wanted)
@@ -122,6 +124,7 @@ def _rouge_l(expected: JsonValue, answer: JsonValue) -> Score:
 
 _CJK = "\u3040-\u30ff\u3400-\u9fff"
 _WORD = re.compile(rf"[{_CJK}]|[^\W{_CJK}]+")
+_SQUAD_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
 
 
 def _f1(n_common: int, n_expected: int, n_got: int) -> float:
@@ -130,7 +133,7 @@ def _f1(n_common: int, n_expected: int, n_got: int) -> float:
 
 def _squad_words(text: str) -> list[str]:
     bare = "".join(letter for letter in text.casefold() if not unicodedata.category(letter).startswith("P"))
-    return [word for word in bare.split() if word not in ("a", "an", "the")]
+    return [word for word in _SQUAD_WORD.findall(bare) if word not in ("a", "an", "the")]
 
 
 def _hit(is_right: bool, expected: JsonValue, answer: JsonValue, *, note: str = "") -> Score:

@@ -15,7 +15,7 @@ from optimizer.errors import ConfigError, did_you_mean
 from optimizer.prompts.spec import FieldSpec, PromptSpec
 
 NAME = r"[^\W\d](?:\w|[^\x00-\x7f\s])*"  # of any script: vowel signs, as of Hindi, are no word characters of `re`
-_MARK = re.compile(rf"\{{\{{?\s*({NAME})\s*\}}?\}}")
+_MARK = re.compile(rf"\$?\{{\{{?\s*({NAME})\s*\}}?\}}")
 _FENCE = re.compile(r"[`\"'#=*-]{3,}\w*|</?[\w-]+>")
 _OPENS_ANSWER = re.compile(r"[\s*#_]*(?:[^\W_]\S*\s+){0,3}[^\W_]\S*?[\s*_]*[:\uff1a][\s*_]*")
 _QUOTES = "\"'`\u201c\u201d\u2018\u2019\u00ab\u00bb\u201e<>()[]"

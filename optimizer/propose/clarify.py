@@ -18,7 +18,8 @@ _N_ROWS = 8
 _N_ROWS_COMPLETION = 3
 _N_CHARS_COMPLETION = 90
 _MAX_MEANING_CHARS = 160
-_LINE = re.compile(r"^[\s\-*•\d.)]*[*`\"']*(?P<item>[^:\n>]{1,60}?)[*`\"']*\s*(?::|->|→|=>)\s*[*]*(?P<meaning>.+)$")
+_BEFORE = r"[\s\-*•\d.)]*[*`\"']*"  # what may stand before an item in its line
+_AFTER = r"[*`\"']*\s*(?::|->|→|=>)\s*[*]*(?P<meaning>.+)$"
 _PATTERN = Pattern(
     ("Label", "Examples", "In short"),
     (
@@ -74,6 +75,12 @@ def _items(context: Context) -> tuple[str, ...]:
     return tuple(keys) if len(outputs) == 1 and keys else tuple(outputs)
 
 
+def _longest_first(context: Context) -> list[str]:
+    """Return the items so that of two of which one begins like the other, `Billing` and `Billing: refund`, the longer
+    one is looked for first."""
+    return sorted(_items(context), key=len, reverse=True)
+
+
 def _next_item(context: Context) -> str:
     """Return the first item that has no line yet; when all have one, any of them, to be said better."""
     items, (_, described) = _items(context), _split(context)
@@ -83,13 +90,13 @@ def _next_item(context: Context) -> str:
 
 def _split(context: Context) -> tuple[str, dict[str, str]]:
     """Split the parent's instructions into the body and the lines that already describe items."""
-    items, body, old = _items(context), [], {}
+    body, old = [], {}
     for line in said(context).split("\n"):
-        item, _, meaning = line.partition(": ")
-        if item in items and meaning:
-            old[item] = meaning
-        else:
+        item = next((item for item in _longest_first(context) if line.startswith(f"{item}: ")), None)
+        if item is None:
             body.append(line)
+        elif meaning := line.removeprefix(f"{item}: "):
+            old[item] = meaning
     return "\n".join(body).rstrip(), old
 
 
@@ -112,12 +119,12 @@ def _shown(item: str, row: Example, *, is_label: bool) -> str:
 
 
 def _meanings(text: str, context: Context) -> dict[str, str]:
-    by_name = {normalise(item): item for item in _items(context)}
+    patterns = {item: re.compile(_BEFORE + re.escape(item) + _AFTER, re.I) for item in _longest_first(context)}
     found = {}
     for line in text.splitlines():
-        match = _LINE.match(line)
-        if match and (item := by_name.get(normalise(match["item"]))) is not None:
-            found[item] = _meaning(match["meaning"])
+        matches = ((item, pattern.match(line)) for item, pattern in patterns.items())
+        if (named := next(((item, match) for item, match in matches if match), None)) is not None:
+            found[named[0]] = _meaning(named[1]["meaning"])
     if not found:
         raise Rejection("the reply describes no label or field")
     if len(found) > 1 and len({normalise(meaning) for meaning in found.values()}) == 1:
