@@ -56,6 +56,13 @@ def test_the_dev_figure_counts_the_rows_that_were_scored() -> None:
     assert (estimate.n_winner, estimate.n_seed, round(estimate.raw, 2)) == (3, 3, 0.67)
 
 
+def test_a_seed_that_nothing_beat_has_one_dev_score() -> None:
+    """It was not chosen for its luck, so as the winner it keeps the mean that it has as the seed."""
+    estimate = dev_estimate(elite_of(values(1, 0, 1, 1), values(0, 0, 1)), seed=SEED, winner=SEED, confidence=0.95)
+    assert estimate.winner == estimate.seed == estimate.raw == 0.75
+    assert 0 < estimate.low < 0.75 < estimate.high < 1
+
+
 def test_a_challenger_must_have_run_the_whole_race() -> None:
     """Perfect scores on three rows of the incumbent's four do not lead; the fourth decides, a fifth does not matter."""
     elite = elite_of(values(1, 0, 0, 1))

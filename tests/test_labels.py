@@ -170,3 +170,12 @@ def test_check_says_what_accuracy_does_not_tell(metric: dict[str, Any], *, is_wa
     notes = metric_notes(job)
     assert bool(notes) is is_warned
     assert all("'returns' makes up 52% of the rows: a prompt can gain by giving up a rare class" in n for n in notes)
+
+
+@pytest.mark.parametrize(("n_fixed", "decision"), [(4, "keep"), (5, "keep"), (8, "promote")])
+def test_an_interval_and_a_test_that_disagree_are_explained(n_fixed: int, decision: str) -> None:
+    """Where the interval lies above 0 and the test does not bear it out, the verdict says that both must hold."""
+    seed, rng = said(["nobody"] * n_fixed + CLASSES[n_fixed:]), np.random.default_rng(0)
+    found = judge(METRIC, ROWS, seed=seed, winner=said(CLASSES), is_same=False, confidence=0.95, rng=rng)
+    assert (found.low > 0, found.decision) == (True, decision)
+    assert ("both must hold" in found.reason) == (decision == "keep")

@@ -339,3 +339,27 @@ def test_the_report_claims_no_more_of_copies_than_is_true() -> None:
     text = Page(report_html(material())).text
     assert "Exact copies share a split, and no row of another split differs from a test row in digits" in text
     assert "in another guise" not in text
+
+
+def test_the_front_has_the_winner_whatever_fewer_rows_say() -> None:
+    """The chosen one is shown, be it longer and lower on more rows than another; shortest first."""
+    view = sample_view()
+    n_chars = {trial.candidate.id: 100 + trial.number for trial in view.trials if trial.candidate}
+    front = insight.front_of(view, n_chars)
+    assert view.trial_of(view.best) in front
+    last = max((trial for trial in view.trials if trial.state == "complete"), key=lambda trial: trial.number)
+    assert last.candidate is not None
+    moved = replace(view, best=last.candidate)
+    assert last in insight.front_of(moved, n_chars)
+    assert [n_chars[trial.candidate.id] for trial in front if trial.candidate] == sorted(
+        n_chars[trial.candidate.id] for trial in front if trial.candidate
+    )
+
+
+def test_a_report_of_a_prompt_that_stayed_speaks_of_no_new_one() -> None:
+    """Where nothing beat the user's own prompt there is one score, and no table of what a new prompt changed."""
+    view = sample_view()
+    page = report_html(material(replace(view, best=view.seed)))
+    assert "What got better and what got worse" not in page
+    assert "new prompt, on test" not in page
+    assert "by your prompt only" in page
