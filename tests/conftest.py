@@ -8,7 +8,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 
-hypothesis.settings.register_profile("busy machines")
+hypothesis.settings.register_profile("busy machines", deadline=None)
 hypothesis.settings.load_profile("busy machines")
 
 # A shell that starts the tests in the background has them ignore Ctrl-C, and so would every program that they start.

@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 
 from optimizer.candidate import Example, JsonValue
 from optimizer.config.keys import Config, MaxRows, Split, Task
+from optimizer.data.classes import warn_alike
 from optimizer.data.fields import BadRow, example_of
 from optimizer.data.loading import load_splits, splits_from_rows
 from optimizer.data.report import DataReport, Splits, assert_disjoint, provable_gain, unquoted
@@ -684,6 +685,15 @@ def test_rare_and_unevenly_spread_classes_are_warned_about() -> None:
     assert "class 'technical' has 3 train rows, fewer than 5" in warnings
     assert "class 'delivery' has 0 train rows, fewer than 5" in warnings
     assert "class 'technical' makes up 5% of train and 50% of test" in warnings
+
+
+def test_labels_that_a_reply_can_hardly_tell_apart_are_warned_about() -> None:
+    """Those that differ in nothing that a reader looks at are named; others are not."""
+    assert warn_alike(["billing", "Billing.", "non-urgent", "non urgent", "urgent"]) == [
+        "the labels 'billing' and 'Billing.'; 'non-urgent' and 'non urgent' differ in case, dashes or punctuation "
+        "alone: a reply counts only if it is spelled to the letter; make them one, or give them other words"
+    ]
+    assert warn_alike(["<30", ">30", "-1", "1"]) == []
 
 
 def test_near_copies_across_given_files_are_warned_about() -> None:

@@ -25,7 +25,7 @@ from optimizer.config.keys import Config
 from optimizer.errors import ConfigError, UserError
 from optimizer.export import EXPORTERS, ExportFormat, export
 from optimizer.export.personal import personal_data
-from optimizer.init.task import field_names
+from optimizer.init.naming import field_names
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import open_embedded
 from optimizer.metrics import open_metric, score

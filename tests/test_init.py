@@ -31,12 +31,11 @@ from optimizer.errors import ConfigError, DataError, UserError
 from optimizer.init.answers import model_name
 from optimizer.init.consent import meaning_of
 from optimizer.init.even_split import MAX_ROWS, lacking, most_even_seed, unevenness
-from optimizer.init.naming import study_name
+from optimizer.init.naming import field_names, study_name
 from optimizer.init.study import Dialogue, Written
 from optimizer.init.task import (
     Column,
     columns_of,
-    field_names,
     guess_output,
     is_label_like,
     pick_inputs,

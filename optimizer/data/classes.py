@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from optimizer.candidate import Example
 from optimizer.data.splits import SPLIT_NAMES, SplitName, class_of
+from optimizer.prompts.kinds import bare
 
 Rows = Mapping[SplitName, Sequence[Example]]
 N_SHOWN = 3
@@ -72,6 +73,21 @@ def warn_classes(counts: Mapping[SplitName, Mapping[str, int]], choices: Sequenc
         if high - low > SHARE_GAP:
             found.append(f"class {label!r} makes up {low:.0%} of {low_name} and {high:.0%} of {high_name}")
     return found
+
+
+def warn_alike(choices: Sequence[str]) -> list[str]:
+    """Name labels that a reply tells apart only if it spells one of them to the letter."""
+    by_words: dict[str, list[str]] = {}
+    for choice in choices:
+        by_words.setdefault(bare(choice), []).append(choice)
+    alike = [" and ".join(map(repr, each)) for each in by_words.values() if len(each) > 1]
+    if not alike:
+        return []
+    more = f", and {len(alike) - N_SHOWN} more such" if len(alike) > N_SHOWN else ""
+    return [
+        f"the labels {'; '.join(alike[:N_SHOWN])}{more} differ in case, dashes or punctuation alone: a reply counts "
+        "only if it is spelled to the letter; make them one, or give them other words"
+    ]
 
 
 def classes_text(counts: Mapping[str, int]) -> str:

@@ -20,6 +20,7 @@ from optimizer.data.classes import (
     constant_answer,
     empty_classes,
     unknown_classes,
+    warn_alike,
     warn_classes,
 )
 from optimizer.data.splits import SPLIT_NAMES, SplitName, content_key, near_key, texts
@@ -203,6 +204,7 @@ def describe(rows: Rows, *, class_output: str | None, choices: Sequence[str], ke
         warnings=(
             *warn_sizes(n),
             *warn_classes(counts, choices),
+            *warn_alike(choices),
             *(disputed if groups else []),
             *warn_near_copies(rows, keep_digits=keep_digits),
         ),

@@ -22,7 +22,7 @@ from optimizer.errors import ConfigError, UserError
 from optimizer.init.answers import address, checked, flag, key_variable, model_name, study, words, yes_or_no
 from optimizer.init.consent import refuse_late, what_is_shown, with_showing
 from optimizer.init.even_split import lacking, most_even_seed
-from optimizer.init.naming import named, relative, study_name
+from optimizer.init.naming import field_names, named, relative, study_name
 from optimizer.init.rows import (
     RowsRead,
     listed,
@@ -37,7 +37,6 @@ from optimizer.init.task import (
     Column,
     OutputGuess,
     columns_of,
-    field_names,
     guess_output,
     is_empty,
     left_out_remarks,

@@ -6,9 +6,7 @@ Every proposal is a guess that a person reads before anything is spent, so it is
 from __future__ import annotations
 
 import json
-import keyword
 import re
-import unicodedata
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -225,24 +223,6 @@ def pick_metric(column: Column, guess: OutputGuess) -> tuple[str, str]:
     return "rouge_l", "the longest common run of words; `judge` grades by a rubric instead"
 
 
-def field_names(columns: Sequence[str], *, taken: Sequence[str] = ()) -> dict[str, str]:
-    """Return a field name for each column: one lower-case word in the letters of its language, none twice.
-
-    Names are composed as Python composes them (NFKC), so that `answer.größe` finds the field.
-    """
-    names: dict[str, str] = {}
-    for column in columns:
-        plain = unicodedata.normalize("NFKC", column).lower()
-        base = re.sub("_+", "_", "".join(char if f"a{char}".isidentifier() else "_" for char in plain)).strip("_")
-        base = base if base.isidentifier() else f"field_{base}".rstrip("_")
-        base = f"{base}_" if base in _RESERVED or keyword.iskeyword(base) else base
-        name, n = base, 2
-        while name in names.values() or name in taken:
-            name, n = f"{base}_{n}", n + 1
-        names[column] = name
-    return names
-
-
 def named_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: str) -> list[str]:
     """Return the columns that are meant, in any case; refuse one that is not there.
 
@@ -262,9 +242,6 @@ def named_columns(columns: Mapping[str, Column], wanted: Sequence[str], flag: st
 _DATE = re.compile(r"(?:\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./]\d{1,2}[./]\d{2,4})(?:[T ].*)?")
 _NUMBER = re.compile(r"[+-]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][+-]?\d+)?")
 _CODE = re.compile(r"[+-]?0\d")  # a number with leading zeros is a name
-_RESERVED = frozenset(
-    ["self", "instance", "signature", "config", "demos", "lm", "fields", "instructions", "reasoning", "completions"]
-)
 _CJK = re.compile(r"[\u3040-\u30ff\u3400-\u9fff]")
 
 

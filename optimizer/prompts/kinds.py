@@ -59,23 +59,23 @@ def _unreadable(field: FieldSpec, problem: str, text: str) -> UnreadableReply:
 def _read_label(field: FieldSpec, text: str) -> str:
     """Accept the label as it is, in other dress, alone in the first line, or as the only label in a longer text."""
     text = text.strip()
-    bare = [_bare(choice) for choice in field.choices]
+    keys = [bare(choice) for choice in field.choices]
     for heard in (text, text.partition("\n")[0].strip()):
         same = [choice for choice in field.choices if choice.strip() == heard]
-        same = same or [choice for choice, key in zip(field.choices, bare, strict=True) if key and key == _bare(heard)]
+        same = same or [choice for choice, key in zip(field.choices, keys, strict=True) if key and key == bare(heard)]
         if len(same) == 1:
             return same[0]
-    mentions = list(_mention(field.choices).finditer(said := _bare(text)))
+    mentions = list(_mention(field.choices).finditer(said := bare(text)))
     named = {mention[0] for mention in mentions}
     if any(_NEGATION.search(said[: mention.start()]) for mention in mentions):
         raise _unreadable(field, "says what the label is not", text)
-    if len(named) == 1 and bare.count(key := named.pop()) == 1:
-        return field.choices[bare.index(key)]
+    if len(named) == 1 and keys.count(key := named.pop()) == 1:
+        return field.choices[keys.index(key)]
     problem = "names several labels" if named else f"is none of {', '.join(field.choices)}"
     raise _unreadable(field, problem, text)
 
 
-def _bare(text: str) -> str:
+def bare(text: str) -> str:
     """Reduce to what a label is recognised by: no case, no quotes, one kind of space and of minus."""
     text = normalise(text).strip(_DRESS)
     while text[:1] == "<" and text[-1:] == ">":
@@ -87,7 +87,7 @@ def _bare(text: str) -> str:
 @lru_cache(maxsize=256)
 def _mention(choices: tuple[str, ...]) -> re.Pattern[str]:
     """Any label as a whole word, longer ones first. Scripts without case are written without spaces between words."""
-    keys = sorted(filter(None, map(_bare, choices)), key=len, reverse=True)
+    keys = sorted(filter(None, map(bare, choices)), key=len, reverse=True)
     return re.compile("|".join(_before(key[0]) + re.escape(key) + _after(key) for key in keys) or r"(?!)")
 
 
