@@ -68,11 +68,13 @@ def paired(cells: Sequence[Cell], method: str) -> list[tuple[Cell, Cell]]:
     ]
 
 
-def interval(pairs: Sequence[tuple[Cell, Cell]], rng: np.random.Generator) -> tuple[float, float, float]:
+def interval(pairs: Sequence[tuple[Cell, Cell]]) -> tuple[float, float, float]:
     """Mean difference with a 95% interval: runs and rows are drawn again within each task.
 
-    All runs of a task are tested on the same rows, so one draw of rows holds for all of them.
+    All runs of a task are tested on the same rows, so one draw of rows holds for all of them. The draws are the same
+    whatever else is in the table (NumPy seed 0).
     """
+    rng = np.random.default_rng(0)
     tasks = list(by_task(pairs).values())
     drawn = np.zeros(N_RESAMPLES)
     for differences in tasks:
@@ -92,7 +94,7 @@ def by_task(pairs: Sequence[tuple[Cell, Cell]]) -> dict[str, FloatArray]:
     return {task: np.stack(found[task]) for task in sorted(found)}
 
 
-def losses(pairs: Sequence[tuple[Cell, Cell]], rng: np.random.Generator) -> tuple[int, int, list[str]]:
+def losses(pairs: Sequence[tuple[Cell, Cell]]) -> tuple[int, int, list[str]]:
     """Return the runs won and lost, and the tasks on which ours is significantly behind.
 
     A row counts once, with its mean over the runs: three answers to one row are not three rows.
@@ -102,13 +104,14 @@ def losses(pairs: Sequence[tuple[Cell, Cell]], rng: np.random.Generator) -> tupl
     behind = []
     for task, differences in by_task(pairs).items():
         means = differences.mean(axis=0)
+        rng = np.random.default_rng(0)
         found = compare((1 - means) / 2, (1 + means) / 2, is_binary=False, confidence=0.95, rng=rng)
         if found.difference < 0 and found.p_value < 0.05:
             behind.append(f"{task} (p = {found.p_value:.2f})")
     return won, lost, behind
 
 
-def table(cells: Sequence[Cell], n_calls: int, rng: np.random.Generator) -> list[dict[str, str]]:
+def table(cells: Sequence[Cell], n_calls: int) -> list[dict[str, str]]:
     """One row a method: mean test score on each task, over all, and what ours is ahead."""
     cells = [cell for cell in cells if cell.n_calls == n_calls]
     tasks = sorted({cell.task for cell in cells})
@@ -120,8 +123,8 @@ def table(cells: Sequence[Cell], n_calls: int, rng: np.random.Generator) -> list
         row |= {"mean": f"{100 * np.mean(known):.1f}"}
         pairs = [] if method == OURS else paired(cells, method)
         if pairs:
-            difference, low, high = interval(pairs, rng)
-            won, lost, behind = losses(pairs, rng)
+            difference, low, high = interval(pairs)
+            won, lost, behind = losses(pairs)
             row |= {
                 "ours ahead by": f"{100 * difference:+.1f} ({100 * low:+.1f} to {100 * high:+.1f})",
                 "won : lost": f"{won} : {lost}",
@@ -131,7 +134,7 @@ def table(cells: Sequence[Cell], n_calls: int, rng: np.random.Generator) -> list
     return rows
 
 
-def ablation_table(whole: Sequence[Cell], parts: Sequence[Cell], rng: np.random.Generator) -> list[dict[str, str]]:
+def ablation_table(whole: Sequence[Cell], parts: Sequence[Cell]) -> list[dict[str, str]]:
     """One row a part: what our search gains by having it, over the runs made both with and without it.
 
     A whole search that was run beside the ablations goes before that of the benchmark: another machine answers a row
@@ -145,8 +148,8 @@ def ablation_table(whole: Sequence[Cell], parts: Sequence[Cell], rng: np.random.
         without = [cell for cell in parts if cell.method == method]
         pairs = paired([cell for cell in (*whole, *without) if cell.n_calls == n_calls], method)
         if pairs:
-            worth, low, high = interval(pairs, rng)
-            won, lost, _ = losses(pairs, rng)
+            worth, low, high = interval(pairs)
+            won, lost, _ = losses(pairs)
             rows.append(
                 {
                     "search with": method,
@@ -192,7 +195,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--results", type=Path, default=ROOT / "experiments/results/benchmark")
     args = parser.parse_args()
-    cells, rng, out = read(args.results), np.random.default_rng(0), args.results.parent
+    cells, out = read(args.results), args.results.parent
     budgets = sorted({cell.n_calls for cell in cells})
     parts = []
     with (out / "benchmark.csv").open("w", newline="", encoding="utf-8") as file:
@@ -200,11 +203,11 @@ def main() -> None:
         writer.writerow(["task", "method", "calls", "seed", "test"])
         writer.writerows([c.task, c.method, c.n_calls, c.seed, round(c.mean, 4)] for c in cells)
     for n_calls in budgets:
-        found = markdown(table(cells, n_calls, rng))
+        found = markdown(table(cells, n_calls))
         n_seeds = len({cell.seed for cell in cells if cell.n_calls == n_calls})
         parts.append(f"## {n_calls} task calls, up to {n_seeds} seeds, mean test score in %\n\n{found}\n")
     (out / "benchmark.md").write_text("\n".join(parts), encoding="utf-8")
-    if ablated := ablation_table(cells, read(out / "ablations"), rng):
+    if ablated := ablation_table(cells, read(out / "ablations")):
         parts.append(text := markdown(ablated) + "\n")
         (out / "ablations.md").write_text(text, encoding="utf-8")
     print("\n".join(parts))
