@@ -327,6 +327,7 @@ def test_one_label_is_told_from_another(choices: tuple[str, ...], reply: str, ex
         ("This is no spam.", None),
         ("Sorry, I am unable to help with this spam question.", None),
         ("No es spam", None),
+        ("The sender has no access to ham", "ham"),
         ("No doubt it is spam", "spam"),
         ("No, it is ham", "ham"),
         ("I am not sure, but I think that it is ham", "ham"),

@@ -22,10 +22,11 @@ _DRESS = " \t\r\n\"'`*_.,;!:()[]{}“”‘’«»「」"
 _ASIDE = r"(?!\s+(?:answer|clue|comment|context|data|doubt|idea|information|opinion|problem|question)s?(?!\w))"
 _TRUTH = re.compile(rf"(?<!\w)(?:(yes|true)|no{_ASIDE}|false)(?!\w)")
 _CHOICE = re.compile(r"(?<!\w)(?:yes\s*(?:or|/)\s*no|true\s*(?:or|/)\s*false)(?!\w)")  # the question, repeated
-_NEGATION = re.compile(  # right before what is denied, with up to four words between
-    r"(?:(?<!\w)(?:not|cannot|never|neither|nor|hardly|unable|unlikely|without|nicht|kein\w*|ohne|pas|jamais|aucun\w*|sans"
-    r"|niet|geen|zonder|nunca|jamás|ning[uú]n\w*|sin|nessun\w*|senza|mai|não|nem|sem|no"
-    rf"{_ASIDE})|n['’]t)\s+(?:[\w'’]+\s+){{0,4}}\Z|(?<!\w)(?:non|semi|quasi|anti)\s+\Z"
+_NEGATION = re.compile(  # right before what is denied: after a word of the first kind with up to four words between
+    r"(?:(?<!\w)(?:not|cannot|never|neither|nor|hardly|unable|unlikely|nicht|kein\w*|pas|jamais|niet|geen|nunca|jamás"
+    r"|mai|não|nem)|n['’]t)\s+(?:[\w'’]+\s+){0,4}\Z"
+    rf"|(?<!\w)(?:no{_ASIDE}|without|ohne|aucun\w*|sans|zonder|ning[uú]n\w*|sin|nessun\w*|senza|sem)\s+(?:[\w'’]+\s+)?\Z"
+    r"|(?<!\w)(?:non|semi|quasi|anti)\s+\Z"
 )
 _N_CHARS_SHOWN = 60
 
