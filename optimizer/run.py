@@ -181,6 +181,7 @@ def race(session: Session, ticket: Ticket, candidate: Candidate) -> tuple[str, s
     """Score a candidate block by block on dev, until it is done, dropped or failed; return state and reason."""
     for examples in session.blocks():
         outcomes = session.evaluate(candidate, examples, trial=ticket.number)
+        session.failures.add(outcomes)
         failed = [outcome for outcome in outcomes if outcome.kind == "failed"]
         if len(failed) > MAX_FAILED_SHARE * len(outcomes):
             return "failed", failed[0].error or "failed"

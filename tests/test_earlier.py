@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 
 from optimizer.cli.commands import run_study
 from optimizer.cli.progress import Progress
@@ -271,3 +272,17 @@ def test_only_rows_of_the_final_test_count_as_opened_before() -> None:
     fresh = tuple(each for each in others if each.example_id not in OPENED.opened)
     assert earlier.of_test(replace(view, verdict=replace(view.verdict, seed_outcomes=fresh))) == ()
     assert earlier.of_test(replace(view, verdict=None)) == view.seen_before
+
+
+@pytest.mark.parametrize("width", [40, 50, 66, 80, 200])
+def test_a_narrow_window_drops_whole_columns_and_says_which(width: int) -> None:
+    """Numbers are never cut: what finds no room is named above, and the reason keeps some."""
+    view = sample_view()
+    n_chars = {trial.candidate.id: 1000 for trial in view.trials if trial.candidate}
+    table = trial_table(view, n_chars, width=width)
+    heads = [str(column.header) for column in table.columns]
+    gone = {"operator", "rows", "vs best", "chars", "calls"} - set(heads)
+    assert heads[-1] == "why"
+    assert all(head in str(table.title) for head in gone)
+    assert bool(gone) == (width < 80)
+    assert Console(width=width).measure(table).minimum <= width

@@ -13,7 +13,7 @@ import pytest
 from optimizer.candidate import Candidate
 from optimizer.cli.reading import show_status
 from optimizer.config.file import load_config
-from optimizer.errors import StudyError
+from optimizer.errors import Paused, StudyError
 from optimizer.lm.backend import CallRequest, Reply
 from optimizer.records import TrialRecord
 from optimizer.run import run
@@ -178,3 +178,17 @@ def test_a_damaged_database_hides_no_other_study(
     said = capsys.readouterr()
     assert "fruit" in said.out
     assert "not a database" in said.err
+
+
+def test_rows_that_no_prompt_can_be_scored_on_end_a_study_early(tmp_path: Path, server: FakeServer) -> None:
+    """With one such row in seven there would be no verdict: it ends after a few trials, and says what can be done."""
+    (tmp_path / "mine.py").write_text(
+        "def score(example, answer):\n"
+        "    if int(example.inputs['note'].split()[1]) % 7 == 4:\n"
+        "        raise ValueError('no such box')\n"
+        "    return float(answer['team'] == example.outputs['team'])\n"
+    )
+    path = write_study(tmp_path, server.url, trials=30, rows=40, metric="mine:score", search={"patience": 0})
+    with pytest.raises(Paused, match=r"dev rows cannot be scored with any prompt, .*no such box.* with --fork NAME"):
+        run(opened(path))
+    assert len(server.calls) < 200

@@ -52,7 +52,13 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     paid = Text(OPERATOR_HEADS, style="dim")
     wide.print(
-        Group(trial_table(view, material.n_chars, material.marks), star, operator_table(view), paid, came),
+        Group(
+            trial_table(view, material.n_chars, material.marks, width=wide.width),
+            star,
+            operator_table(view),
+            paid,
+            came,
+        ),
         highlight=False,
     )
     out = console()

@@ -30,6 +30,8 @@ from optimizer.words import (
 )
 
 OPERATOR_HEADS = "new best: trials that became the best so far; points: by how much these were better, added up\n"
+LEAST_WANTED = (7, 6, 5, 1, 4)  # columns of the trial table: calls, characters, difference, operator, rows
+LEAST_WHY = 14  # characters for the reason
 UNLIMITED = 10_000  # characters; to see how wide a table would like to be
 
 
@@ -104,7 +106,9 @@ def _best(view: StudyView, trial: TrialRecord) -> str:
     return f"{percent(trial.score)} on {len(trial.outcomes)}" if trial.outcomes else "-"
 
 
-def trial_table(view: StudyView, n_chars: Mapping[str, int], marks: Mapping[str, str] | None = None) -> Table:
+def trial_table(
+    view: StudyView, n_chars: Mapping[str, int], marks: Mapping[str, str] | None = None, *, width: int = UNLIMITED
+) -> Table:
     """One line a trial, with its score on all dev rows that it has.
 
     A star marks the front of score against length, among trials that ran their whole race.
@@ -112,21 +116,37 @@ def trial_table(view: StudyView, n_chars: Mapping[str, int], marks: Mapping[str,
     Args:
         n_chars: candidate id to prompt length.
         marks: by candidate id, why a prompt could not win, in one or two words.
+        width: of the window; in a narrow one whole columns give way, as the title says.
     """
     starred = {trial.number for trial in insight.front_of(view, n_chars)}
     lengths = {trial.number: n_chars[trial.candidate.id] for trial in view.trials if trial.candidate}
     shown = {number: f"{n}{'*' if number in starred else ''}" for number, n in lengths.items()}
     cells = [_trial_cells(trial, shown.get(trial.number, ""), view.dev_score(trial)) for trial in view.trials]
-    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
-    for i, head in enumerate(heads):  # in a narrow window the reason gives way, the numbers do not
-        table.add_column(head, no_wrap=True, min_width=max([len(head), *(len(row[i]) for row in cells)]))
+    widths = [max([len(head), *(len(row[i]) for row in cells)]) for i, head in enumerate(heads)]
+    kept = _kept_columns(widths, width)
+    table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
+    if len(kept) < len(heads):
+        gone = ", ".join(head for i, head in enumerate(heads) if i not in kept)
+        table.title, table.title_justify, table.title_style = f"(a wider window has: {gone})", "left", "dim"
+    for i in kept:
+        table.add_column(heads[i], no_wrap=True, min_width=widths[i])
     table.add_column("why", overflow="fold")
     for trial, (*row, why) in zip(view.trials, cells, strict=True):
         if marks and trial.candidate and (mark := marks.get(trial.candidate.id)):
             why = f"{mark}; {why}" if why else mark
-        table.add_row(*row, why, style="green" if trial.candidate == view.best else None)
+        style = "green" if trial.candidate == view.best else None
+        table.add_row(*(row[i] for i in kept), why, style=style)
     return table
+
+
+def _kept_columns(widths: Sequence[int], width: int) -> list[int]:
+    """Return the columns of the trial table that fit beside the reason, those that say least gone first."""
+    kept = list(range(len(widths)))
+    for i in LEAST_WANTED:
+        if sum(widths[each] + 1 for each in kept) + LEAST_WHY > width:
+            kept.remove(i)
+    return kept
 
 
 def operator_table(view: StudyView) -> Table:

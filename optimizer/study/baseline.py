@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import socket
 import urllib.request
+from collections import Counter
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -21,7 +23,6 @@ CONNECT_S = 10.0
 MANY_UNREAD, MANY_PROMPTS = 20, 3  # replies, to so many prompts, none of them readable: no matter of the wording
 MAX_SHOWN = 60
 LEAST_ROWS = 10  # that several prompts were scored on
-LOOKS = 12  # trials: what fails with all prompts fails with the first ones
 
 
 def check_baseline(session: Session, candidate: Candidate) -> None:
@@ -91,28 +92,37 @@ def require_readable(session: Session) -> None:
     )
 
 
-def require_scorable(session: Session) -> None:
-    """Refuse to go on where so many rows cannot be scored with any prompt that the final test would have no verdict.
+class Failures:
+    """Which dev rows could be scored with some prompt, and which with none. Several threads may add."""
 
-    Raises:
-        Paused: it is so after some rows and prompts.
-    """
-    trials = [trial for trial in session.known.trials if trial.outcomes]
-    if not MANY_PROMPTS <= len(trials) <= LOOKS:
-        return
-    outcomes: dict[str, list[Outcome]] = {}
-    for trial in trials:
-        for outcome in trial.outcomes:
-            outcomes.setdefault(outcome.example_id, []).append(outcome)
-    rows = [each for each in outcomes.values() if len(each) >= MANY_PROMPTS]
-    failing = [each for each in rows if all(outcome.kind == "failed" for outcome in each)]
-    if len(rows) >= LEAST_ROWS and len(failing) > MAX_FAILED_SHARE * len(rows):
-        error = str(failing[0][0].error)
-        raise Paused(
-            "error_rate",
-            f"{len(failing)} of {len(rows)} dev rows cannot be scored with any prompt, one because of {error}; with so "
-            f"many there would be no verdict: {way_on(error)}",
-        )
+    def __init__(self) -> None:
+        self._n_prompts: Counter[str] = Counter()
+        self._scored: set[str] = set()
+        self._last = ""
+
+    def add(self, outcomes: Sequence[Outcome]) -> None:
+        """Note what came of rows with one prompt."""
+        for outcome in outcomes:
+            self._n_prompts[outcome.example_id] += 1
+            if outcome.kind == "failed":
+                self._last = str(outcome.error)
+            else:
+                self._scored.add(outcome.example_id)
+
+    def require_few(self) -> None:
+        """Refuse to go on where so many rows cannot be scored with any prompt that there would be no verdict.
+
+        Raises:
+            Paused: it is so after some rows and prompts.
+        """
+        rows = [row for row, n in list(self._n_prompts.items()) if n >= MANY_PROMPTS]
+        n_failing = sum(row not in self._scored for row in rows)
+        if len(rows) >= LEAST_ROWS and n_failing > MAX_FAILED_SHARE * len(rows):
+            raise Paused(
+                "error_rate",
+                f"{n_failing} of {len(rows)} dev rows cannot be scored with any prompt, one because of {self._last}; "
+                f"with so many there would be no verdict: {way_on(self._last)}",
+            )
 
 
 def way_on(failure: str) -> str:

@@ -34,7 +34,7 @@ from optimizer.search.race import FIRST_BLOCKS, race_rows
 from optimizer.storage.crash_points import crash_point
 from optimizer.storage.files import save_best, saved_best
 from optimizer.study import reserve
-from optimizer.study.baseline import require_readable, require_scorable
+from optimizer.study.baseline import Failures, require_readable
 from optimizer.study.job import Job
 from optimizer.study.observe import Observer
 from optimizer.study.opening import generator, open_all
@@ -59,6 +59,7 @@ class Session:
         self.is_stopping, self.is_restored, self.budget_note = False, False, cast("BudgetExhausted | None", None)
         self._began_at = self._opened_at = time.monotonic()
         self.n_plain = 0  # trials that did without the proposer
+        self.failures = Failures()
         self._opened = opened = open_all(job, observer)
         self.seed, self.n_test, self.is_finished = opened.seed, job.n_test, opened.is_finished
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
@@ -124,7 +125,7 @@ class Session:
             if self.stop_reason() is not None:
                 return None
             require_readable(self)
-            require_scorable(self)
+            self.failures.require_few()
             if plain := self._plain_operators():
                 if not self.n_plain:
                     logger.warning("the last replies of the proposer were no use; going on without it for a while")
