@@ -63,7 +63,7 @@ def test_what_is_handed_out_is_the_prompt_that_stays(kept: tuple[Path, StudyView
     assert json.loads(best.stdout)["candidate"] == view.best.id
     wrong = optimizer(folder, "export", "fruit", "--trial", "first")
     assert wrong.returncode == 2
-    assert "no candidate of trial first; trials with one: 1, " in wrong.stderr
+    assert "no prompt of trial first: it has trials 1 to " in wrong.stderr
     assert optimizer(folder, "export", "fruit", "--pareto", "-o", "front").returncode == 0
     assert stat.S_IMODE((folder / "front").stat().st_mode) == 0o700
     assert "the verdict is keep" not in other.stderr
