@@ -6,8 +6,11 @@ operator, program) is the caller's matter.
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib
 import importlib.machinery
+import inspect
 import re
 import sys
 import traceback
@@ -39,6 +42,7 @@ def load(dotted: str, *, folder: Path | None, where: str) -> object:
     _refuse_namesake(module_name.partition(".")[0], folder, where)
     with user_code(ProgramError, f"{where}: {dotted!r}", verb=" cannot be imported:"), _leading_path(folder):
         module = _imported(module_name, folder)
+        _import_neighbours(module, folder)
     if not hasattr(module, name):
         hint = did_you_mean(name, vars(module))
         raise ProgramError(f"{where}: {name!r} does not exist in module {module_name!r}.{hint}")
@@ -86,6 +90,37 @@ def _imported(module_name: str, folder: Path | None) -> ModuleType:
         raise ModuleNotFoundError(
             f"there is no module {error.name!r}{place} among the installed packages; check the spelling"
         ) from error
+
+
+def _import_neighbours(module: ModuleType, folder: Path | None) -> None:
+    """Import what functions of a module will import from its folder, because they run when that is off the path again.
+
+    What cannot be imported now is left to the function, which may be ready for that.
+    """
+    if folder is None or (source := _source(module)) is None:
+        return
+    for name in _imports_in_functions(ast.parse(source)):
+        top = name.partition(".")[0]
+        if name in sys.modules or importlib.machinery.PathFinder.find_spec(top, [str(folder.resolve())]) is None:
+            continue
+        with contextlib.suppress(Exception):
+            _import_neighbours(importlib.import_module(name), folder)
+
+
+def _source(module: ModuleType) -> str | None:
+    try:
+        return inspect.getsource(module)
+    except (OSError, TypeError):
+        return None
+
+
+def _imports_in_functions(tree: ast.Module) -> Iterator[str]:
+    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+    for node in (each for function in functions for each in ast.walk(function)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
 
 
 def _one_line(error: BaseException) -> str:

@@ -155,3 +155,17 @@ def test_errors_raised_on_purpose_pass_the_border(error: OptimizerError) -> None
     assert caught.value is error
     with pytest.raises(KeyboardInterrupt), user_code(MetricError, "metric 'm'"):
         raise KeyboardInterrupt
+
+
+def test_functions_find_the_modules_beside_their_own(tmp_path: Path) -> None:
+    """What a function imports while it runs is found as at the top; what is not there is the function's matter."""
+    write(tmp_path, "late_metric", "def score():\n    from late_help import value\n    return value()\n")
+    write(tmp_path, "late_help", "def value():\n    import late_deep\n    return late_deep.VALUE\n")
+    write(tmp_path, "late_deep", "VALUE = 7\n")
+    write(tmp_path, "late_broken", "raise OSError('no card')\n")
+    optional = "def score():\n    try:\n        import late_broken\n    except OSError:\n        return 3\n"
+    write(tmp_path, "late_optional", optional)
+    before = list(sys.path)
+    assert load_function("late_metric:score", folder=tmp_path, where="metric")() == 7
+    load_function("late_optional:score", folder=tmp_path, where="metric")
+    assert sys.path == before
