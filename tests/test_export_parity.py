@@ -673,3 +673,13 @@ def test_the_study_name_becomes_a_name_for_code() -> None:
         settings = CONFIGS["label"].model_dump(mode="json")
         view = replace(sample_view(1), config=settings, name=name, best=candidate_of("label", "xml"))
         compile(export(view, program_of("label"), "python"), "prompt.py", "exec")
+
+
+def test_the_page_of_a_model_that_reasons_names_what_is_sent() -> None:
+    """Such models refuse a temperature and stop texts: the page for people has none either."""
+    config = CONFIGS["label"].model_dump(mode="json")
+    config["lm"]["task"]["model"] = "openai/gpt-5-mini"
+    view = replace(sample_view(1), config=config, name="task", best=candidate_of("label", "plain"))
+    page = export(view, program_of("label"), "markdown")
+    assert "- at most 24 tokens\n" in page
+    assert "temperature" not in page

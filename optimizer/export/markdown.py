@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from typing import cast
 
+from optimizer.export.clients import limits
 from optimizer.export.facts import PredictorPrompt, Subject, goal, model_name, predictor_prompts
 from optimizer.export.template import ENCODINGS, FILL
 from optimizer.proof import labels
@@ -127,9 +129,12 @@ def _settings(subject: Subject, prompts: tuple[PredictorPrompt, ...]) -> str:
             "not held to it, say the form in the prompt or in your tool; `chat-json` has the rule"
         )
     for prompt in prompts:
-        stop = ", ".join(code(json.dumps(text, ensure_ascii=False)) for text in prompt.stop) or "none"
-        limits = f"temperature {prompt.temperature:g}, at most {prompt.max_tokens} tokens, stop: {stop}"
-        lines.append(f"- {_of(prompt, prompts)}{limits}")
+        sent = limits(subject, prompt)
+        texts = cast("list[str]", sent.get("stop", []))
+        stop = ", ".join(code(json.dumps(text, ensure_ascii=False)) for text in texts) or "none"
+        length = f"at most {prompt.max_tokens} tokens"
+        said = f"temperature {prompt.temperature:g}, {length}, stop: {stop}" if "temperature" in sent else length
+        lines.append(f"- {_of(prompt, prompts)}{said}")
     lines += [f"- layout: {candidate.format}, {candidate.reasoning}", f"- candidate: `{candidate.id}`"]
     return "## Settings\n\n" + "\n".join(lines)
 
