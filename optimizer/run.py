@@ -25,7 +25,7 @@ from optimizer.records import StudyView, Verdict
 from optimizer.search.optuna_study import Ticket
 from optimizer.storage.database import storage_errors
 from optimizer.study import closing, held
-from optimizer.study.baseline import check_baseline, way_on
+from optimizer.study.baseline import WAY_ON, check_baseline
 from optimizer.study.chance import FINAL_TEST
 from optimizer.study.final import tested
 from optimizer.study.job import Job
@@ -239,5 +239,5 @@ def final_test(session: Session, winner: Candidate) -> Verdict:
             tested_on=tested_on(among(seen_from_json(session.journal.load_study() or {}), [row.id for row in rows])),
         )
     except verdict.TooManyFailures as error:
-        raise Paused("error_rate", f"{error}; {way_on(str(error))}") from error
+        raise Paused("error_rate", f"{error}; {WAY_ON}") from error
     return held.held_to_rules(session, replace(found, shortfall=shortfall), winner, usd_per_row=usd_per_row)

@@ -42,7 +42,7 @@ def load(dotted: str, *, folder: Path | None, where: str) -> object:
     _refuse_namesake(module_name.partition(".")[0], folder, where)
     with user_code(ProgramError, f"{where}: {dotted!r}", verb=" cannot be imported:"), _leading_path(folder):
         module = _imported(module_name, folder)
-        _import_neighbours(module, folder)
+        _import_neighbours(module, name, folder)
     if not hasattr(module, name):
         hint = did_you_mean(name, vars(module))
         raise ProgramError(f"{where}: {name!r} does not exist in module {module_name!r}.{hint}")
@@ -92,19 +92,21 @@ def _imported(module_name: str, folder: Path | None) -> ModuleType:
         ) from error
 
 
-def _import_neighbours(module: ModuleType, folder: Path | None) -> None:
-    """Import what functions of a module will import from its folder, because they run when that is off the path again.
+def _import_neighbours(module: ModuleType, name: str, folder: Path | None) -> None:
+    """Import what a function will import from its folder when it runs, because that is off the path again by then.
 
     What cannot be imported now is left to the function, which may be ready for that.
     """
     if folder is None or (source := _source(module)) is None:
         return
-    for name in _imports_in_functions(ast.parse(source)):
-        top = name.partition(".")[0]
-        if name in sys.modules or importlib.machinery.PathFinder.find_spec(top, [str(folder.resolve())]) is None:
+    for wanted in _imports_of(name, ast.parse(source)):
+        found = importlib.machinery.PathFinder.find_spec(wanted.partition(".")[0], [str(folder.resolve())])
+        if wanted in sys.modules or found is None or found.origin is None:  # a folder of data is no module
             continue
-        with contextlib.suppress(Exception):
-            _import_neighbours(importlib.import_module(name), folder)
+        with contextlib.suppress(Exception, SystemExit):
+            neighbour = importlib.import_module(wanted)
+            for each in [name for name, value in vars(neighbour).items() if callable(value)]:
+                _import_neighbours(neighbour, each, folder)
 
 
 def _source(module: ModuleType) -> str | None:
@@ -114,13 +116,23 @@ def _source(module: ModuleType) -> str | None:
         return None
 
 
-def _imports_in_functions(tree: ast.Module) -> Iterator[str]:
-    functions = (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
-    for node in (each for function in functions for each in ast.walk(function)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
+def _imports_of(name: str, tree: ast.Module) -> list[str]:
+    """Return the modules that a function or class imports inside, and those of its module that it names, likewise."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    made = {node.name: node for node in tree.body if isinstance(node, kinds)}
+    wanted, seen, found = [name], set[str](), list[str]()
+    while wanted:
+        if (name := wanted.pop()) in seen or name not in made:
+            continue
+        seen.add(name)
+        for node in ast.walk(made[name]):
+            if isinstance(node, ast.Name):
+                wanted.append(node.id)
+            elif isinstance(node, ast.Import):
+                found += [alias.name for alias in node.names]
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                found.append(node.module)
+    return found
 
 
 def _one_line(error: BaseException) -> str:

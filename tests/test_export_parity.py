@@ -25,6 +25,7 @@ from optimizer.config.keys import Config
 from optimizer.errors import ConfigError, UserError
 from optimizer.export import EXPORTERS, ExportFormat, export
 from optimizer.export.personal import personal_data
+from optimizer.export.python_file import taken_names
 from optimizer.init.naming import field_names
 from optimizer.lm.backend import Backend
 from optimizer.lm.embedded import open_embedded
@@ -324,6 +325,7 @@ def test_without_its_helper_broken_json_is_an_error(tmp_path: Path) -> None:
 
 def test_inputs_may_be_called_like_what_the_file_uses(tmp_path: Path) -> None:
     """Fields named `name`, `ask` or `read` do not get in the way of the file's own names."""
+    assert {"Sequence", "json_repair", "list", "read_value", "NUMBERS"} - taken_names() == {"NUMBERS"}
     module, _ = exported_of(SUMMARY, "chat", tmp_path, name="", ask="", read="")
     assert "Name: x" in module.messages_of("task", name="x", ask="y", read="z")[-1][1]
     with FakeServer(lambda _: "fine") as server, pytest.MonkeyPatch.context() as patch:

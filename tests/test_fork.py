@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from optimizer.cli.commands import run_study
+from optimizer.config.file import load_config
 from optimizer.config.keys import Config
 from optimizer.errors import StudyError
+from optimizer.run import run
 from optimizer.study.fork import differences
+from optimizer.study.job import open_job
 from optimizer.study.saved import open_saved
 from tests.fake_server import FakeServer
 from tests.test_main_job import answer, config, labelled_rows, write
@@ -88,3 +91,22 @@ def test_another_version_of_the_program_is_not_the_users_change() -> None:
     assert differences({**record, "state": "finished"}, {"metric": "2"}, config=settings, facts={}) == []
     other = Config.model_validate(small("http://127.0.0.1:9/v1", metric="exact_match"))
     assert differences(record, {"metric": "2"}, config=other, facts={}) == ["metric (its settings or its source code)"]
+
+
+@pytest.mark.slow
+def test_a_finished_study_is_shown_with_its_outcomes_by_a_later_version(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What was scored by the version that ran it is what is shown, with every trial's rows."""
+
+    with FakeServer(answer) as server:
+        write(folder, small(server.url))
+        assert run_study(Path("study.yaml"), (), Path("runs")) == 0
+        before = open_saved(Path("runs"), "fruit").view()
+        monkeypatch.setattr("optimizer.metrics._SCORING", 99)
+        job = open_job(load_config(folder / "study.yaml"), folder=folder, runs_dir=folder / "runs")
+        try:
+            assert run(job).trials == before.trials
+        finally:
+            job.close()
+    assert any(trial.outcomes for trial in before.trials)

@@ -165,7 +165,17 @@ def test_functions_find_the_modules_beside_their_own(tmp_path: Path) -> None:
     write(tmp_path, "late_broken", "raise OSError('no card')\n")
     optional = "def score():\n    try:\n        import late_broken\n    except OSError:\n        return 3\n"
     write(tmp_path, "late_optional", optional)
+    write(tmp_path, "late_tool", "import sys\nsys.exit(2)\n")
+    (tmp_path / "late_data").mkdir()
+    write(
+        tmp_path,
+        "late_script",
+        "def score():\n    return 1\n\ndef main():\n    import late_tool\n    import late_data\n",
+    )
     before = list(sys.path)
+    assert load_function("late_script:score", folder=tmp_path, where="metric")() == 1
+    load_function("late_script:main", folder=tmp_path, where="metric")
+    assert "late_data" not in sys.modules
     assert load_function("late_metric:score", folder=tmp_path, where="metric")() == 7
     load_function("late_optional:score", folder=tmp_path, where="metric")
     assert sys.path == before

@@ -47,20 +47,13 @@ def show_study(name: str, runs_dir: Path, *, is_json: bool) -> int:
     means = f"\ndev scores are means of all rows, not of the {whose}" if (whose := worst_of(view)) else ""
     why = f"\n{said}" if not whose and (said := insight.why_not_highest(view)) else ""
     marked = "\none label: gives one label to nearly all rows, so it cannot win" if "one label" in marks else ""
-    star = Text(f"* no other trial is better and shorter{marked}{means}{why}\n", style="dim")
+    trials = trial_table(view, material.n_chars, material.marks, width=wide.width)
+    starred = "* no other trial is better and shorter" if any(each.header == "chars" for each in trials.columns) else ""
+    star = Text(f"{starred}{marked}{means}{why}".lstrip("\n") + "\n", style="dim")
     made = insight.lineage(view)
     came = Group(lineage_tree(view, "How the best prompt came to be"), lineage_words(made))
     paid = Text(OPERATOR_HEADS, style="dim")
-    wide.print(
-        Group(
-            trial_table(view, material.n_chars, material.marks, width=wide.width),
-            star,
-            operator_table(view),
-            paid,
-            came,
-        ),
-        highlight=False,
-    )
+    wide.print(Group(trials, star, operator_table(view), paid, came), highlight=False)
     out = console()
     if view.best != view.seed:
         title = "From your prompt to the best one: {+added+} [-removed-]"
@@ -79,7 +72,8 @@ def compare(name: str, one: str | None, other: str | None, runs_dir: Path) -> in
     first = material_of(open_saved(runs_dir, name))
     if one is not None and other is None:
         if (one.isdecimal() or one in ("seed", "best")) and not (runs_dir / one).exists():
-            raise UserError(f"compare: name two trials, or another study; for example: {name} {one} best")
+            other = "seed" if one == "best" else "best"
+            raise UserError(f"compare: name two trials, or another study; for example: {name} {one} {other}")
         second = material_of(open_saved(runs_dir, one))
         wide_console().print(compare_studies(first, second), highlight=False)
         return 0

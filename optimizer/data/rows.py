@@ -164,7 +164,7 @@ def _csv_rows(lines: Iterator[str], name: str, columns: Collection[str], delimit
     # The limit belongs to the process. It is only ever raised, so no other reader can trip over it.
     csv.field_size_limit(max(csv.field_size_limit(), MAX_CELL_CHARS))
     sample = list(islice(lines, 20))
-    named = _SEP_LINE.fullmatch(sample[0].strip()) if sample else None  # for Excel, which hides it
+    named = _SEP_LINE.fullmatch(sample[0].strip("\r\n ")) if sample else None  # for Excel, which hides it
     if named:
         delimiter, sample = named[1], sample[1:]
     chosen = delimiter or _delimiter(sample, columns)

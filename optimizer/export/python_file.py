@@ -7,6 +7,7 @@ it as literals of `repr`, never as code.
 from __future__ import annotations
 
 import ast
+import builtins
 import inspect
 import keyword
 import re
@@ -64,8 +65,14 @@ def _slug(name: str) -> str:
     """Return a name that Python takes for a function, and that the file has not taken for something else."""
     word = re.sub(r"\W+", "_", name, flags=re.ASCII).strip("_") or "prompt"
     word = f"prompt_{word}" if word[0].isdigit() else word
-    is_taken = re.search(rf"^(?:def |class |(?:from \S+ )?import )?\b{word}\b", _code(), re.MULTILINE) is not None
-    return f"{word}_" if keyword.iskeyword(word) or is_taken else word
+    return f"{word}_" if keyword.iskeyword(word) or word in taken_names() else word
+
+
+def taken_names() -> set[str]:
+    """Return the names that the file uses for itself, and Python's own."""
+    code = _code()
+    imported = ",".join(re.findall(r"^ *(?:from \S+ )?import ([^#\n]+)", code, re.MULTILINE))
+    return {*dir(builtins), *re.findall(r"\w+", imported), *re.findall(r"^(?:def |class )?(\w+)", code, re.MULTILINE)}
 
 
 def _entry(subject: Subject, prompt: PredictorPrompt) -> dict[str, object]:

@@ -11,7 +11,7 @@ import yaml
 from optimizer.init.even_split import N_SEEDS
 from optimizer.init.task import OutputGuess
 
-BYTES_PER_TOKEN = 3  # of UTF-8: four letters of English, one character of Chinese
+BYTES_PER_TOKEN = 3  # of UTF-8, on the safe side: English has four letters a token, Chinese a character of three
 CALLS_SHARE = 0.5  # of trials x dev rows: races drop most candidates early
 
 

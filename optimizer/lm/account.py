@@ -40,7 +40,8 @@ class Account:
             try:
                 entered = reserve(self._role, key, tokens=tokens, usd=usd, caps=self._caps, trial=trial)
             except BudgetExhausted:
-                if not under_way.wait_for_one(n_ended, stop):
+                may_come_back = self._caps.tokens is not None or self._caps.usd is not None
+                if not (may_come_back and under_way.wait_for_one(n_ended, stop)):
                     raise
                 continue
             if isinstance(entered, int):

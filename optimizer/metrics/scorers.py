@@ -51,7 +51,7 @@ def _contains(expected: JsonValue, answer: JsonValue) -> Score:
         raise MetricError("the expected text is empty, so there is nothing to look for; check this row of the data")
     before = "(?<![a-z0-9])" if wanted[0] in _LATIN else ""
     after = "(?![a-z0-9])" if wanted[-1] in _LATIN else ""
-    before += r"(?<!\d[.,])(?<!-)(?<!\.)" if wanted[0].isdigit() else ""
+    before += r"(?<!\d[.,])(?<!\s[-.])(?<!^[-.])" if wanted[0].isdigit() else ""  # not the end of 1,000, -5 or .5
     after += r"(?![.,]\d)" if wanted[-1].isdigit() else ""
     is_hit = re.search(before + re.escape(wanted) + after, text) is not None
     return Score(1.0) if is_hit else Score(0.0, f"expected {shown(expected)} somewhere in {shown(answer)}")

@@ -19,15 +19,20 @@ from optimizer.prompts.objects import decoded, is_storable, object_in, unfenced
 from optimizer.prompts.spec import FieldSpec, as_text
 
 _DRESS = " \t\r\n\"'`*_.,;!:()[]{}“”‘’«»「」"
-_ASIDE = r"(?!\s+(?:answer|clue|comment|context|data|doubt|idea|information|opinion|problem|question)s?(?!\w))"
+_ASIDE = r"(?!\s+(?:answer|clue|comment|doubt|idea|information|opinion)s?(?!\w))"  # `no idea` is not no
 _TRUTH = re.compile(rf"(?<!\w)(?:(yes|true)|no{_ASIDE}|false)(?!\w)")
 _CHOICE = re.compile(r"(?<!\w)(?:yes\s*(?:or|/)\s*no|true\s*(?:or|/)\s*false)(?!\w)")  # the question, repeated
-_NEGATION = re.compile(  # right before what is denied: after a word of the first kind with up to four words between
-    r"(?:(?<!\w)(?:not|cannot|never|neither|nor|hardly|unable|unlikely|nicht|kein\w*|pas|jamais|niet|geen|nunca|jamás"
-    r"|mai|não|nem)|n['’]t)\s+(?:[\w'’]+\s+){0,4}\Z"
-    rf"|(?<!\w)(?:no{_ASIDE}|without|ohne|aucun\w*|sans|zonder|ning[uú]n\w*|sin|nessun\w*|senza|sem)\s+(?:[\w'’]+\s+)?\Z"
+_BETWEEN = r"(?:(?!(?:but|so|thus|hence|therefore|aber|sondern|also|mais|donc|pero|sino)\s)[\w'’]+\s+)"
+_SURE = r"(?!\s+(?:(?:any|a|aucun|jeden)\s+)?(?:doubt|question|zweifel|doute|d[uú]vida|duda))"
+_NEGATION = re.compile(  # right before what is denied: after a word of the first kind with up to three words between
+    r"(?:(?<!\w)(?:not|cannot|never|neither|nor|hardly|unable(?:\s+to)?|unlikely|nicht|kein\w*|pas|jamais|niet|geen|nunca"
+    rf"|jamás|não|nem)|n['’]t)\s+{_BETWEEN}{{0,3}}\Z"
+    rf"|(?<!\w)(?:no{_ASIDE}|(?:without|ohne|aucun\w*|sans|zonder|senza|sem){_SURE}|ning[uú]n\w*|nessun\w*)\s+{_BETWEEN}?\Z"
     r"|(?<!\w)(?:non|semi|quasi|anti)\s+\Z"
 )
+_LINE_END = re.compile(r"\s*\n\s*")
+_WRAPPING = re.compile(r"</?[^\W\d_][\w-]*>|[-=]+>")  # tags and arrows
+_COMPARED = re.compile(r"[<>=≤≥]")
 _N_CHARS_SHOWN = 60
 
 
@@ -66,7 +71,8 @@ def _read_label(field: FieldSpec, text: str) -> str:
         same = same or [choice for choice, key in zip(field.choices, keys, strict=True) if key and key == bare(heard)]
         if len(same) == 1:
             return same[0]
-    mentions = list(_mention(field.choices).finditer(said := bare(text)))
+    said = bare(_WRAPPING.sub(" ", _LINE_END.sub(". ", text)))
+    mentions = list(_mention(field.choices).finditer(said))
     named = {mention[0] for mention in mentions}
     if any(_NEGATION.search(said[: mention.start()]) for mention in mentions):
         raise _unreadable(field, "says what the label is not", text)
@@ -89,13 +95,14 @@ def bare(text: str) -> str:
 def _mention(choices: tuple[str, ...]) -> re.Pattern[str]:
     """Any label as a whole word, longer ones first. Scripts without case are written without spaces between words."""
     keys = sorted(filter(None, map(bare, choices)), key=len, reverse=True)
-    return re.compile("|".join(_before(key[0]) + re.escape(key) + _after(key) for key in keys) or r"(?!)")
+    signs = "(?<![<>=≤≥])" if any(_COMPARED.match(key) for key in keys) else ""
+    return re.compile("|".join(_before(key[0], signs) + re.escape(key) + _after(key) for key in keys) or r"(?!)")
 
 
-def _before(char: str) -> str:
+def _before(char: str, signs: str) -> str:
     """What may not stand before a label that begins so: letters, and what would make its number another one."""
     if char.isdigit():
-        return r"(?<![\w<>=≤≥-])(?<!\d[.,])(?<![.,])"
+        return rf"(?<!\w)(?<!-)(?<!\d[.,])(?<!\s\.)(?<!^\.){signs}"
     return r"(?<!\w)" if _is_cased(char) else ""
 
 
@@ -103,7 +110,7 @@ def _after(key: str) -> str:
     if key == "no":
         return rf"(?!\w){_ASIDE}"
     if key[-1].isdigit():
-        return r"(?![.,]?\w)"
+        return r"(?!\w)(?![.,]\d)"
     return r"(?!\w)" if _is_cased(key[-1]) else ""
 
 
@@ -130,12 +137,12 @@ def _read_boolean(field: FieldSpec, value: JsonValue) -> bool:
         return value
     if value in (0, 1):
         return value == 1
-    text = _CHOICE.sub("", " ".join(as_text(value).casefold().split()))
+    text = _CHOICE.sub("", " ".join(_LINE_END.sub(". ", as_text(value).strip()).casefold().split()))
     words = list(_TRUTH.finditer(text))
     said = {word[1] is not None for word in words}
     if words and not re.search(r"\w", text[: words[0].start()]):
         return words[0][1] is not None
-    if len(said) == 1 and not any(_NEGATION.search(text[: word.start()]) for word in words):
+    if len(said) == 1 and not any(word[1] and _NEGATION.search(text[: word.start()]) for word in words):
         return said.pop()
     raise _unreadable(field, "is neither yes nor no", as_text(value))
 

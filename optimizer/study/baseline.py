@@ -9,8 +9,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from scipy.stats import binom
+
 from optimizer.candidate import Candidate
-from optimizer.errors import ConfigError, MetricError, Paused, ProgramError
+from optimizer.errors import ConfigError, Paused
 from optimizer.proof.verdict import MAX_FAILED_SHARE
 from optimizer.records import Outcome
 from optimizer.study import reserve
@@ -22,7 +24,8 @@ if TYPE_CHECKING:
 CONNECT_S = 10.0
 MANY_UNREAD, MANY_PROMPTS = 20, 3  # replies, to so many prompts, none of them readable: no matter of the wording
 MAX_SHOWN = 60
-LEAST_ROWS = 10  # that several prompts were scored on
+NO_ACCIDENT = 0.01
+WAY_ON = "mend that and run again to continue; where it takes another metric, program or data, add --fork NAME"
 
 
 def check_baseline(session: Session, candidate: Candidate) -> None:
@@ -113,22 +116,16 @@ class Failures:
         """Refuse to go on where so many rows cannot be scored with any prompt that there would be no verdict.
 
         Raises:
-            Paused: it is so after some rows and prompts.
+            Paused: so many are no accident where no more rows fail than a final test allows.
         """
         rows = [row for row, n in list(self._n_prompts.items()) if n >= MANY_PROMPTS]
         n_failing = sum(row not in self._scored for row in rows)
-        if len(rows) >= LEAST_ROWS and n_failing > MAX_FAILED_SHARE * len(rows):
+        if n_failing and float(binom.sf(n_failing - 1, len(rows), MAX_FAILED_SHARE)) < NO_ACCIDENT:
             raise Paused(
                 "error_rate",
                 f"{n_failing} of {len(rows)} dev rows cannot be scored with any prompt, one because of {self._last}; "
-                f"with so many there would be no verdict: {way_on(self._last)}",
+                f"with so many there would be no verdict: {WAY_ON}",
             )
-
-
-def way_on(failure: str) -> str:
-    """Say what to do about rows that failed, where what has to be mended may be a part of the study's identity."""
-    is_ours = not any(name in failure for name in (MetricError.__name__, ProgramError.__name__))
-    return "mend that and run again to continue" if is_ours else "mend that and begin another study with --fork NAME"
 
 
 def _is_unread(outcome: Outcome) -> bool:

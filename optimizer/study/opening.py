@@ -105,8 +105,9 @@ def _claim_folder(resources: ExitStack, job: Job) -> bool:
         require_local_disk(job.storage_url)
     try:
         resources.callback(claim(job.run_dir).release)
-        if (database := file_of(job.storage_url)) is not None and job.config.storage:
-            resources.callback(claim(job.run_dir, database).release)  # another run folder may go with the same file
+        database = file_of(job.storage_url) if job.config.storage else None
+        if database is not None and os.access(database.parent, os.W_OK):  # another run folder may go with the same file
+            resources.callback(claim(job.run_dir, database.resolve()).release)
     except StudyError:
         if is_shared(job.storage_url):
             return False

@@ -65,7 +65,7 @@ class Session:
         self.journal, self.study, self.proposer = opened.journal, opened.study, opened.proposer
         self.models, self.crew, self.is_first_here = opened.models, opened.crew, opened.is_first_here
         self.caps, self.deadline = opened.caps, opened.deadline
-        self._records = Records(opened.journal, job.metric.version)
+        self._records = Records(opened.journal, str((opened.journal.load_study() or {})["metric_version"]))
         self.known = Known([row.id for row in self.splits.dev])
         self.elite = self.known.elite
         self.tracker: Tracker | NoTracker = NoTracker()
