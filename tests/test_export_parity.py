@@ -314,10 +314,10 @@ def test_the_python_file_takes_replies_apart_like_the_search(layout: str, tmp_pa
             assert module.read("task", reply) == searched
 
 
-def test_without_its_helper_broken_json_is_an_error(tmp_path: Path) -> None:
+def test_without_its_helper_broken_json_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `json-repair` is not installed, whole JSON is read and broken JSON is an error, never another answer."""
     module, _ = exported_of(TWO, "json", tmp_path)
-    module.json_repair = json  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "json_repair", json)
     assert module.read("task", 'So: {"team": "billing", "amount": 5}') == {"team": "billing", "amount": 5}
     with pytest.raises(ValueError, match="no JSON object"):
         module.read("task", '{"team": "billing", "amount": 5')

@@ -30,7 +30,7 @@ from optimizer.words import (
 )
 
 OPERATOR_HEADS = "new best: trials that became the best so far; points: by how much these were better, added up\n"
-LEAST_WANTED = (7, 6, 5, 1, 4)  # columns of the trial table: calls, characters, difference, operator, rows
+LEAST_WANTED = ("calls", "chars", "vs best", "operator", "rows")  # columns of the trial table
 LEAST_WHY = 14  # characters for the reason
 UNLIMITED = 10_000  # characters; to see how wide a table would like to be
 
@@ -124,7 +124,7 @@ def trial_table(
     cells = [_trial_cells(trial, shown.get(trial.number, ""), view.dev_score(trial)) for trial in view.trials]
     heads = ("trial", "operator", "state", "dev score", "rows", "vs best", "chars", "calls")
     widths = [max([len(head), *(len(row[i]) for row in cells)]) for i, head in enumerate(heads)]
-    kept = _kept_columns(widths, width)
+    kept = _kept_columns(heads, widths, width)
     table = Table(box=None, padding=(0, 1, 0, 0), header_style="bold")
     if len(kept) < len(heads):
         gone = ", ".join(head for i, head in enumerate(heads) if i not in kept)
@@ -140,12 +140,12 @@ def trial_table(
     return table
 
 
-def _kept_columns(widths: Sequence[int], width: int) -> list[int]:
+def _kept_columns(heads: Sequence[str], widths: Sequence[int], width: int) -> list[int]:
     """Return the columns of the trial table that fit beside the reason, those that say least gone first."""
-    kept = list(range(len(widths)))
-    for i in LEAST_WANTED:
+    kept = list(range(len(heads)))
+    for head in LEAST_WANTED:
         if sum(widths[each] + 1 for each in kept) + LEAST_WHY > width:
-            kept.remove(i)
+            kept.remove(heads.index(head))
     return kept
 
 
